@@ -1,0 +1,63 @@
+# make demo    install into .venv, then walk a short generated video      (about a minute the first time)
+# make test    the checks and every test
+# make lint    the checks alone: ruff, mypy, import contract
+# make clean   remove .venv, outputs and caches; data, runs and weights stay
+#
+# Variables: PYTHON=python3.12  VENV=.venv  JOBS=2 (test workers)  PIP_ARGS="..." (passed on to pip)
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo install install-test lint test clean
+
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+PIP_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+# ---- installation: the stamps make a repeated call instantaneous; the install is editable, so edits need none -----
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "This Python cannot make virtual environments (ensurepip is missing)." \
+	         "On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV) ..."
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing with the test extra into $(VENV) ..."
+	$(PIP) -e '.[test]'
+	@touch $(VENV)/.installed $@
+
+install: $(VENV)/.installed
+install-test: $(VENV)/.installed-test
+
+# ---- use ------------------------------------------------------------------------------------------------------------
+
+demo: $(VENV)/.installed
+	$(BIN)/cam generate --demo --out outputs/demo
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check src tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+# One thread per worker: two workers that each start a thread per core are slower than one.
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+clean:
+	rm -rf $(VENV) outputs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
