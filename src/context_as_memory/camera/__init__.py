@@ -1,0 +1,60 @@
+"""Cameras: where each frame was taken from, what it could see, and how to read and write that.
+
+One convention everywhere. A pose is a camera-to-world matrix `c2w` in metres with OpenCV camera axes: x right, y down,
+z forward. Intrinsics are `fx fy cx cy` in pixels of a `width` x `height` image whose plane runs from 0 to `width` and
+from 0 to `height`, so an exactly centred principal point is `(width / 2, height / 2)` and rescaling is a plain product.
+Worlds are right-handed; the ones made here (`look`, `read_unreal_json`) have z up and count yaw counter-clockwise from
++x. Only NumPy is needed.
+"""
+
+from context_as_memory.camera.actions import (
+    Z_UP,
+    MotionSpeed,
+    cameras_from_actions,
+    parse_actions,
+)
+from context_as_memory.camera.core import (
+    Cameras,
+    look,
+    pinhole,
+)
+from context_as_memory.camera.files import (
+    read_cameras,
+    read_poses,
+    read_realestate10k,
+    read_unreal_json,
+    write_poses,
+    write_realestate10k,
+    write_unreal_json,
+)
+from context_as_memory.camera.views import (
+    PlanarViews,
+    frustum_corners,
+    frustum_planes,
+    ground_basis,
+    planar,
+    wedge_polygon,
+)
+
+__all__ = [
+    "Cameras",
+    "pinhole",
+    "look",
+    "PlanarViews",
+    "ground_basis",
+    "planar",
+    "wedge_polygon",
+    "frustum_corners",
+    "frustum_planes",
+    "Z_UP",
+    "MotionSpeed",
+    "parse_actions",
+    "cameras_from_actions",
+    "read_cameras",
+    "read_poses",
+    "read_realestate10k",
+    "read_unreal_json",
+    "write_poses",
+    "write_realestate10k",
+    "write_unreal_json",
+]

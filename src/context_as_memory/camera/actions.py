@@ -1,0 +1,127 @@
+"""Camera paths from held keys."""
+
+import re
+from dataclasses import dataclass
+from math import isfinite, radians
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from context_as_memory.camera.core import Cameras, floats
+from context_as_memory.camera.views import level_heading
+from context_as_memory.errors import UserError
+
+PITCH_LIMIT_RAD = radians(85.0)
+MAX_ACTION_FRAMES = 1_000_000
+Z_UP = (0.0, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class MotionSpeed:
+    """How far one held key moves or turns the camera in one frame."""
+
+    move_m: float = 0.15
+    turn_rad: float = radians(3.0)
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.move_m) and isfinite(self.turn_rad)):
+            raise UserError(f"speed {self.move_m} m and {self.turn_rad} rad per frame; give finite numbers")
+
+
+def parse_actions(text: str) -> list[tuple[str, int]]:
+    """Read an action string such as "w-40,jw-40,none-8": keys held together, and for how many frames.
+
+    The grammar is that of SANA-WM in diffusers: keys `wasd` move and `ijkl` look, `none` waits; items are separated by
+    commas (full-width ones too); spaces and letter case do not matter.
+
+    Returns:
+        One (keys, frames) per item; keys in lower case without repeats, or "none".
+
+    Raises:
+        UserError: names the first item that cannot be read.
+    """
+    steps: list[tuple[str, int]] = []
+    total = 0
+    for number, item in enumerate("".join(text.lower().replace("\uff0c", ",").split()).split(","), start=1):
+        where = f"action {number} {item if len(item) <= 40 else item[:37] + '...'!r}"
+        match = re.fullmatch(r"(.*)-([0-9]+)", item)
+        if not match:
+            raise UserError(f"{where} is not of the form keys-frames; write for example w-40,jw-40,none-8")
+        keys, frames = match[1], int(match[2][:12])  # twelve digits are too many already, and int() has its own limit
+        unknown = "".join(sorted(set(keys) - set("wasdijkl")))
+        if keys != "none" and (not keys or unknown):
+            found = f"has unknown keys {unknown!r}" if unknown else "names no keys"
+            raise UserError(f"{where} {found}; use wasd to move, ijkl to look, or none")
+        if not frames:
+            raise UserError(f"{where} lasts no frames; give 1 or more")
+        steps.append((keys if keys == "none" else "".join(dict.fromkeys(keys)), frames))
+        total += frames
+        if total > MAX_ACTION_FRAMES:
+            raise UserError(f"{where} passes {MAX_ACTION_FRAMES:,} frames in all; ask for fewer")
+    return steps
+
+
+def cameras_from_actions(
+    start: Cameras,
+    text: str,
+    speed: MotionSpeed = MotionSpeed(),  # noqa: B008 - frozen, so sharing one is safe
+    up: ArrayLike | None = None,
+) -> Cameras:
+    """Follow an action string from a start camera.
+
+    W and S move ahead and back, A and D to the left and right, always level; J and L turn left and right about the
+    vertical; I and K look up and down, to at most 85 degrees. Keys held together add up. A frame that turns and moves
+    goes along its mean heading, so undoing the keys in reverse order retraces the path exactly.
+
+    Args:
+        start: the one camera to start from; not part of the result.
+        text: see `parse_actions`.
+        speed: metres and radians per frame for each key held.
+        up: the vertical [3]. None takes the start camera to be level. Give it (`Z_UP` in worlds with z up) when the
+            start camera may already look up or down, as when continuing an earlier string.
+
+    Returns:
+        One camera per frame of the string, with the intrinsics of `start`.
+    """
+    if len(start) != 1:
+        raise UserError(f"{len(start)} start cameras; give exactly one")
+    steps = parse_actions(text)
+    right, down, forward, origin = (start.c2w[0, :3, i] for i in range(4))
+    vertical = -down if up is None else floats(up, "up")
+    if vertical.shape != (3,) or not np.isfinite(vertical).all() or np.linalg.norm(vertical) < 1e-9:
+        raise UserError(f"up is {vertical.tolist()}; give a direction of three numbers")
+    vertical = vertical / np.linalg.norm(vertical)
+
+    # One row per frame, one column per key; none of these letters is in "none".
+    held = np.repeat([[key in keys for key in "wsadjlik"] for keys, _ in steps], [n for _, n in steps], axis=0)
+    ahead_m, left_m = ((held[:, [0, 2]].astype(float) - held[:, [1, 3]]) * speed.move_m).T
+    turn, tilt = ((held[:, [4, 6]].astype(float) - held[:, [5, 7]]) * speed.turn_rad).T
+
+    yaw = np.cumsum(turn)
+    first_pitch = float(np.arcsin(np.clip(forward @ vertical, -1, 1)))
+    lowest, highest = min(-PITCH_LIMIT_RAD, first_pitch), max(PITCH_LIMIT_RAD, first_pitch)
+    pitch = np.empty(len(tilt))
+    now = first_pitch
+    for i, step in enumerate(tilt):
+        now = pitch[i] = min(max(now + step, lowest), highest)
+
+    ahead = level_heading(vertical, right, forward)
+    left = np.cross(vertical, ahead)
+    cos, sin = np.cos(yaw - turn / 2)[:, None], np.sin(yaw - turn / 2)[:, None]
+    steps_m = ahead_m[:, None] * (cos * ahead + sin * left) + left_m[:, None] * (cos * left - sin * ahead)
+
+    # Tilt about the camera's own x axis first, then turn about the vertical: roll, if any, is kept.
+    cos, sin = np.cos(pitch - first_pitch)[:, None], np.sin(pitch - first_pitch)[:, None]
+    level = np.broadcast_to(right, (len(yaw), 3))
+    tilted = np.stack([level, cos * down + sin * forward, cos * forward - sin * down], axis=2)
+    c2w = np.tile(np.eye(4), (len(yaw), 1, 1))
+    c2w[:, :3, :3] = _rotations_about(vertical, yaw) @ tilted
+    c2w[:, :3, 3] = origin + np.cumsum(steps_m, axis=0)
+    return Cameras(c2w, start.K[0], start.width, start.height)
+
+
+def _rotations_about(axis: np.ndarray, angle_rad: np.ndarray) -> np.ndarray:
+    """Rotations [N,3,3] by `angle_rad` [N] about a unit `axis` [3] (Rodrigues)."""
+    cross = np.cross(np.eye(3), axis)  # rows e_i x axis, which is the matrix of v -> axis x v
+    cos, sin = np.cos(angle_rad)[:, None, None], np.sin(angle_rad)[:, None, None]
+    return cos * np.eye(3) + sin * cross + (1 - cos) * np.outer(axis, axis)

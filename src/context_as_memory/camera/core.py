@@ -1,0 +1,221 @@
+"""A batch of pinhole cameras and two ways to make one."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import radians, tan
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from context_as_memory.errors import UserError
+
+ROTATION_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class Cameras:
+    """A batch of N pinhole cameras; N may be 0.
+
+    Args:
+        c2w: float [N,4,4] camera-to-world, OpenCV axes (x right, y down, z forward), metres. Stored as float64.
+        K: float [N,4] or [4] (the same for all): fx fy cx cy in pixels of a (width, height) image. Stored as [N,4].
+        width: image width in pixels.
+        height: image height in pixels.
+
+    Raises:
+        UserError: wrong shapes, or the first camera that is not finite, not a rigid motion (rotation orthonormal to
+            1e-4 with determinant +1, bottom row 0 0 0 1) or has a focal length that is not positive.
+    """
+
+    c2w: np.ndarray
+    K: np.ndarray
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        c2w = floats(self.c2w, "c2w")
+        if c2w.ndim != 3 or c2w.shape[1:] != (4, 4):
+            raise UserError(f"camera poses have shape {list(c2w.shape)}; give camera-to-world matrices [N,4,4]")
+        K = floats(self.K, "K")
+        if K.shape == (4,):
+            K = np.tile(K, (len(c2w), 1))
+        if K.shape != (len(c2w), 4):
+            raise UserError(
+                f"intrinsics have shape {list(K.shape)} for {len(c2w)} poses; give fx fy cx cy as [4] or [{len(c2w)},4]"
+            )
+        check_size(self.width, self.height)
+        check_poses(c2w)
+        refuse(~np.isfinite(K).all(1), "has intrinsics that are not finite; give numbers for fx fy cx cy")
+        refuse(np.any(K[:, :2] <= 0, axis=1), "has a focal length that is not positive; give fx and fy in pixels")
+        # Stored in one canonical form, hence the way round the freeze.
+        for name, value in (("c2w", c2w), ("K", K), ("width", int(self.width)), ("height", int(self.height))):
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return len(self.c2w)
+
+    def __getitem__(self, idx: int | slice | Sequence[int] | np.ndarray) -> "Cameras":
+        """Select cameras: an int gives a batch of one; slices, index arrays and boolean masks work as in NumPy."""
+        if not isinstance(idx, slice):
+            picked = np.atleast_1d(np.asarray(idx))
+            idx = picked if picked.size else picked.astype(np.int64)
+        return Cameras(self.c2w[idx], self.K[idx], self.width, self.height)
+
+    def __iter__(self) -> Iterator["Cameras"]:
+        return (self[i] for i in range(len(self)))
+
+    @staticmethod
+    def concat(parts: Sequence["Cameras"]) -> "Cameras":
+        """Join batches of the same image size, in order.
+
+        Raises:
+            UserError: no parts, or parts of different image sizes (use `resized` first).
+        """
+        if not parts:
+            raise UserError("no cameras to join; give at least one batch")
+        width, height = parts[0].width, parts[0].height
+        for i, part in enumerate(parts):
+            if (part.width, part.height) != (width, height):
+                raise UserError(
+                    f"cameras part {i} is {part.width}x{part.height} but part 0 is {width}x{height}; "
+                    "bring them to one size with resized()"
+                )
+        return Cameras(np.concatenate([p.c2w for p in parts]), np.concatenate([p.K for p in parts]), width, height)
+
+    @property
+    def position(self) -> np.ndarray:
+        """Camera centres, [N,3] metres."""
+        return self.c2w[:, :3, 3]
+
+    @property
+    def right(self) -> np.ndarray:
+        """Unit camera x axes in the world, [N,3]."""
+        return self.c2w[:, :3, 0]
+
+    @property
+    def down(self) -> np.ndarray:
+        """Unit camera y axes in the world, [N,3]."""
+        return self.c2w[:, :3, 1]
+
+    @property
+    def forward(self) -> np.ndarray:
+        """Unit view directions in the world, [N,3]."""
+        return self.c2w[:, :3, 2]
+
+    @property
+    def half_width_tan(self) -> np.ndarray:
+        """Tangent of half the horizontal field of view, width / (2 fx), [N]."""
+        return self.width / (2 * self.K[:, 0])
+
+    @property
+    def half_height_tan(self) -> np.ndarray:
+        """Tangent of half the vertical field of view, height / (2 fy), [N]."""
+        return self.height / (2 * self.K[:, 1])
+
+    @property
+    def hfov_rad(self) -> np.ndarray:
+        """Full horizontal field of view, [N] radians."""
+        return 2 * np.arctan(self.half_width_tan)
+
+    @property
+    def vfov_rad(self) -> np.ndarray:
+        """Full vertical field of view, [N] radians."""
+        return 2 * np.arctan(self.half_height_tan)
+
+    @property
+    def w2c(self) -> np.ndarray:
+        """World-to-camera matrices, [N,4,4]: the true inverse of `c2w`, also where it is only orthonormal to 1e-4."""
+        w2c = np.tile(np.eye(4), (len(self), 1, 1))
+        w2c[:, :3, :3] = np.linalg.inv(self.c2w[:, :3, :3])
+        w2c[:, :3, 3] = -np.einsum("nij,nj->ni", w2c[:, :3, :3], self.position)
+        return w2c
+
+    def resized(self, width: int, height: int) -> "Cameras":
+        """The same cameras after their image is scaled to cover (width, height) and cropped around its centre.
+
+        The crop is exact, not rounded to whole pixels: the image centre stays the image centre.
+        """
+        check_size(width, height)
+        scale = max(width / self.width, height / self.height)
+        crop = np.array([0.0, 0.0, (scale * self.width - width) / 2, (scale * self.height - height) / 2])
+        return Cameras(self.c2w, scale * self.K - crop, width, height)
+
+    def transformed(self, rigid: np.ndarray) -> "Cameras":
+        """The cameras after the whole world moves by `rigid`, a [4,4] rotation and translation."""
+        rigid = floats(rigid, "rigid")
+        if rigid.shape != (4, 4):
+            raise UserError(f"the rigid motion has shape {list(rigid.shape)}; give a [4,4] matrix")
+        check_poses(rigid[None])
+        return Cameras(rigid @ self.c2w, self.K, self.width, self.height)
+
+    def normalized_K(self) -> np.ndarray:
+        """Intrinsics for image coordinates in [-1,1]: (2fx/W, 2fy/H, (2cx-W)/W, (2cy-H)/H), [N,4]."""
+        size = np.array([self.width, self.height], dtype=np.float64)
+        return np.concatenate([2 * self.K[:, :2] / size, (2 * self.K[:, 2:] - size) / size], axis=1)
+
+
+def pinhole(hfov_deg: float, width: int, height: int) -> np.ndarray:
+    """Intrinsics [4] of square pixels and a centred principal point from a horizontal field of view in degrees."""
+    check_size(width, height)
+    if not 0 < hfov_deg < 180:
+        raise UserError(f"a horizontal field of view of {hfov_deg} degrees is impossible; give one between 0 and 180")
+    focal = width / (2 * tan(radians(hfov_deg) / 2))
+    return np.array([focal, focal, width / 2, height / 2])
+
+
+def look(position: ArrayLike, yaw_rad: ArrayLike, K: np.ndarray, width: int, height: int) -> Cameras:
+    """Level cameras in a world with z up.
+
+    Args:
+        position: [3] or [N,3] metres.
+        yaw_rad: scalar or [N], heading counter-clockwise from +x seen from above; broadcast against `position`.
+        K: [4] or [N,4] pixels.
+    """
+    place = np.atleast_2d(floats(position, "position"))
+    yaw = np.atleast_1d(floats(yaw_rad, "yaw_rad"))
+    counts = {len(place), len(yaw)} - {1}
+    if place.ndim != 2 or place.shape[1] != 3 or yaw.ndim != 1 or len(counts) > 1:
+        raise UserError(
+            f"positions {list(place.shape)} and yaws {list(yaw.shape)} do not fit; give [N,3] and [N], or one of either"
+        )
+    count = counts.pop() if counts else 1
+    cos, sin = np.cos(yaw), np.sin(yaw)
+    c2w = np.tile(np.eye(4), (count, 1, 1))
+    c2w[:, :3, 0] = np.stack([sin, -cos, 0 * yaw], axis=1)
+    c2w[:, :3, 1] = (0.0, 0.0, -1.0)
+    c2w[:, :3, 2] = np.stack([cos, sin, 0 * yaw], axis=1)
+    c2w[:, :3, 3] = place
+    return Cameras(c2w, K, width, height)
+
+
+def floats(value: object, name: str) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiu":
+            raise TypeError
+        return array.astype(np.float64, copy=False)
+    except (TypeError, ValueError):
+        raise UserError(f"{name} is not an array of real numbers; give one") from None
+
+
+def refuse(bad: np.ndarray, complaint: str) -> None:
+    """Raise for the first True in `bad` [N]."""
+    if bad.any():
+        raise UserError(f"camera {int(np.argmax(bad))} {complaint}")
+
+
+def check_poses(c2w: np.ndarray) -> None:
+    finite = np.isfinite(c2w).all((1, 2))
+    refuse(~finite, "has a pose that is not finite; remove or repair it")
+    R = c2w[:, :3, :3]
+    skew = np.abs(R.transpose(0, 2, 1) @ R - np.eye(3)).max((1, 2))
+    refuse(~(skew <= ROTATION_TOLERANCE), "has a rotation that is not orthonormal; give poses without scale or shear")
+    refuse(np.linalg.det(R) < 0, "has a rotation that mirrors (determinant -1); convert left-handed poses first")
+    wrong = np.abs(c2w[:, 3] - [0, 0, 0, 1]).max(1) > 1e-6
+    refuse(wrong, "has a bottom row other than 0 0 0 1; give 4x4 matrices that act on columns")
+
+
+def check_size(width: object, height: object) -> None:
+    for value in (width, height):
+        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+            raise UserError(f"an image of {width}x{height} pixels is impossible; give positive whole numbers")

@@ -1,0 +1,110 @@
+"""What a camera can see: fans on the ground and frusta in space."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from context_as_memory.camera.core import Cameras
+from context_as_memory.errors import UserError
+
+
+@dataclass(frozen=True)
+class PlanarViews:
+    """Cameras seen from above: origin [N,2] metres, heading [N,2] unit, half_width_tan [N]."""
+
+    origin: np.ndarray
+    heading: np.ndarray
+    half_width_tan: np.ndarray
+
+
+def ground_basis(cameras: Cameras) -> np.ndarray:
+    """Orthonormal basis [2,3] of the plane orthogonal to the mean up (-down) of the cameras.
+
+    The first row is the level heading of the first camera and the second points to its left, so that rows and up are
+    right-handed. Moving the world rigidly rotates the rows with it.
+    """
+    if not len(cameras):
+        raise UserError("no cameras to find the ground from; give at least one")
+    up = -cameras.down.mean(axis=0)
+    if np.linalg.norm(up) < 1e-3:  # as many cameras upside down as upright: any choice will do, but always the same one
+        up = -cameras.down[0]
+    up = up / np.linalg.norm(up)
+    ahead = level_heading(up, cameras.right[0], cameras.forward[0])
+    return np.stack([ahead, np.cross(up, ahead)])
+
+
+def planar(cameras: Cameras, basis: np.ndarray) -> PlanarViews:
+    """Project cameras onto the plane spanned by `basis` [2,3] (see `ground_basis`).
+
+    A camera that looks straight up or down keeps the heading of its image: the one with its x axis to the right.
+    """
+    heading = cameras.forward @ basis.T
+    right = cameras.right @ basis.T
+    vertical = np.linalg.norm(heading, axis=1) < 1e-3
+    heading[vertical] = np.stack([-right[:, 1], right[:, 0]], axis=1)[vertical]
+    heading /= np.linalg.norm(heading, axis=1, keepdims=True)
+    return PlanarViews(cameras.position @ basis.T, heading, cameras.half_width_tan)
+
+
+def wedge_polygon(views: PlanarViews, near_m: float, far_m: float) -> np.ndarray:
+    """What each view covers between two depths: trapezoids [N,4,2] metres, counter-clockwise from near right.
+
+    A point at depth z along the heading and x across it is inside when near <= z <= far and |x| <= half_width_tan z.
+    """
+    check_range(near_m, far_m)
+    left = np.stack([-views.heading[:, 1], views.heading[:, 0]], axis=1)
+    depth = np.array([near_m, far_m, far_m, near_m])
+    across = np.array([-near_m, -far_m, far_m, near_m]) * views.half_width_tan[:, None]
+    return views.origin[:, None] + depth[:, None] * views.heading[:, None] + across[..., None] * left[:, None]
+
+
+def _image_edges(cameras: Cameras) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """x/z at the left and right and y/z at the top and bottom edge of the image, each [N]; heeds cx and cy."""
+    fx, fy, cx, cy = cameras.K.T
+    return -cx / fx, (cameras.width - cx) / fx, -cy / fy, (cameras.height - cy) / fy
+
+
+def frustum_corners(cameras: Cameras, near_m: float, far_m: float) -> np.ndarray:
+    """Corners [N,8,3] metres: near then far, each top left, top right, bottom right, bottom left in the image."""
+    check_range(near_m, far_m)
+    left, right, top, bottom = _image_edges(cameras)
+    one = np.ones_like(left)
+    around = ((left, top), (right, top), (right, bottom), (left, bottom))
+    rays = np.stack([np.stack([x, y, one], 1) for x, y in around], 1)
+    local = np.concatenate([near_m * rays, far_m * rays], axis=1)
+    return local @ cameras.c2w[:, :3, :3].transpose(0, 2, 1) + cameras.position[:, None]
+
+
+def frustum_planes(cameras: Cameras, near_m: float, far_m: float) -> np.ndarray:
+    """Planes [N,6,4] as (unit normal, d), a point is inside when n.x + d >= 0: near, far, left, right, top, bottom."""
+    check_range(near_m, far_m)
+    left, right, top, bottom = _image_edges(cameras)
+    zero, one = np.zeros_like(left), np.ones_like(left)
+    local = np.stack(
+        [
+            np.stack([zero, zero, one], 1),
+            np.stack([zero, zero, -one], 1),
+            np.stack([one, zero, -left], 1),
+            np.stack([-one, zero, right], 1),
+            np.stack([zero, one, -top], 1),
+            np.stack([zero, -one, bottom], 1),
+        ],
+        axis=1,
+    )
+    local /= np.linalg.norm(local, axis=2, keepdims=True)
+    normal = local @ cameras.c2w[:, :3, :3].transpose(0, 2, 1)
+    offset = np.array([-near_m, far_m, 0.0, 0.0, 0.0, 0.0]) - np.einsum("nki,ni->nk", normal, cameras.position)
+    return np.concatenate([normal, offset[..., None]], axis=2)
+
+
+def level_heading(up: np.ndarray, right: np.ndarray, forward: np.ndarray) -> np.ndarray:
+    """Unit heading [3] square to `up`: from the camera's x axis, which stays level however far the camera tilts."""
+    ahead = np.cross(up, right)
+    if np.linalg.norm(ahead) < 1e-3:  # rolled on its side: x is vertical, so the view direction is level
+        ahead = forward - (forward @ up) * up
+    return ahead / np.linalg.norm(ahead)
+
+
+def check_range(near_m: float, far_m: float) -> None:
+    if not 0 <= near_m < far_m < np.inf:
+        raise UserError(f"near {near_m} m and far {far_m} m; give 0 <= near < far")
