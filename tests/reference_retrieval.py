@@ -1,0 +1,137 @@
+"""Slow, obvious versions of what retrieval.py does with array expressions: a polygon library and plain loops."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from shapely.geometry import Polygon
+
+from context_as_memory.camera import PlanarViews
+from context_as_memory.retrieval import COLUMNS, ROWS, SHORTLIST, RetrievalConfig
+
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(40)
+
+
+def wedge(views: PlanarViews, i: int, near_m: float, far_m: float) -> list[tuple[float, float]]:
+    (ox, oy), (hx, hy), k = views.origin[i], views.heading[i], views.half_width_tan[i]
+    corners = ((-k * near_m, near_m), (k * near_m, near_m), (k * far_m, far_m), (-k * far_m, far_m))
+    return [(ox + z * hx + x * hy, oy + z * hy - x * hx) for x, z in corners]
+
+
+def from_view(views: PlanarViews, i: int, point: Sequence[float]) -> tuple[float, float]:
+    """(x to the right, z ahead) of a point of the plane."""
+    dx, dy = point[0] - views.origin[i][0], point[1] - views.origin[i][1]
+    hx, hy = views.heading[i]
+    return dx * hy - dy * hx, dx * hx + dy * hy
+
+
+def overlap_area(target: PlanarViews, t: int, others: PlanarViews, c: int, near_m: float, far_m: float) -> float:
+    own = Polygon(wedge(target, t, near_m, far_m))
+    return own.intersection(Polygon(wedge(others, c, near_m, far_m))).area / own.area
+
+
+def overlap_image(target: PlanarViews, t: int, others: PlanarViews, c: int, near_m: float, far_m: float) -> float:
+    """Integral of 1/z^2 over the clipped polygon, by quadrature along its edges in log-depth."""
+    seen = [[from_view(target, t, p) for p in wedge(v, i, near_m, far_m)] for v, i in ((target, t), (others, c))]
+    both = Polygon(seen[0]).intersection(Polygon(seen[1]))
+    if both.area == 0:
+        return 0.0
+    corners = list(both.exterior.coords)
+    total = 0.0
+    for (x0, z0), (x1, z1) in zip(corners, corners[1:], strict=False):
+        if abs(z1 - z0) > 1e-13:
+            w0, w1 = math.log(z0), math.log(z1)
+            z = np.exp((w0 + w1) / 2 + (w1 - w0) / 2 * NODES)
+            x = x0 + (z - z0) / (z1 - z0) * (x1 - x0)
+            total += float((x / z * WEIGHTS).sum()) * (w1 - w0) / 2
+    return abs(total) / (2 * target.half_width_tan[t] * math.log(far_m / near_m))
+
+
+def samples(keys: PlanarViews, config: RetrievalConfig) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    """(point, apex it is seen from) for each sample of the key views."""
+    found = []
+    for i in range(len(keys.origin)):
+        (ox, oy), (hx, hy), k = keys.origin[i], keys.heading[i], keys.half_width_tan[i]
+        for column in range(COLUMNS):
+            for row in range(ROWS):
+                z = config.near_m * (config.far_m / config.near_m) ** ((row + 0.5) / ROWS)
+                x = k * z * ((column + 0.5) / COLUMNS * 2 - 1)
+                found.append(((ox + z * hx + x * hy, oy + z * hy - x * hx), (ox, oy)))
+    return found
+
+
+def explains(
+    views: PlanarViews, i: int, point: tuple[float, float], apex: tuple[float, float], config: RetrievalConfig
+) -> bool:
+    x, z = from_view(views, i, point)
+    if not (config.near_m <= z <= config.far_m and abs(x) <= views.half_width_tan[i] * z):
+        return False
+    to_view = complex(*(views.origin[i] - point))
+    to_apex = complex(apex[0] - point[0], apex[1] - point[1])
+    parallax = abs(math.atan2((to_view / to_apex).imag, (to_view / to_apex).real))
+    low, high = config.scale_band
+    return parallax <= config.parallax_rad and low <= abs(to_view) / abs(to_apex) <= high
+
+
+def coverage(
+    views: PlanarViews,
+    keys: PlanarViews,
+    overlap: dict[int, float],
+    recent: int | None,
+    budget: int,
+    config: RetrievalConfig,
+) -> tuple[list[int], list[float]]:
+    """Greedy residual coverage among the frames of `overlap`."""
+    points = samples(keys, config)
+    left = set(range(len(points)))
+    if recent is not None:
+        left = {s for s in left if not explains(views, recent, *points[s], config)}
+    ranked = sorted(overlap, key=lambda i: (-round(overlap[i], 6), -i))[:SHORTLIST]
+    claims = {i: {s for s in left if explains(views, i, *points[s], config)} for i in ranked}
+    picks: list[int] = []
+    gains: list[float] = []
+    while len(picks) < budget and claims:
+        best = max(claims, key=lambda i: (len(claims[i] & left), round(overlap[i], 6), i))
+        gain = len(claims[best] & left)
+        if gain == 0 or gain < config.min_gain * len(points):
+            break
+        left -= claims[best]
+        picks.append(best)
+        gains.append(gain / len(points))
+    return picks, gains
+
+
+def paper_pair(target: PlanarViews, i: int, others: PlanarViews, j: int, config: RetrievalConfig) -> bool:
+    """The ray test for one pair, with angles."""
+
+    def cross(a: np.ndarray, b: np.ndarray) -> float:
+        return float(a[0] * b[1] - a[1] * b[0])
+
+    yaw = [math.atan2(v.heading[n][1], v.heading[n][0]) for v, n in ((target, i), (others, j))]
+    half = [math.atan(v.half_width_tan[n]) for v, n in ((target, i), (others, j))]
+    offset = others.origin[j] - target.origin[i]
+    near = 0.0 if config.literal else config.paper_near_m
+    far = math.inf if config.paper_far_m is None else config.paper_far_m
+    meets = []
+    for side in (-1, 1):
+        a, b = (np.array([math.cos(y + side * h), math.sin(y + side * h)]) for y, h in zip(yaw, half, strict=True))
+        if abs(cross(a, b)) <= 1e-9:
+            meets.append(False)
+            continue
+        s, t = cross(offset, b) / cross(a, b), cross(offset, a) / cross(a, b)
+        meets.append(s > 1e-6 and t > 1e-6 and near <= s <= far)
+    if all(meets):
+        return True
+    if config.literal:
+        return False
+    turn = abs(math.remainder(yaw[1] - yaw[0], 2 * math.pi))
+    if math.hypot(*offset) < near and turn < sum(half):
+        return True
+
+    def in_view(views: PlanarViews, n: int, point: np.ndarray) -> bool:
+        x, z = from_view(views, n, point)
+        return z > 0 and abs(x) <= views.half_width_tan[n] * z
+
+    return turn < config.paper_parallel_rad and (
+        in_view(target, i, others.origin[j]) or in_view(others, j, target.origin[i])
+    )

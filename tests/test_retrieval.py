@@ -1,0 +1,369 @@
+"""Which frames are remembered: geometry against polygons, fast paths against loops, and the promises to callers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+import reference_retrieval as reference
+from context_as_memory.camera import Cameras, PlanarViews, ground_basis, look, pinhole, planar, read_unreal_json
+from context_as_memory.errors import UserError
+from context_as_memory.retrieval import (
+    MIN_OVERLAP,
+    STRATEGIES,
+    Retrieval,
+    RetrievalConfig,
+    explained,
+    fov_overlap,
+    fov_overlap_area,
+    greedy_cover,
+    key_poses,
+    paper_overlap,
+    ranking_poses,
+    retrieve,
+    runs,
+    take,
+    target_samples,
+    thin_runs,
+)
+
+SEEDS = st.integers(0, 2**32 - 1)
+NEAR, FAR = 0.1, 15.0
+K = pinhole(70, 160, 96)
+
+
+def random_views(rng: np.random.Generator, number: int, box_m: float = 12.0) -> PlanarViews:
+    """Views all over a box, of mixed fields of view (up to 126 degrees)."""
+    yaw = rng.uniform(-np.pi, np.pi, number)
+    heading = np.stack([np.cos(yaw), np.sin(yaw)], 1)
+    return PlanarViews(rng.uniform(-box_m / 2, box_m / 2, (number, 2)), heading, rng.uniform(0.3, 2.0, number))
+
+
+def view(x: float = 0.0, y: float = 0.0, yaw_deg: float = 0.0, k: float = 0.7) -> PlanarViews:
+    yaw = np.radians(yaw_deg)
+    return PlanarViews(np.array([[x, y]]), np.array([[np.cos(yaw), np.sin(yaw)]]), np.array([k]))
+
+
+def walk(seed: int, number: int, box_m: float = 8.0) -> Cameras:
+    """A camera that wanders, strafes, turns and stands still inside a box: revisits and repeated poses abound."""
+    rng = np.random.default_rng(seed)
+    step = rng.normal(size=(number, 2)) * 0.15 * (rng.random((number, 1)) > 0.2)
+    drift = np.repeat(rng.normal(size=(number // 10 + 1, 2)) * 0.2, 10, axis=0)[:number]
+    place = box_m / 2 * np.sin(np.cumsum(step + drift, 0) / box_m * 4)
+    yaw = np.cumsum(np.repeat(rng.normal(size=number // 10 + 1) * 0.08, 10)[:number])
+    return look(np.column_stack([place, np.full(number, 1.6)]), yaw, K, 160, 96)
+
+
+# --- overlap ----------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=25)
+@given(SEEDS, st.sampled_from([(0.1, 15.0), (0.5, 4.0), (1.0, 50.0)]))
+def test_overlap_equals_polygon_clipping(seed: int, depths: tuple[float, float]) -> None:
+    rng = np.random.default_rng(seed)
+    target, others = random_views(rng, 3), random_views(rng, 12)
+    image, ground = fov_overlap(target, others, *depths), fov_overlap_area(target, others, *depths)
+    assert (image > 0).any()
+    for t in range(3):
+        for c in range(12):
+            assert abs(image[t, c] - reference.overlap_image(target, t, others, c, *depths)) <= 1e-6
+            assert abs(ground[t, c] - reference.overlap_area(target, t, others, c, *depths)) <= 1e-6
+
+
+@settings(max_examples=25)
+@given(SEEDS)
+def test_overlap_of_views_that_share_edges(seed: int) -> None:
+    """Same place, same heading, or straight ahead: whole edges coincide, where clipping goes wrong first."""
+    rng = np.random.default_rng(seed)
+    target = random_views(rng, 1)
+    step = rng.choice([0.0, 0.25, 1.0, 3.0], 16)[:, None] * target.heading
+    fov = 2 * np.arctan(target.half_width_tan[0])
+    turn = rng.choice([0.0, 0.0, fov, -fov, np.pi, np.pi / 2], 16)
+    yaw = np.arctan2(target.heading[0, 1], target.heading[0, 0]) + turn
+    heading = np.stack([np.cos(yaw), np.sin(yaw)], 1)
+    others = PlanarViews(target.origin + step, heading, np.repeat(target.half_width_tan, 16))
+    image, ground = fov_overlap(target, others, NEAR, FAR)[0], fov_overlap_area(target, others, NEAR, FAR)[0]
+    for c in range(16):
+        assert abs(image[c] - reference.overlap_image(target, 0, others, c, NEAR, FAR)) <= 1e-6
+        assert abs(ground[c] - reference.overlap_area(target, 0, others, c, NEAR, FAR)) <= 1e-6
+
+
+def test_overlap_values_known_by_hand() -> None:
+    turned = fov_overlap(view(k=1.0), view(yaw_deg=45, k=1.0), 0.1, 1e5)[0, 0]
+    assert turned == pytest.approx(0.5, abs=0.05)  # half of the image columns, but for the ends of the depth range
+    assert fov_overlap_area(view(k=1.0), view(k=0.5), NEAR, FAR)[0, 0] == pytest.approx(0.5, abs=1e-6)
+    assert fov_overlap(view(k=1.0), view(k=0.5), NEAR, FAR)[0, 0] == pytest.approx(0.5, abs=1e-6)
+    assert fov_overlap(view(k=0.5), view(k=1.0), NEAR, FAR)[0, 0] == pytest.approx(1.0, abs=1e-6)
+
+
+@settings(max_examples=25)
+@given(SEEDS)
+def test_overlap_is_one_with_itself_and_zero_behind(seed: int) -> None:
+    views = random_views(np.random.default_rng(seed), 5)
+    behind = PlanarViews(views.origin - 0.01 * views.heading, -views.heading, views.half_width_tan)
+    for measure in (fov_overlap, fov_overlap_area):
+        assert np.abs(np.diag(measure(views, views, NEAR, FAR)) - 1).max() <= 1e-6
+        assert (np.diag(measure(views, behind, NEAR, FAR)) == 0).all()
+
+
+@settings(max_examples=10)
+@given(SEEDS)
+def test_everything_is_invariant_under_rigid_motion(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rigid = np.eye(4)
+    rigid[:3, :3] = Rotation.random(random_state=int(seed) % 2**31).as_matrix()
+    rigid[:3, 3] = rng.uniform(-500, 500, 3)
+    bank = walk(seed, 60)
+    moved = bank.transformed(rigid)
+    here, there = planar(bank, ground_basis(bank)), planar(moved, ground_basis(moved))
+    first, second = fov_overlap(here, here, NEAR, FAR), fov_overlap(there, there, NEAR, FAR)
+    assert np.abs(first - second).max() <= 1e-6
+    for strategy in STRATEGIES:
+        config = RetrievalConfig(strategy=strategy, max_context=5)
+        answers = [retrieve(b[:50], b[52:56], config, recent=49, seed=seed) for b in (bank, moved)]
+        if strategy != "paper":  # its yes/no rays flip at yaw difference zero: a standing camera is a coin toss
+            assert answers[0].indices.tolist() == answers[1].indices.tolist()
+
+
+@pytest.mark.parametrize("depths", [(0.0, 1.0), (2.0, 1.0), (1.0, np.inf)])
+def test_impossible_depths_are_refused(depths: tuple[float, float]) -> None:
+    with pytest.raises(UserError, match="near"):
+        fov_overlap(view(), view(), *depths)
+
+
+# --- coverage ---------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=6)
+@given(SEEDS)
+def test_explained_equals_loop(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    config = RetrievalConfig(parallax_rad=rng.uniform(0.2, 1.5), scale_band=(rng.uniform(0.2, 1), rng.uniform(1, 4)))
+    keys, others = random_views(rng, 2), random_views(rng, 40, box_m=6.0)
+    fast = explained(target_samples(keys, config.near_m, config.far_m), others, config)
+    points = reference.samples(keys, config)
+    slow = np.array([[reference.explains(others, i, p, apex, config) for p, apex in points] for i in range(40)])
+    assert slow.any() and (fast == slow).all()
+
+
+@settings(max_examples=8)
+@given(SEEDS, st.integers(1, 10), st.sampled_from([0.0, 0.01, 0.1]), st.booleans())
+def test_coverage_equals_plain_greedy(seed: int, size: int, min_gain: float, with_recent: bool) -> None:
+    bank = walk(seed, 90)
+    cameras, target = bank[:80], bank[82:86]
+    recent = 79 if with_recent else None
+    config = RetrievalConfig(max_context=size, min_gain=min_gain)
+    answer = retrieve(cameras, target, config, recent=recent)
+    basis = ground_basis(cameras)
+    views, keys = planar(cameras, basis), key_poses(planar(target, basis))
+    share = fov_overlap(ranking_poses(keys, FAR), views, NEAR, FAR).mean(0)
+    passing = {i: float(share[i]) for i in range(80) if share[i] > MIN_OVERLAP and i != recent}
+    picks, gains = reference.coverage(views, keys, passing, recent, size - with_recent, config)
+    assert answer.indices.tolist() == picks + ([79] if with_recent else [])
+    assert answer.scores[: len(gains)].tolist() == pytest.approx(gains)
+    assert answer.candidates.tolist() == list(passing)
+
+
+def test_greedy_cover_prefers_gain_then_overlap_then_the_earlier_row() -> None:
+    claims = np.zeros((5, 100), bool)
+    claims[0, :10] = claims[1, :10] = claims[2, :10] = True  # equal: row 1 has the larger tie-break
+    claims[3, 5:40] = True
+    claims[4, 90:] = True  # equal to row 0 and 2 in gain after row 3, smaller tie-break than none
+    tie = np.array([0.2, 0.5, 0.5, 0.0, 0.1])
+    assert greedy_cover(claims, tie, 5, 1) == ([3, 4, 1], [35, 10, 5])
+    assert greedy_cover(claims, tie, 5, 8) == ([3, 4], [35, 10])
+    assert greedy_cover(claims, tie, 1, 1) == ([3], [35])
+    assert greedy_cover(claims[:0], tie[:0], 3, 1) == ([], [])
+
+
+def test_a_look_back_recalls_what_was_seen_there_and_nothing_twice() -> None:
+    """Turning once around on the spot, then on to where the turn began: one old frame is enough, not its neighbours."""
+    yaw = np.radians(np.arange(0, 330, 3.0))
+    bank = look([0, 0, 0], yaw, K, 160, 96)
+    target = look([0, 0, 0], np.radians([360.0]), K, 160, 96)
+    answer = retrieve(bank, target, RetrievalConfig(), recent=len(bank) - 1)
+    assert answer.indices.tolist() == [0, len(bank) - 1]
+    paper = retrieve(bank, target, RetrievalConfig(strategy="paper"), recent=len(bank) - 1)
+    turn = np.abs((yaw[paper.candidates] + np.pi) % (2 * np.pi) - np.pi)
+    assert (turn < np.radians(70.1)).all() and len(paper.candidates) > 20
+    literal = retrieve(bank, target, RetrievalConfig(strategy="paper", literal=True), recent=len(bank) - 1)
+    assert len(literal.candidates) == 0  # the published rule is blind here
+
+
+def test_new_territory_needs_no_memory() -> None:
+    bank = look(np.c_[np.arange(30) * 0.2, np.zeros(30), np.zeros(30)], np.zeros(30), K, 160, 96)
+    target = look([-1.0, 0, 0], np.pi, K, 160, 96)
+    for strategy in ("coverage", "paper"):
+        answer = retrieve(bank, target, RetrievalConfig(strategy=strategy), recent=29)
+        assert answer.indices.tolist() == [29] and len(answer.candidates) == 0
+
+
+def test_all_key_poses_rank_when_the_chunk_turns_far() -> None:
+    yaw = np.radians([0.0, 60.0, 120.0])
+    heading = np.stack([np.cos(yaw), np.sin(yaw)], 1)
+    turning = PlanarViews(np.zeros((3, 2)), heading, np.full(3, 0.5))
+    assert len(ranking_poses(turning, FAR).origin) == 3
+    assert len(ranking_poses(take(turning, np.array([1, 1, 1])), FAR).origin) == 1
+
+
+# --- the paper's rule -------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=25)
+@given(SEEDS, st.booleans(), st.sampled_from([None, 6.0]))
+def test_paper_rule_equals_loop(seed: int, literal: bool, far_m: float | None) -> None:
+    rng = np.random.default_rng(seed)
+    config = RetrievalConfig(strategy="paper", literal=literal, paper_far_m=far_m)
+    target, others = random_views(rng, 4, 4.0), random_views(rng, 40, 4.0)
+    others.heading[:8], others.half_width_tan[:8] = target.heading[0], target.half_width_tan[0]  # parallel
+    others.origin[8:16] = target.origin[1]  # turned on the spot
+    fast = paper_overlap(target, others, config)
+    slow = [[reference.paper_pair(target, i, others, j, config) for j in range(40)] for i in range(4)]
+    assert fast.tolist() == slow and (literal or fast.any())
+
+
+def test_paper_rule_on_the_cases_of_figure_4_and_its_blind_spots() -> None:
+    rule, literal = RetrievalConfig(), RetrievalConfig(literal=True)
+
+    def test(config: RetrievalConfig, other: PlanarViews) -> bool:
+        return bool(paper_overlap(view(k=0.5), other, config)[0, 0])
+
+    crossing = view(0.0, -3.0, 25.0, 0.5)  # from the right, turned to the left: both pairs meet ahead
+    assert test(rule, crossing) and test(literal, crossing)
+    assert not test(rule, view(-3.0, 0.0, 180.0, 0.5))  # back to back
+    assert not test(rule, view(0.0, 3.0, 25.0, 0.5))  # from the left, turned away
+    too_near = view(0.0, -1.1, 40.0, 0.5)
+    assert test(literal, too_near) and not test(rule, too_near)
+    assert not test(RetrievalConfig(paper_far_m=4.0), crossing)
+    assert test(rule, view(2.0, 0.0, 0.0, 0.5)) and not test(literal, view(2.0, 0.0, 0.0, 0.5))  # straight ahead
+    assert not test(rule, view(0.0, 2.0, 0.0, 0.5))  # parallel, but side by side
+    assert test(rule, view(yaw_deg=50, k=0.5)) and not test(literal, view(yaw_deg=50, k=0.5))  # 53 degrees of view
+    assert not test(rule, view(yaw_deg=54, k=0.5))
+
+
+def test_published_rule_on_the_published_trajectory_piece() -> None:
+    """On a piece of the released poses the fast rule and the loop agree frame by frame."""
+    path = Path(__file__).parent / "data" / "unreal_cameras.json"
+    cameras = read_unreal_json(path)
+    views, config = planar(cameras, ground_basis(cameras)), RetrievalConfig(strategy="paper", literal=True)
+    fast = paper_overlap(take(views, slice(0, 2)), views, config)
+    slow = [[reference.paper_pair(views, i, views, j, config) for j in range(len(cameras))] for i in range(2)]
+    assert fast.tolist() == slow
+
+
+def test_runs_are_thinned_to_one_frame_each_then_to_the_budget() -> None:
+    groups = [[0, 1, 2, 3], [7], [10, 11], [20, 21, 22], [30]]
+    candidates = np.array(sum(groups, []))
+    assert [run.tolist() for run in runs(candidates)] == groups
+    origin = np.c_[np.arange(40.0), np.zeros(40)]
+    seen = set()
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        kept = thin_runs(candidates, origin, origin[39], 39, 5, 0.25, rng).tolist()
+        assert all(len(set(group) & set(kept)) == 1 for group in groups)
+        seen.update(kept)
+        few = thin_runs(candidates, origin, origin[39], 39, 4, 0.25, rng).tolist()
+        assert len(set(few)) == 4 and few[0] in groups[0]  # one far slot: furthest in both space and time
+    assert seen == set(candidates.tolist())  # any frame of a run may be drawn
+    assert thin_runs(candidates, origin, origin[39], 39, 11, 0.25, rng).tolist() == candidates.tolist()
+    assert len(thin_runs(candidates, origin, origin[39], 39, 0, 0.25, rng)) == 0
+
+
+# --- promises to callers ----------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40)
+@given(SEEDS, st.sampled_from(STRATEGIES), st.integers(1, 12), st.integers(1, 9), st.booleans(), st.booleans())
+def test_promises(seed: int, strategy: str, size: int, frames: int, with_recent: bool, masked: bool) -> None:
+    rng = np.random.default_rng(seed)
+    number = int(rng.integers(1, 60))
+    path = walk(seed, number + frames)
+    bank, target = path[:number], path[number:]
+    recent = int(rng.integers(number)) if with_recent else None
+    allowed = rng.random(number) < 0.5 if masked else None
+    config = RetrievalConfig(strategy=strategy, max_context=size)
+    answer = retrieve(bank, target, config, recent=recent, allowed=allowed, seed=seed)
+    again = retrieve(bank, target, config, recent=recent, allowed=allowed, seed=seed)
+    picked = answer.indices.tolist()
+    assert picked == again.indices.tolist() and answer.scores.tolist() == again.scores.tolist()
+    assert answer.indices.dtype == np.int64 and answer.scores.dtype == np.float64
+    assert answer.candidates.dtype == np.int64 and (np.diff(answer.candidates) > 0).all()
+    assert len(picked) == len(set(picked)) == len(answer.scores) <= size
+    assert (answer.scores >= 0).all() and (answer.scores <= 1).all()
+    retrieved = picked
+    if recent is not None:
+        assert picked[-1] == recent and recent not in answer.candidates
+        retrieved = picked[:-1]
+    assert set(retrieved) <= set(answer.candidates.tolist())
+    if allowed is not None:
+        assert allowed[answer.candidates].all()
+    if strategy in ("random", "first") or (strategy == "recent" and recent is None):
+        room = size - (recent is not None)
+        assert len(retrieved) == min(room, len(answer.candidates))
+
+
+def test_baselines_take_what_their_names_say() -> None:
+    bank, target = walk(0, 20), walk(0, 24)[20:]
+
+    def choose(strategy: str, **kwargs: object) -> Retrieval:
+        config = RetrievalConfig(strategy=strategy, max_context=4)
+        return retrieve(bank, target, config, **({"recent": 15} | kwargs))  # type: ignore[arg-type]
+
+    assert choose("recent").indices.tolist() == [12, 13, 14, 15]
+    assert choose("recent", recent=1).indices.tolist() == [0, 1]
+    assert choose("recent", recent=None).indices.tolist() == [16, 17, 18, 19]
+    assert choose("first").indices.tolist() == [0, 1, 2, 15]
+    assert choose("first", recent=0).indices.tolist() == [1, 2, 3, 0]
+    drawn = {tuple(choose("random", seed=seed).indices.tolist()) for seed in range(10)}
+    assert len(drawn) > 5 and all(d[-1] == 15 for d in drawn)
+
+
+def test_empty_bank_gives_empty_context() -> None:
+    bank = walk(0, 3)
+    empty = Cameras(bank.c2w[:0], bank.K[:0], bank.width, bank.height)
+    for strategy in STRATEGIES:
+        answer = retrieve(empty, bank, RetrievalConfig(strategy=strategy), recent=None)
+        assert len(answer.indices) == len(answer.scores) == len(answer.candidates) == 0
+
+
+def test_bad_input_is_refused() -> None:
+    bank = walk(0, 5)
+    config = RetrievalConfig()
+    for wrong in (
+        {"strategy": "newest"},
+        {"max_context": 0},
+        {"near_m": 0.0},
+        {"near_m": 20.0},
+        {"scale_band": (1.5, 2.0)},
+        {"parallax_rad": 0.0},
+        {"min_gain": 1.5},
+        {"paper_far_m": 0.5},
+    ):
+        with pytest.raises(UserError):
+            RetrievalConfig(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="recent frame 5"):
+        retrieve(bank, bank[:1], config, recent=5)
+    with pytest.raises(UserError, match="recent frame -1"):
+        retrieve(bank, bank[:1], config, recent=-1)
+    with pytest.raises(UserError, match="target"):
+        retrieve(bank, bank[:0], config, recent=None)
+    for mask in (np.ones(4, bool), np.ones(5)):
+        with pytest.raises(UserError, match="allowed"):
+            retrieve(bank, bank[:1], config, recent=None, allowed=mask)
+
+
+def test_mask_is_not_changed() -> None:
+    bank, allowed = walk(0, 5), np.ones(5, bool)
+    retrieve(bank, bank[:1], RetrievalConfig(), recent=4, allowed=allowed)
+    assert allowed.all()
+
+
+def test_import_is_light() -> None:
+    heavy = "m for m in ('torch', 'scipy', 'matplotlib') if m in sys.modules"
+    code = f"import sys, context_as_memory.retrieval; print([{heavy}])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
