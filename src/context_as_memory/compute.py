@@ -1,0 +1,80 @@
+"""What this machine computes fastest: a number format and an attention kernel, found by short trials.
+
+CPUs differ by an order of magnitude here: with bf16 instructions bf16 is several times faster than fp32, without them
+several times slower; and torch's fused attention loses to two plain matrix products on some CPUs and wins on others.
+"""
+
+import time
+from collections.abc import Callable
+from functools import cache, partial
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+AttentionKernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+_QUERY_BLOCK = 120  # rows of the score matrix at a time: keeps a block of scores inside the second-level cache
+
+
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Torch's own kernel. q [B, h, Nq, d], k and v [B, h, Nk, d], bias broadcastable to [B, h, Nq, Nk] or None."""
+    return scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+
+def blocked_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Two batched matrix products and a softmax over blocks of queries; equal to `fused_attention`."""
+    scale = q.shape[-1] ** -0.5
+    keys = k.transpose(-1, -2)
+    blocks = []
+    for start in range(0, q.shape[-2], _QUERY_BLOCK):
+        rows = slice(start, start + _QUERY_BLOCK)
+        scores = torch.matmul(q[..., rows, :] * scale, keys)
+        if bias is not None:
+            scores = scores + (bias if bias.shape[-2] == 1 else bias[..., rows, :])
+        blocks.append(torch.matmul(scores.softmax(dim=-1), v))
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=-2)
+
+
+def _best_of(run: Callable[[], object], budget_s: float) -> float:
+    run()  # the first call pays for buffers and thread pools
+    best, spent = float("inf"), 0.0
+    while spent < budget_s:
+        start = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - start)
+        spent += time.perf_counter() - start
+    return best
+
+
+@cache
+def attention_kernel(device: str, dtype: torch.dtype, head_dim: int) -> AttentionKernel:
+    """The faster of the two kernels for this device, number format and head width; a trial of about 50 ms on CPUs."""
+    if torch.device(device).type != "cpu":
+        return fused_attention
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(1, 4, 240, head_dim, generator=generator).to(dtype)
+    k, v = (torch.randn(1, 4, 720, head_dim, generator=generator).to(dtype) for _ in range(2))
+    with torch.inference_mode():
+        times = {kernel: _best_of(partial(kernel, q, k, v), 0.02) for kernel in (fused_attention, blocked_attention)}
+    return min(times, key=times.__getitem__)
+
+
+@cache
+def fast_dtype(device: str) -> torch.dtype:
+    """bf16 where it is faster than fp32 (GPUs, and CPUs with bf16 instructions), else fp32."""
+    if torch.device(device).type != "cpu":
+        return torch.bfloat16
+    times = {}
+    with torch.inference_mode():
+        for dtype in (torch.float32, torch.bfloat16):
+            x, w = torch.ones(512, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
+            times[dtype] = _best_of(partial(torch.matmul, x, w), 0.01)
+    return min(times, key=times.__getitem__)
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto` is the first GPU if there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
