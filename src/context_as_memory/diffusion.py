@@ -1,0 +1,73 @@
+"""Flow matching: noising, velocity target, training noise levels, Euler steps.
+
+Convention (that of Wan and of diffusers' flow-matching schedulers): sigma in [0, 1] is the share of noise,
+x_sigma = (1 - sigma) x + sigma noise, the network predicts the velocity noise - x, and its timestep is 1000 sigma.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import UserError
+
+TIMESTEPS = 1000.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowMatching:
+    """Noise levels of training and sampling."""
+
+    shift: float = 1.0  # > 1 moves levels towards noise: sigma -> shift sigma / (1 + (shift - 1) sigma)
+    logit_mean: float = 0.0  # training levels are logit-normal before the shift
+    logit_std: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.shift <= 0 or self.logit_std <= 0:
+            raise UserError(f"diffusion config: shift {self.shift} and logit_std {self.logit_std} must be positive")
+
+    def _shifted(self, sigma: Tensor) -> Tensor:
+        return self.shift * sigma / (1 + (self.shift - 1) * sigma)
+
+    def training_sigmas(self, count: int, generator: torch.Generator) -> Tensor:
+        """Random noise levels [count] in (0, 1)."""
+        normal = torch.randn(count, generator=generator) * self.logit_std + self.logit_mean
+        return self._shifted(normal.sigmoid())
+
+    def sampling_sigmas(self, steps: int) -> Tensor:
+        """Falling noise levels [steps + 1] from 1 to 0."""
+        if steps < 1:
+            raise UserError(f"diffusion: {steps} steps; give at least 1")
+        return self._shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64)).float()
+
+
+def add_noise(x: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """Noisy version of x at levels sigma [B] (one per batch entry)."""
+    level = sigma.to(x).view(-1, *[1] * (x.ndim - 1))
+    return (1 - level) * x + level * noise
+
+
+def velocity(x: Tensor, noise: Tensor) -> Tensor:
+    """What the network learns to predict."""
+    return noise - x
+
+
+def clean_from_velocity(noisy: Tensor, predicted: Tensor, sigma: Tensor) -> Tensor:
+    """The clean sample that a velocity prediction implies."""
+    return noisy - sigma.to(noisy).view(-1, *[1] * (noisy.ndim - 1)) * predicted
+
+
+def euler_sample(predict: Callable[[Tensor, Tensor], Tensor], noise: Tensor, sigmas: Tensor) -> Tensor:
+    """Follow the flow from noise to a sample.
+
+    Args:
+        predict: (noisy [B, ...], timestep [B] in [0, 1000]) -> velocity of the same shape as noisy.
+        noise: the start, [B, ...].
+        sigmas: falling levels [steps + 1] from `FlowMatching.sampling_sigmas`.
+    """
+    x = noise
+    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+        timestep = torch.full((len(x),), float(sigma) * TIMESTEPS, device=x.device)
+        x = x + float(following - sigma) * predict(x, timestep).to(x.dtype)
+    return x

@@ -1,0 +1,551 @@
+"""The denoiser: a Wan-compatible video diffusion transformer that reads memory.
+
+Parameter names are those of diffusers' `WanTransformer3DModel`, so its checkpoints load, and with equal weights and
+no context the outputs are equal. On top of it (paper sections 3 and 4 of arXiv 2506.03141, and beyond):
+
+- explicit frame positions: targets keep the positions of pre-training, context frames get new ones;
+- one timestep per frame: context is clean, t = 0;
+- cameras in every block, either `additive` (the paper: one linear layer from the 3x4 pose, added to the input of
+  self-attention) or `prope` (arXiv 2507.10496: half of each head's channels is carried through the projective transform
+  of its frame, so that attention sees only relative cameras and no world coordinates);
+- three ways to read the context. `joint`: all tokens attend to all, in every denoising step (the paper). `cached`:
+  context attends to context only, its keys and values are computed once per chunk. `per_frame`: every context frame is
+  encoded on its own, so its keys and values depend on nothing but its latent and could be kept for ever.
+
+Token tensors are [B, F, n, d]: F frames of n tokens; queries, keys and values are [B, F, n, heads, head_dim], and
+keys and values are stored before any position or camera is applied to them.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.functional import gelu, silu
+
+from .compute import attention_kernel
+from .errors import UserError
+from .tokens import CameraTensors, ModelInputs
+
+KeysValues = list[tuple[Tensor, Tensor]]  # one pair per layer
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]  # (layer, q, k, v), each [B, F, n, heads, hd] -> same as q
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """Sizes and choices. The first fields have diffusers' names and meanings; `text_dim=None` leaves text out."""
+
+    patch_size: tuple[int, int, int] = (1, 2, 2)
+    num_attention_heads: int = 3
+    attention_head_dim: int = 128
+    in_channels: int = 16
+    out_channels: int = 16
+    text_dim: int | None = None
+    freq_dim: int = 256
+    ffn_dim: int = 1536
+    num_layers: int = 11
+    cross_attn_norm: bool = True
+    eps: float = 1e-6
+
+    camera: str = "prope"  # none | additive | prope
+    context_mode: str = "per_frame"  # joint | cached | per_frame
+    translation_scale_m: float = 4.0  # metres that count as 1 inside the model: about the distance of a wall
+
+    def __post_init__(self) -> None:
+        if self.camera not in ("none", "additive", "prope"):
+            raise UserError(f"transformer config: camera {self.camera!r} is not one of none, additive, prope")
+        if self.context_mode not in ("joint", "cached", "per_frame"):
+            raise UserError(
+                f"transformer config: context_mode {self.context_mode!r} is not one of joint, cached, per_frame"
+            )
+        if self.context_mode == "per_frame" and self.camera == "additive":
+            raise UserError(
+                "transformer config: per_frame context needs camera=prope; an additive pose is not relative"
+            )
+        if self.patch_size[0] != 1:
+            raise UserError("transformer config: patches must span one frame, since frames are the unit of memory")
+        if self.attention_head_dim % 8:
+            raise UserError("transformer config: attention_head_dim must be a multiple of 8")
+
+    @property
+    def width(self) -> int:
+        return self.num_attention_heads * self.attention_head_dim
+
+    @property
+    def rotary_dim(self) -> int:
+        """Channels per head that carry frame, row and column; with `prope` the other half carries the camera."""
+        return self.attention_head_dim // 2 if self.camera == "prope" else self.attention_head_dim
+
+
+# -- positions and cameras inside attention ----------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=64)
+def _rotary_table(frames: tuple[int, ...], height: int, width: int, dim: int, device: torch.device) -> Tensor:
+    """Unit complex numbers [F, n, 1, dim / 2] of the rotary code over frame, row and column, split as in Wan."""
+    row_dim = 2 * (dim // 6)
+    axes = ((torch.tensor(frames), dim - 2 * row_dim), (torch.arange(height), row_dim), (torch.arange(width), row_dim))
+    angles = []
+    for axis, (positions, axis_dim) in enumerate(axes):
+        frequencies = 10000.0 ** (-torch.arange(0, axis_dim, 2, dtype=torch.float64) / axis_dim)
+        shape = [1, 1, 1, -1]
+        shape[axis] = len(positions)
+        angle = (positions.double()[:, None] * frequencies).view(shape)
+        angles.append(angle.expand(len(frames), height, width, -1))
+    angle = torch.cat(angles, dim=-1).flatten(1, 2).unsqueeze(2)
+    return torch.polar(torch.ones_like(angle), angle).to(torch.complex64).to(device)
+
+
+def _rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Rotate channel pairs of x [B, F, n, heads, dim], each a complex number, by a table [F, n, 1, dim / 2]."""
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * table).flatten(-2)
+
+
+def projections(cameras: CameraTensors, scale_m: float) -> tuple[Tensor, Tensor]:
+    """World-to-image transforms [..., 4, 4] and their inverses, in closed form, fp32; lengths in units of `scale_m`."""
+    c2w = cameras.c2w.float().clone()
+    c2w[..., :3, 3] /= scale_m
+    rotation, position = c2w[..., :3, :3], c2w[..., :3, 3:]
+    w2c = torch.zeros_like(c2w)
+    w2c[..., :3, :3] = rotation.mT
+    w2c[..., :3, 3:] = -rotation.mT @ position
+    w2c[..., 3, 3] = 1
+    fx, fy, cx, cy = cameras.K.float().unbind(-1)
+    lens, unlens = torch.zeros_like(c2w), torch.zeros_like(c2w)
+    lens[..., 0, 0], lens[..., 1, 1], lens[..., 0, 2], lens[..., 1, 2] = fx, fy, cx, cy
+    lens[..., 2, 2] = lens[..., 3, 3] = 1
+    unlens[..., 0, 0], unlens[..., 1, 1], unlens[..., 0, 2], unlens[..., 1, 2] = 1 / fx, 1 / fy, -cx / fx, -cy / fy
+    unlens[..., 2, 2] = unlens[..., 3, 3] = 1
+    return lens @ w2c, c2w @ unlens
+
+
+def _carry(x: Tensor, matrix: Tensor) -> Tensor:
+    """Apply a 4x4 matrix per frame [B, F, 4, 4] to the channel quadruples of x [B, F, n, heads, dim], in fp32."""
+    shape = x.shape
+    quads = x.reshape(shape[0], shape[1], -1, 4)
+    return (quads @ matrix.mT).view(shape)
+
+
+class Placement:
+    """Where frames stand in time and space: the rotary code and, with `prope`, the cameras, for q, k, v, output."""
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        frames: tuple[int, ...],
+        grid: tuple[int, int],
+        device: torch.device,
+        cameras: CameraTensors | None = None,
+    ) -> None:
+        self.split = config.attention_head_dim - config.rotary_dim
+        self.table = _rotary_table(frames, *grid, config.rotary_dim, device)
+        self.to_image = self.to_world = None
+        if self.split and cameras is not None:
+            self.to_image, self.to_world = projections(cameras, config.translation_scale_m)
+
+    def _apply(self, x: Tensor, matrix: Tensor | None, rotary: bool) -> Tensor:
+        with torch.autocast(
+            x.device.type, enabled=False
+        ):  # geometry stays in fp32: bf16 loses metres far from the anchor
+            carried, rest = x.float().tensor_split((self.split,), dim=-1)
+            if matrix is not None:
+                carried = _carry(carried, matrix)
+            if rotary:
+                rest = _rotate(rest, self.table)
+            return (torch.cat((carried, rest), dim=-1) if self.split else rest).to(x.dtype)
+
+    def query(self, q: Tensor) -> Tensor:
+        return self._apply(q, None if self.to_image is None else self.to_image.mT, rotary=True)
+
+    def key(self, k: Tensor) -> Tensor:
+        return self._apply(k, self.to_world, rotary=True)
+
+    def value(self, v: Tensor) -> Tensor:
+        return v if self.to_world is None else self._apply(v, self.to_world, rotary=False)
+
+    def output(self, o: Tensor) -> Tensor:
+        return o if self.to_image is None else self._apply(o, self.to_image, rotary=False)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """All frames of q attend to all frames of k and v; [B, F, n, heads, hd] in and out."""
+    frames = q.shape[1]
+    q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v))  # views: kernels read strides
+    out = attention_kernel(q.device.type, q.dtype, q.shape[-1])(q, k, v, bias)
+    return out.transpose(1, 2).unflatten(1, (frames, -1))
+
+
+# -- modules with diffusers' names -------------------------------------------------------------------------------------
+
+
+class Attention(nn.Module):
+    """Projections of one attention layer; queries and keys are normalised across all heads, as in Wan."""
+
+    def __init__(self, width: int, heads: int, eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q, self.to_k, self.to_v = (nn.Linear(width, width) for _ in range(3))
+        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+        self.norm_q, self.norm_k = nn.RMSNorm(width, eps), nn.RMSNorm(width, eps)
+
+    def project(self, x: Tensor, source: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries from x, keys and values from `source` (x itself if None): [B, F, n, d] -> [B, F, n, heads, hd]."""
+        source = x if source is None else source
+        q, k, v = self.norm_q(self.to_q(x)), self.norm_k(self.to_k(source)), self.to_v(source)
+        q, k, v = (y.unflatten(-1, (self.heads, -1)) for y in (q, k, v))
+        return q.to(v.dtype), k.to(v.dtype), v
+
+    def merge(self, o: Tensor) -> Tensor:
+        return self.to_out[0](o.flatten(-2))
+
+
+class _GELUProjection(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return gelu(self.proj(x), approximate="tanh")
+
+
+class FeedForward(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(_GELUProjection(width, hidden), nn.Identity(), nn.Linear(hidden, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class Block(nn.Module):
+    """Self-attention, optional attention to text, feed-forward; modulated by the timestep of each frame."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        width, eps = config.width, config.eps
+        self.norm1 = nn.LayerNorm(width, eps, elementwise_affine=False)
+        self.attn1 = Attention(width, config.num_attention_heads, eps)
+        if config.text_dim is not None:
+            self.attn2 = Attention(width, config.num_attention_heads, eps)
+            self.norm2 = nn.LayerNorm(width, eps) if config.cross_attn_norm else nn.Identity()
+        self.ffn = FeedForward(width, config.ffn_dim)
+        self.norm3 = nn.LayerNorm(width, eps, elementwise_affine=False)
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 6, width) / width**0.5)
+        if config.camera == "additive":
+            self.camera_encoder = nn.Linear(12, width)
+            nn.init.zeros_(self.camera_encoder.weight)
+            nn.init.zeros_(self.camera_encoder.bias)
+
+    def forward(
+        self, x: Tensor, modulation: Tensor, layer: int, attend: Attend, pose: Tensor | None, text: Tensor | None
+    ) -> Tensor:
+        """x [B, F, n, d]; modulation [B, F, 6, d]; pose [B, F, 12] for additive cameras; text [B, 1, T, d]."""
+        table = self.scale_shift_table + modulation.float()
+        shift1, scale1, gate1, shift2, scale2, gate2 = (y.unsqueeze(2) for y in table.unbind(2))
+        y = torch.addcmul(shift1, self.norm1(x.float()), 1 + scale1).type_as(x)
+        if pose is not None:
+            y = y + self.camera_encoder(pose.to(y.dtype)).unsqueeze(2)
+        attended = self.attn1.merge(attend(layer, *self.attn1.project(y)))
+        x = torch.addcmul(x.float(), attended.float(), gate1).type_as(x)
+        if text is not None:
+            q, k, v = self.attn2.project(self.norm2(x.float()).type_as(x), text)
+            x = x + self.attn2.merge(_attention(q, k, v))
+        y = torch.addcmul(shift2, self.norm3(x.float()), 1 + scale2).type_as(x)
+        return torch.addcmul(x.float(), self.ffn(y).float(), gate2).type_as(x)
+
+
+class _TwoLayers(nn.Module):
+    """linear_1, activation, linear_2: diffusers' shape of the timestep and text embedders."""
+
+    def __init__(self, inputs: int, width: int, activation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.linear_1, self.linear_2 = nn.Linear(inputs, width), nn.Linear(width, width)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_2(self.activation(self.linear_1(x)))
+
+
+class ConditionEmbedder(nn.Module):
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.freq_dim = config.freq_dim
+        self.time_embedder = _TwoLayers(config.freq_dim, config.width, silu)
+        self.time_proj = nn.Linear(config.width, 6 * config.width)
+        if config.text_dim is not None:
+            self.text_embedder = _TwoLayers(config.text_dim, config.width, lambda x: gelu(x, approximate="tanh"))
+
+    def forward(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """timestep [B, F] in [0, 1000] -> embedding [B, F, d], modulation [B, F, 6, d]."""
+        half = self.freq_dim // 2
+        rates = torch.exp(-math.log(10000.0) * torch.arange(half, device=timestep.device, dtype=torch.float32) / half)
+        angle = timestep.float().unsqueeze(-1) * rates
+        embedding = self.time_embedder(torch.cat((angle.cos(), angle.sin()), dim=-1).to(self.time_proj.weight.dtype))
+        return embedding, self.time_proj(silu(embedding)).unflatten(-1, (6, -1))
+
+
+@dataclass(frozen=True)
+class Context:
+    """Context made ready for a chunk: either placed keys and values, or, in `joint` mode, the latents themselves."""
+
+    keys_values: KeysValues | None  # per layer, placed: [B, K, n, heads, hd]
+    latents: Tensor | None  # [B, C, K, h, w]
+    bias: Tensor | None  # [B, 1, 1, K n]: 0 for real frames, -inf for empty slots; None when there are no empty slots
+
+
+class WorldTransformer(nn.Module):
+    """The denoiser. `prepare` reads the context once per chunk, `denoise` predicts the velocity of noisy targets."""
+
+    entry_points = ("predict",)  # what training calls instead of forward
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embedding = nn.Conv3d(config.in_channels, config.width, config.patch_size, config.patch_size)
+        self.condition_embedder = ConditionEmbedder(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm_out = nn.LayerNorm(config.width, config.eps, elementwise_affine=False)
+        self.proj_out = nn.Linear(config.width, config.out_channels * math.prod(config.patch_size))
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 2, config.width) / config.width**0.5)
+        if config.camera == "prope":
+            # With relative cameras a token must know where it stands in its own picture to be a ray; this tells it.
+            self.pixel_embedding = nn.Linear(2 + 2 * 2 * _PIXEL_OCTAVES, config.width)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Start as a network that predicts zero and passes its tokens through with small, open gates."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.zeros_(self.condition_embedder.time_proj.weight)
+        nn.init.zeros_(self.proj_out.weight)
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            with torch.no_grad():
+                block.scale_shift_table[:, (2, 5)] = (2 * self.config.num_layers) ** -0.5
+            if self.config.camera == "additive":
+                nn.init.zeros_(block.camera_encoder.weight)
+
+    # -- shared pieces -------------------------------------------------------------------------------------------
+
+    def _embed(self, latents: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Latents [B, C, F, h, w] -> tokens [B, F, n, d] and the token grid (rows, columns)."""
+        x = self.patch_embedding(latents.to(self.patch_embedding.weight.dtype))
+        grid = (x.shape[-2], x.shape[-1])
+        tokens = rearrange(x, "b d f h w -> b f (h w) d")
+        if self.config.camera == "prope":
+            tokens = tokens + self.pixel_embedding(_pixel_features(grid, tokens.device).to(tokens.dtype))
+        return tokens, grid
+
+    def _run(
+        self,
+        tokens: Tensor,
+        timestep: Tensor,
+        attend: Attend,
+        pose: Tensor | None = None,
+        text: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """All blocks; returns tokens and the timestep embedding for the output layer."""
+        embedding, modulation = self.condition_embedder(timestep)
+        if self.config.text_dim is not None:
+            if text is None:
+                raise UserError("transformer: these weights are conditioned on text; give encoder_hidden_states")
+            text = self.condition_embedder.text_embedder(text).unsqueeze(1)
+        for layer, block in enumerate(self.blocks):
+            tokens = block(tokens, modulation, layer, attend, pose, text)
+        return tokens, embedding
+
+    def _head(self, tokens: Tensor, embedding: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Tokens [B, F, n, d] -> [B, C, F, h, w]."""
+        shift, scale = (self.scale_shift_table + embedding.float().unsqueeze(2)).chunk(2, dim=2)
+        x = self.proj_out((self.norm_out(tokens.float()) * (1 + scale) + shift).type_as(tokens))
+        _, rows, columns = self.config.patch_size
+        return rearrange(x, "b f (h w) (p q c) -> b c f (h p) (w q)", h=grid[0], p=rows, q=columns)
+
+    def _pose(self, cameras: CameraTensors | None) -> Tensor | None:
+        """The paper's camera vector: rows of the 3x4 pose, lengths in model units; [B, F, 12]."""
+        if self.config.camera != "additive" or cameras is None:
+            return None
+        scale = cameras.c2w.new_tensor([1, 1, 1, 1 / self.config.translation_scale_m])
+        return (cameras.c2w[..., :3, :] * scale).flatten(-2)
+
+    # -- the stock joint pass ------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        *,
+        frame_positions: tuple[int, ...] | None = None,
+        cameras: CameraTensors | None = None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        """All frames attend to all frames; without the keyword arguments this is `WanTransformer3DModel.forward`.
+
+        hidden_states [B, C, F, h, w]; timestep [B] or, one per frame, [B, F], in [0, 1000]; encoder_hidden_states
+        [B, T, text_dim]; frame_positions F integers (0 .. F-1 if None); cameras [B, F]; bias [B, 1, 1, F n] added to
+        the attention scores. Returns the predicted velocity, [B, C, F, h, w].
+        """
+        frames = hidden_states.shape[2]
+        tokens, grid = self._embed(hidden_states)
+        place = Placement(self.config, frame_positions or tuple(range(frames)), grid, tokens.device, cameras)
+
+        def attend(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return place.output(_attention(place.query(q), place.key(k), place.value(v), bias))
+
+        timestep = timestep.unsqueeze(1).expand(-1, frames) if timestep.ndim == 1 else timestep
+        tokens, embedding = self._run(tokens, timestep, attend, self._pose(cameras), encoder_hidden_states)
+        return self._head(tokens, embedding, grid)
+
+    # -- memory --------------------------------------------------------------------------------------------------
+
+    def encode_context(
+        self,
+        latents: Tensor,
+        frame_positions: tuple[int, ...] | None = None,
+        cameras: CameraTensors | None = None,
+        bias: Tensor | None = None,
+        text: Tensor | None = None,
+    ) -> KeysValues:
+        """Keys and values of clean context frames [B, C, K, h, w], before any position is applied to them.
+
+        In `per_frame` mode the result is a function of the latents alone; the other arguments are for `cached`.
+        """
+        batch, _, frames = latents.shape[:3]
+        per_frame = self.config.context_mode == "per_frame"
+        if per_frame:
+            latents = rearrange(latents, "b c k h w -> (b k) c 1 h w")
+            frame_positions, cameras, bias = (0,), None, None
+            text = None if text is None else text.repeat_interleave(frames, dim=0)
+        tokens, grid = self._embed(latents)
+        place = Placement(self.config, frame_positions or tuple(range(frames)), grid, tokens.device, cameras)
+        kept: KeysValues = []
+
+        def attend(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            kept.append((k, v))
+            return place.output(_attention(place.query(q), place.key(k), place.value(v), bias))
+
+        self._run(tokens, tokens.new_zeros(tokens.shape[:2]), attend, self._pose(cameras), text)
+        if per_frame:
+            kept = [(k.view(batch, frames, *k.shape[2:]), v.view(batch, frames, *v.shape[2:])) for k, v in kept]
+        return kept
+
+    def prepare(self, pool: Tensor, inputs: ModelInputs, text: Tensor | None = None) -> Context:
+        """Read the context of S x G chunks whose frames lie in pools of M clean latents, [S, C, M, h, w].
+
+        A frame that several chunks of a segment use is encoded once in `per_frame` mode (packing).
+        """
+        segments, _, frames = pool.shape[:3]
+        groups = inputs.context_index.shape[1]
+        offset = torch.arange(segments, device=pool.device).view(-1, 1, 1) * frames
+        flat = (inputs.context_index + offset).flatten()  # rows of the pools laid end to end
+        cameras = inputs.context_cameras.flatten(0, 1)
+        positions = inputs.context_positions
+        mask = inputs.context_mask.flatten(0, 1)
+        rows, columns = (pool.shape[3] // self.config.patch_size[1], pool.shape[4] // self.config.patch_size[2])
+        bias = None
+        if not bool(mask.all()):
+            bias = torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, float("-inf"))
+            bias = bias.repeat_interleave(rows * columns, dim=1)[:, None, None]
+        if self.config.context_mode == "per_frame":
+            kept = [
+                (k.flatten(0, 1).index_select(0, flat), v.flatten(0, 1).index_select(0, flat))
+                for k, v in self.encode_context(pool, text=text)
+            ]
+            kept = [(k.unflatten(0, mask.shape), v.unflatten(0, mask.shape)) for k, v in kept]
+        else:
+            gathered = rearrange(pool, "s c m h w -> (s m) c h w").index_select(0, flat)
+            latents = rearrange(gathered, "(b k) c h w -> b c k h w", k=mask.shape[1])
+            if self.config.context_mode == "joint":
+                return Context(None, latents, bias)
+            text = None if text is None else text.repeat_interleave(groups, dim=0)
+            kept = self.encode_context(latents, positions, cameras, bias, text)
+        place = Placement(self.config, positions, (rows, columns), pool.device, cameras)
+        return Context([(place.key(k), place.value(v)) for k, v in kept], None, bias)
+
+    def denoise(
+        self, noisy: Tensor, timestep: Tensor, context: Context, inputs: ModelInputs, text: Tensor | None = None
+    ) -> Tensor:
+        """Velocity of noisy targets [B, C, P, h, w] at timestep [B] in [0, 1000], given their context; B = S G."""
+        frames = noisy.shape[2]
+        cameras = inputs.target_cameras.flatten(0, 1)
+        times = timestep.unsqueeze(1).expand(-1, frames)
+        if context.latents is not None:
+            return self._denoise_jointly(noisy, times, context, inputs, text)[:, :, :frames]
+        assert context.keys_values is not None
+        tokens, grid = self._embed(noisy)
+        place = Placement(self.config, inputs.target_positions, grid, tokens.device, cameras)
+        bias = context.bias
+        if bias is not None:
+            bias = torch.cat((bias.new_zeros(*bias.shape[:3], frames * tokens.shape[2]), bias), dim=-1).to(tokens.dtype)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            context_k, context_v = context.keys_values[layer]  # type: ignore[index]
+            k, v = torch.cat((place.key(k), context_k), dim=1), torch.cat((place.value(v), context_v), dim=1)
+            return place.output(_attention(place.query(q), k, v, bias))
+
+        tokens, embedding = self._run(tokens, times, attend, self._pose(cameras), text)
+        return self._head(tokens, embedding, grid)
+
+    def _denoise_jointly(
+        self, noisy: Tensor, times: Tensor, context: Context, inputs: ModelInputs, text: Tensor | None
+    ) -> Tensor:
+        """The paper's way: targets and context in one sequence through all layers, in every step."""
+        latents = context.latents
+        assert latents is not None
+        cameras = CameraTensors(
+            torch.cat((inputs.target_cameras.c2w, inputs.context_cameras.c2w), dim=2).flatten(0, 1),
+            torch.cat((inputs.target_cameras.K, inputs.context_cameras.K), dim=2).flatten(0, 1),
+        )
+        bias = context.bias
+        if bias is not None:
+            tokens = bias.shape[-1] // latents.shape[2] * noisy.shape[2]
+            bias = torch.cat((bias.new_zeros(*bias.shape[:3], tokens), bias), dim=-1)
+        return self(
+            torch.cat((noisy, latents.to(noisy.dtype)), dim=2),
+            torch.cat((times, times.new_zeros(len(times), latents.shape[2])), dim=1),
+            text,
+            frame_positions=inputs.target_positions + inputs.context_positions,
+            cameras=cameras,
+            bias=bias,
+        )
+
+    def predict(
+        self, noisy: Tensor, timestep: Tensor, pool: Tensor, inputs: ModelInputs, text: Tensor | None = None
+    ) -> Tensor:
+        """`prepare` and `denoise` in one call, as training uses them."""
+        return self.denoise(noisy, timestep, self.prepare(pool, inputs, text), inputs, text)
+
+
+_PIXEL_OCTAVES = 4
+
+
+@lru_cache(maxsize=16)
+def _pixel_features(grid: tuple[int, int], device: torch.device) -> Tensor:
+    """Centres of the tokens in image coordinates [-1, 1], with sines and cosines of four octaves: [n, 18]."""
+    rows, columns = grid
+    y = (torch.arange(rows) + 0.5) / rows * 2 - 1
+    x = (torch.arange(columns) + 0.5) / columns * 2 - 1
+    centre = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)
+    angle = (centre.unsqueeze(-1) * torch.pi * 2.0 ** torch.arange(_PIXEL_OCTAVES)).flatten(-2)
+    return torch.cat((centre, angle.sin(), angle.cos()), dim=-1).to(device)
+
+
+def from_diffusers_config(config: dict[str, object], **changes: object) -> TransformerConfig:
+    """Our config for a diffusers `WanTransformer3DModel` config; raises `UserError` for image-conditioned variants."""
+    for key in ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len"):
+        if config.get(key) is not None:
+            raise UserError(f"transformer: {key}={config[key]} (an image-to-video variant) is not supported")
+    if config.get("qk_norm", "rms_norm_across_heads") != "rms_norm_across_heads":
+        raise UserError(f"transformer: qk_norm={config['qk_norm']!r} is not supported, only rms_norm_across_heads")
+    names = set(TransformerConfig.__dataclass_fields__) & set(config)
+    values = {key: tuple(v) if isinstance(v := config[key], (list, tuple)) else v for key in names}
+    settings: dict[str, Any] = {"camera": "none", "context_mode": "joint"} | values | changes
+    return TransformerConfig(**settings)
