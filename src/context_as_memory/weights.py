@@ -1,0 +1,129 @@
+"""Weights on disk: a folder with `config.json` and a safetensors file, in the diffusers layout.
+
+A checkpoint describes itself: the config names the class and holds every argument it was built with, so loading needs
+no flags, and an unknown key or a tensor of another shape is an error, never a guess. Nothing is unpickled.
+
+A world folder holds `transformer/`, `vae/` and `world.json` (frame size, chunk length, steps, retrieval settings).
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .codec import ImageAutoencoder, ImageAutoencoderConfig
+from .errors import UserError
+from .transformer import TransformerConfig, WorldTransformer
+
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+_CLASSES: dict[str, tuple[type[nn.Module], type]] = {
+    "ImageAutoencoder": (ImageAutoencoder, ImageAutoencoderConfig),
+    "WorldTransformer": (WorldTransformer, TransformerConfig),
+}
+
+
+def build_config(kind: type, values: dict[str, Any], where: str) -> Any:
+    """Fill a config dataclass from JSON values; an unknown key is an error that names it and where it stands."""
+    known = {field.name for field in fields(kind)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise UserError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """A JSON object from a file, or one clear error."""
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{what}: {path} is missing; is this a folder made by save_pretrained?") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{what}: {path} cannot be read as JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{what}: {path} holds no JSON object")
+    return value
+
+
+def save_pretrained(
+    model: nn.Module, folder: Path, *, state: dict[str, Tensor] | None = None, dtype: torch.dtype = torch.float16
+) -> None:
+    """Write config and weights (or `state`, e.g. averaged weights) of a codec or transformer, floats as `dtype`."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings: Any = model.config
+    config = {"_class_name": type(model).__name__} | asdict(settings)
+    tensors = {
+        key: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype).contiguous()
+        for key, value in (state if state is not None else model.state_dict()).items()
+    }
+    partial = folder / (WEIGHTS_FILE + ".partial")
+    save_file(tensors, partial)
+    os.replace(partial, folder / WEIGHTS_FILE)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def from_pretrained(folder: Path, *, expect: type[nn.Module] | None = None, dtype: torch.dtype = torch.float32) -> Any:
+    """Load a codec or transformer from its folder, in evaluation mode.
+
+    Raises `UserError` when files are missing or damaged, or when the weights belong to another architecture.
+    """
+    folder = Path(folder)
+    config = read_json(folder / "config.json", "weights")
+    name = config.pop("_class_name", None)
+    if name not in _CLASSES or (expect is not None and name != expect.__name__):
+        wanted = expect.__name__ if expect is not None else " or ".join(_CLASSES)
+        raise UserError(f"weights: {folder} holds a {name}, not a {wanted}")
+    model_class, config_class = _CLASSES[name]
+    model = model_class(build_config(config_class, config, f"weights: {folder / 'config.json'}"))
+    try:
+        state = load_file(folder / WEIGHTS_FILE)
+    except FileNotFoundError:
+        raise UserError(f"weights: {folder / WEIGHTS_FILE} is missing") from None
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"weights: {folder / WEIGHTS_FILE} is damaged ({error}); fetch or train it again") from error
+    load_weights(model, state, str(folder))
+    return model.to(dtype).eval()
+
+
+def load_weights(model: nn.Module, state: dict[str, Tensor], where: str) -> None:
+    """Copy tensors into a model; the first missing, unexpected or wrongly shaped one is named."""
+    own = model.state_dict()
+    for key in sorted(set(own) | set(state)):
+        if key not in state:
+            raise UserError(f"weights: {where} lacks {key}; it belongs to another architecture")
+        if key not in own:
+            raise UserError(f"weights: {where} has {key}, which this architecture does not; check its config.json")
+        if own[key].shape != state[key].shape:
+            found, wanted = tuple(state[key].shape), tuple(own[key].shape)
+            raise UserError(f"weights: {where}: {key} has shape {found}, the config asks for {wanted}")
+    model.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()})
+
+
+def resolve(name: str | Path) -> Path:
+    """The folder of a weights name: `default` is shipped with the package, anything else is a path."""
+    if str(name) == "default":
+        path = Path(str(resources.files("context_as_memory"))) / "assets" / "weights"
+        if not (path / "world.json").exists():
+            raise UserError("weights: this installation ships no default weights; give --weights FOLDER")
+        return path
+    path = Path(name)
+    if not path.is_dir():
+        raise UserError(f"weights: {path} is no folder; give `default` or a folder made by `cam train`")
+    return path
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over all weight and config files of a folder, in sorted order of their relative paths."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).rglob("*")):
+        if path.suffix in (".json", ".safetensors"):
+            digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,207 @@
+"""The world: reset, step, rollout. The whole method is `World.step`; there is no other generation loop.
+
+world = World.from_pretrained("default")
+world.reset(start_frames, start_cameras)
+for chunk in world.rollout(cameras):
+    show(chunk.frames_u8)
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .camera import Cameras
+from .codec import ImageAutoencoder, VideoCodec
+from .compute import fast_dtype, pick_device
+from .diffusion import FlowMatching, euler_sample
+from .errors import UserError
+from .memory import MemoryBank
+from .retrieval import Retrieval, RetrievalConfig, retrieve
+from .tokens import ModelInputs, TokenLayout, build_model_inputs
+from .transformer import WorldTransformer
+from .weights import build_config, from_pretrained, read_json, resolve
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldConfig:
+    """How a world is generated. Saved as `world.json` beside the weights."""
+
+    width: int = 160
+    height: int = 96
+    chunk_latents: int = 4  # target latents per chunk; times the codec's temporal factor gives frames
+    num_steps: int = 4  # Euler steps per chunk
+    shift: float = 1.0  # of the sampling noise levels
+    seed: int = 0
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+
+    @property
+    def layout(self) -> TokenLayout:
+        return TokenLayout(num_targets=self.chunk_latents, max_context=self.retrieval.max_context)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one step returns: new frames, where they were seen from, what was remembered, and what it cost."""
+
+    frames_u8: np.ndarray  # [t, H, W, 3]
+    cameras: Cameras  # t
+    retrieval: Retrieval  # indices are frame numbers: entry i of the bank is frame i, start frames first
+    seconds: dict[str, float]  # retrieve, encode, denoise, decode
+
+
+class World:
+    """A generated world: a denoiser, a codec and a memory of every frame so far."""
+
+    def __init__(self, model: WorldTransformer, codec: VideoCodec, config: WorldConfig, device: str = "auto") -> None:
+        self.device = pick_device(device)
+        self.model, self.codec, self.config = model, codec, config
+        self.bank = MemoryBank()
+        self._chunks = 0  # numbers the noise of a chunk; with the seed it is the whole random state
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path = "default", *, device: str = "auto", **changes: object) -> "World":
+        """Load a world folder (`default` is shipped with the package).
+
+        `changes` override fields of the saved `WorldConfig`, e.g. `seed=1`, `num_steps=8` or
+        `retrieval=RetrievalConfig(strategy="paper")`. Raises `UserError` for missing, damaged or foreign weights.
+        """
+        folder = resolve(name)
+        target = pick_device(device)
+        config = read_world_config(folder)
+        model = from_pretrained(folder / "transformer", expect=WorldTransformer).to(target, fast_dtype(target.type))
+        codec = from_pretrained(folder / "vae", expect=ImageAutoencoder).to(target)
+        return cls(model, codec, replace(config, **changes), device)  # type: ignore[arg-type]
+
+    # -- the method ----------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def reset(self, frames_u8: np.ndarray, cameras: Cameras) -> None:
+        """Forget everything and start from T >= 1 frames, uint8 [T, H, W, 3], and their cameras."""
+        if len(frames_u8) == 0:
+            raise UserError("world: no start frame; give at least one picture and its camera")
+        size = (self.config.width, self.config.height)
+        if (cameras.width, cameras.height) != size or frames_u8.shape[1:3] != size[::-1]:
+            raise UserError(
+                f"world: start frames are {frames_u8.shape[2]}x{frames_u8.shape[1]}, these weights make "
+                f"{size[0]}x{size[1]}; use video.fit_frame and Cameras.resized"
+            )
+        bank = MemoryBank()
+        for start in range(0, len(frames_u8), 64):
+            part = slice(start, start + 64)
+            bank.append(frames_u8[part], cameras[part], self.codec.encode_frames(self._video(frames_u8[part]))[0])
+        self.bank, self._chunks = bank, 0
+
+    @torch.inference_mode()
+    def step(self, cameras: Cameras, *, retrieval: RetrievalConfig | None = None, commit: bool = True) -> Chunk:
+        """Generate the next chunk along 1 to `chunk_frames` cameras and remember it.
+
+        `retrieval` overrides the configured strategy for this chunk; `commit=False` leaves the memory as it is (to
+        compare strategies on one memory).
+        """
+        wanted = len(cameras)
+        if not 1 <= wanted <= self.chunk_frames:
+            raise UserError(
+                f"world: a step takes 1 to {self.chunk_frames} cameras, got {wanted}; use rollout for longer paths"
+            )
+        clock = _Clock()
+        path = self._padded(cameras)
+        targets = path[self.codec.temporal_factor - 1 :: self.codec.temporal_factor]  # one camera per latent
+        memory = self.bank.cameras
+        recent = len(memory) - 1
+        seed = self.config.seed * 1_000_003 + self._chunks
+        found = retrieve(memory, targets, retrieval or self.config.retrieval, recent=recent, seed=seed)
+        clock.lap("retrieve")
+
+        layout = replace(self.config.layout, max_context=max(self.config.layout.max_context, len(found.indices)))
+        inputs = build_model_inputs(layout, memory, targets, found)
+        context_latents = self.bank.latents(inputs.context_index[0, 0].numpy())
+        latents = self._denoise(context_latents, inputs, seed)
+        clock.lap("denoise")
+
+        frames_u8 = self._decode(context_latents, latents)[:wanted]
+        clock.lap("decode")
+        if commit:
+            # Memory is made of pictures (paper section 1.1): what is stored is what a viewer saw, encoded alone.
+            stored = self.codec.encode_frames(self._video(frames_u8))[0]
+            self.bank.append(frames_u8, cameras, stored)
+            self._chunks += 1
+        clock.lap("encode")
+        return Chunk(frames_u8, cameras, found, clock.seconds)
+
+    def rollout(self, cameras: Cameras) -> Iterator[Chunk]:
+        """Walk along any number of cameras, chunk by chunk; stop reading to stop walking."""
+        for start in range(0, len(cameras), self.chunk_frames):
+            yield self.step(cameras[start : start + self.chunk_frames])
+
+    # -- pieces --------------------------------------------------------------------------------------------------
+
+    @property
+    def chunk_frames(self) -> int:
+        """New frames per step."""
+        return self.config.chunk_latents * self.codec.temporal_factor
+
+    def _padded(self, cameras: Cameras) -> Cameras:
+        """A path that ends inside a chunk stands still to its end; the surplus frames are cut off again."""
+        missing = self.chunk_frames - len(cameras)
+        return Cameras.concat([cameras, *[cameras[-1]] * missing]) if missing else cameras
+
+    def _denoise(self, context_latents: Tensor, inputs: ModelInputs, seed: int) -> Tensor:
+        """Sample target latents [1, C, P, h, w] given context latents [C, K, h, w]."""
+        dtype = next(self.model.parameters()).dtype
+        channels, slots, rows, columns = context_latents.shape
+        inputs = replace(inputs, context_index=torch.arange(slots).view(1, 1, -1)).to(self.device)
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(1, channels, self.config.chunk_latents, rows, columns, generator=generator).to(self.device)
+        context = self.model.prepare(context_latents.unsqueeze(0).to(self.device, dtype), inputs)
+        sigmas = FlowMatching(shift=self.config.shift).sampling_sigmas(self.config.num_steps)
+        return euler_sample(
+            lambda noisy, t: self.model.denoise(noisy.to(dtype), t, context, inputs).float(), noise, sigmas
+        )
+
+    def _decode(self, context_latents: Tensor, latents: Tensor) -> np.ndarray:
+        """Frames of the new latents, uint8; a causal video codec continues from the recent frame's latent."""
+        if self.codec.temporal_factor == 1:
+            video = self.codec.decode(latents)
+        else:
+            _, cache = self.codec.decode_next(context_latents[:, :1].unsqueeze(0).to(self.device).float())
+            video, _ = self.codec.decode_next(latents, cache)
+        pixels = (video[0].float().clamp(-1, 1) + 1) * 127.5
+        return pixels.round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()
+
+    def _video(self, frames_u8: np.ndarray) -> Tensor:
+        """uint8 [T, H, W, 3] -> float [1, 3, T, H, W] in [-1, 1] on the device."""
+        video = torch.from_numpy(np.ascontiguousarray(frames_u8)).to(self.device).permute(3, 0, 1, 2)
+        return video.unsqueeze(0).float() / 127.5 - 1
+
+
+class _Clock:
+    """Seconds between laps, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = now - self._last
+        self._last = now
+
+
+def read_world_config(folder: Path) -> WorldConfig:
+    """`world.json` of a world folder; unknown keys are errors."""
+    values = read_json(folder / "world.json", "weights")
+    where = str(folder / "world.json")
+    values["retrieval"] = build_config(RetrievalConfig, values.get("retrieval", {}), where)
+    config = build_config(WorldConfig, values, where)
+    assert isinstance(config, WorldConfig)
+    return config
+
+
+def world_config_dict(config: WorldConfig) -> dict[str, object]:
+    """The content of `world.json`."""
+    return asdict(config)

@@ -1,0 +1,245 @@
+"""Memory and the one generation loop, with tiny real components."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from context_as_memory.data.dataset import SamplingConfig, collate, sample_segment
+from context_as_memory.diffusion import FlowMatching, add_noise, clean_from_velocity, euler_sample, velocity
+from context_as_memory.errors import UserError
+from context_as_memory.memory import MemoryBank
+from context_as_memory.retrieval import RetrievalConfig
+from context_as_memory.tokens import TokenLayout, build_model_inputs
+from context_as_memory.transformer import WorldTransformer
+from context_as_memory.weights import from_pretrained, save_pretrained
+from context_as_memory.world import World, WorldConfig
+
+
+def _rolled(world: World, cameras, start: int = 1):
+    world.reset(tiny.pictures(start), cameras[:start])
+    return list(world.rollout(cameras[start:]))
+
+
+def test_rollout_gives_one_frame_per_camera_and_remembers_all():
+    cameras = tiny.walk(12)
+    world = tiny.world()
+    chunks = _rolled(world, cameras)
+    assert [len(chunk.frames_u8) for chunk in chunks] == [2, 2, 2, 2, 2, 1]
+    assert len(world.bank) == 12
+    np.testing.assert_array_equal(world.bank.cameras.c2w, cameras.c2w)
+    generated = np.concatenate([chunk.frames_u8 for chunk in chunks])
+    np.testing.assert_array_equal(world.bank.frames_u8(slice(1, None)), generated)
+    for chunk in chunks:
+        assert set(chunk.seconds) == {"retrieve", "encode", "denoise", "decode"}
+    for number, chunk in enumerate(chunks):
+        assert chunk.retrieval.indices[-1] == 2 * number, "the most recent frame is always in the context, last"
+        assert len(set(chunk.retrieval.indices)) == len(chunk.retrieval.indices) <= 4
+
+
+def test_same_seed_same_world_and_another_seed_another():
+    cameras = tiny.walk(9)
+    one, same, other = (_rolled(tiny.world(seed=seed), cameras) for seed in (3, 3, 4))
+    for a, b in zip(one, same, strict=True):
+        np.testing.assert_array_equal(a.frames_u8, b.frames_u8)
+    assert any((a.frames_u8 != b.frames_u8).any() for a, b in zip(one, other, strict=True))
+
+
+def test_reset_leaves_a_fresh_world():
+    cameras = tiny.walk(9)
+    used = tiny.world()
+    _rolled(used, tiny.walk(15, seed=5))
+    for a, b in zip(_rolled(used, cameras), _rolled(tiny.world(), cameras), strict=True):
+        np.testing.assert_array_equal(a.frames_u8, b.frames_u8)
+
+
+def test_memory_is_read():
+    """Another picture in the memory, another next frame."""
+    cameras = tiny.walk(9)
+    changed = tiny.pictures(5)
+    changed[1] = 255 - changed[1]
+    frames = []
+    for start in (tiny.pictures(5), changed):
+        world = tiny.world(retrieval=RetrievalConfig(strategy="first", max_context=4))
+        world.reset(start, cameras[:5])
+        frames.append(world.step(cameras[5:7]).frames_u8)
+    assert (frames[0] != frames[1]).any()
+
+
+def test_a_step_without_commit_leaves_the_memory_alone():
+    cameras = tiny.walk(9)
+    world = tiny.world()
+    world.reset(tiny.pictures(5), cameras[:5])
+    first = world.step(cameras[5:7], commit=False)
+    for strategy in ("recent", "random", "first", "paper"):
+        rule = RetrievalConfig(strategy=strategy, max_context=4)
+        assert len(world.step(cameras[5:7], retrieval=rule, commit=False).frames_u8) == 2
+    assert len(world.bank) == 5
+    np.testing.assert_array_equal(world.step(cameras[5:7]).frames_u8, first.frames_u8)
+
+
+def test_bad_input_is_one_clear_error():
+    cameras = tiny.walk(9)
+    world = tiny.world()
+    with pytest.raises(UserError, match="empty"):
+        world.step(cameras[:1])
+    with pytest.raises(UserError, match="no start frame"):
+        world.reset(tiny.pictures(0), cameras[:0])
+    with pytest.raises(UserError, match="32x16"):
+        world.reset(np.zeros((1, 8, 8, 3), np.uint8), cameras[:1])
+    world.reset(tiny.pictures(1), cameras[:1])
+    with pytest.raises(UserError, match="1 to 2 cameras"):
+        world.step(cameras[:3])
+
+
+def test_bank_refuses_what_does_not_belong_together():
+    cameras = tiny.walk(4)
+    bank = MemoryBank()
+    latents = torch.zeros(4, 3, 2, 4)
+    with pytest.raises(UserError, match="one of each"):
+        bank.append(tiny.pictures(3), cameras, latents)
+    with pytest.raises(UserError, match="pictures"):
+        bank.append(tiny.pictures(3)[:, :8], cameras[:3], latents)
+    assert len(bank) == 0
+    bank.append(tiny.pictures(3), cameras[:3], latents + 7)
+    bank.append(tiny.pictures(1), cameras[3:], latents[:, :1])
+    np.testing.assert_array_equal(bank.cameras.c2w, cameras.c2w)
+    assert bank.latents(np.array([3, 0]))[:, :, 0, 0].tolist() == [[0.0, 7.0]] * 4
+    np.testing.assert_array_equal(bank.frames_u8(1), tiny.pictures(3)[1:2])
+
+
+def test_dataset_and_world_build_identical_inputs():
+    """The training sample of a chunk and the world's step on the same memory see the same tensors."""
+    cameras = tiny.walk(60)
+    layout, rule = TokenLayout(num_targets=2, max_context=4), RetrievalConfig(max_context=4)
+    config = SamplingConfig(
+        chunks=1, max_stride=1, pool_frames=(60, 60), radius_m=50.0, hidden_frames=(1, 1), causal=1.0, recent_only=0.0,
+        random_context=0.0, jump=0.0,
+    )  # fmt: skip
+    latents = np.random.default_rng(1).normal(size=(60, 4, 2, 4)).astype(np.float32)
+    compared = 0
+    for seed in range(40):
+        segment = sample_segment(cameras, layout, rule, config, np.random.default_rng(seed))
+        targets = segment.target_index[0]
+        if targets[1] < targets[0]:
+            continue  # drawn backwards in time; the world below walks forwards
+        batch = collate([segment], [latents])
+        world = tiny.world()
+        bank_size = int(targets[0])
+        world.bank = MemoryBank()
+        world.bank.append(
+            tiny.pictures(bank_size), cameras[:bank_size], torch.from_numpy(latents[:bank_size]).swapaxes(0, 1)
+        )
+        seen = {}
+        original = world.model.prepare
+
+        def spy(pool, inputs, text=None, seen=seen, original=original):
+            seen.update(pool=pool, inputs=inputs)
+            return original(pool, inputs, text)
+
+        world.model.prepare = spy  # type: ignore[method-assign]
+        world.step(cameras[targets])
+        slots = seen["inputs"].context_mask.shape[2]
+        mask = batch.inputs.context_mask[0, 0]
+        assert int(mask.sum()) == slots
+        np.testing.assert_array_equal(
+            batch.pool[:, :, batch.inputs.context_index[0, 0][mask]].numpy(), seen["pool"].numpy()
+        )
+        for mine, theirs in zip(batch.inputs.context_cameras, seen["inputs"].context_cameras, strict=True):
+            np.testing.assert_array_equal(mine[:, :, :slots].numpy(), theirs.numpy())
+        for mine, theirs in zip(batch.inputs.target_cameras, seen["inputs"].target_cameras, strict=True):
+            np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
+        assert batch.inputs.context_positions[:slots] == seen["inputs"].context_positions
+        assert batch.inputs.target_positions == seen["inputs"].target_positions
+        compared += 1
+    assert compared >= 10
+
+
+def test_inputs_have_named_slots():
+    cameras = tiny.walk(30)
+    layout = TokenLayout(num_targets=2, max_context=5)
+    from context_as_memory.retrieval import retrieve
+
+    found = retrieve(cameras[:20], cameras[20:22], RetrievalConfig(max_context=5), recent=19)
+    inputs = build_model_inputs(layout, cameras[:20], cameras[20:22], found, slots=5)
+    count = len(found.indices)
+    assert inputs.context_index[0, 0, layout.recent].tolist() == [19]
+    assert inputs.context_index[0, 0, 1:count].tolist() == found.indices[:-1].tolist()
+    assert inputs.context_mask[0, 0].tolist() == [True] * count + [False] * (5 - count)
+    assert inputs.context_positions[layout.recent] == (0,)
+    assert set(inputs.context_positions[layout.retrieved]) == {3}
+    assert inputs.target_positions == (1, 2)
+    assert torch.allclose(inputs.target_cameras.c2w[0, 0, 0], torch.eye(4), atol=1e-6), "relative to the first target"
+
+
+def test_world_folder_round_trip_and_foreign_weights(tmp_path):
+    from context_as_memory.cli import recipes
+    from context_as_memory.training.world import export_world
+
+    recipe = recipes.world_tiny()
+    model, codec = tiny.model(), tiny.codec()
+    export_world(recipe, model.state_dict(), codec, (tiny.WIDTH, tiny.HEIGHT), tmp_path / "world")
+    world = World.from_pretrained(tmp_path / "world", device="cpu", seed=5)
+    assert world.config == WorldConfig(
+        width=tiny.WIDTH, height=tiny.HEIGHT, chunk_latents=2, num_steps=2, seed=5, retrieval=recipe.retrieval
+    )
+    for (name, mine), theirs in zip(model.state_dict().items(), world.model.state_dict().values(), strict=True):
+        assert (mine - theirs.float()).abs().max() <= 2e-3 * max(1.0, float(mine.abs().max())), name
+
+    with pytest.raises(UserError, match="not a WorldTransformer"):
+        from_pretrained(tmp_path / "world" / "vae", expect=WorldTransformer)
+    config = tmp_path / "world" / "transformer" / "config.json"
+    original = config.read_text()
+    config.write_text(original.replace('"num_layers": 2', '"num_layers": 3'))
+    with pytest.raises(UserError, match="lacks blocks.2"):
+        World.from_pretrained(tmp_path / "world")
+    config.write_text(original.replace('"num_layers"', '"layers"'))
+    with pytest.raises(UserError, match="unknown key 'layers'"):
+        World.from_pretrained(tmp_path / "world")
+    config.write_text(original)
+    weights = tmp_path / "world" / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(UserError, match="damaged"):
+        World.from_pretrained(tmp_path / "world")
+    with pytest.raises(UserError, match="no folder"):
+        World.from_pretrained(tmp_path / "nothing")
+
+
+def test_saving_keeps_sixteen_bit_floats(tmp_path):
+    codec = tiny.codec()
+    save_pretrained(codec, tmp_path)
+    back = from_pretrained(tmp_path)
+    for mine, theirs in zip(codec.state_dict().values(), back.state_dict().values(), strict=True):
+        assert torch.equal(mine.half().float(), theirs)
+
+
+# -- flow matching -----------------------------------------------------------------------------------------------------
+
+
+def test_the_true_velocity_leads_from_noise_to_the_sample():
+    generator = torch.Generator().manual_seed(0)
+    x, noise = torch.randn(3, 4, generator=generator), torch.randn(3, 4, generator=generator)
+    for steps in (1, 2, 7):
+        sigmas = FlowMatching(shift=3.0).sampling_sigmas(steps)
+        assert (euler_sample(lambda _, t: velocity(x, noise), noise, sigmas) - x).abs().max() < 1e-5
+    sigma = torch.tensor([0.2, 0.5, 0.9])
+    assert (clean_from_velocity(add_noise(x, noise, sigma), velocity(x, noise), sigma) - x).abs().max() < 1e-5
+
+
+def test_noise_levels():
+    flow = FlowMatching(shift=3.0)
+    sigmas = flow.sampling_sigmas(4)
+    assert sigmas[0] == 1
+    assert sigmas[-1] == 0
+    assert (sigmas.diff() < 0).all()
+    assert abs(float(sigmas[2]) - 0.75) < 1e-6, "shift 3 moves 1/2 to 3/4"
+    drawn = flow.training_sigmas(4000, torch.Generator().manual_seed(0))
+    assert drawn.min() > 0
+    assert drawn.max() < 1
+    assert abs(float(drawn.median()) - 0.75) < 0.02
+    with pytest.raises(UserError):
+        replace(flow, shift=0.0)
+    with pytest.raises(UserError):
+        flow.sampling_sigmas(0)
