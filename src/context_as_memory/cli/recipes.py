@@ -1,0 +1,125 @@
+"""Complete named recipes: functions that return a full configuration; variants call another and change fields.
+
+`light` is trained on a laptop CPU, `base` on one GPU, `tiny` in seconds (tests).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from ..codec import ImageAutoencoderConfig
+from ..data.dataset import SamplingConfig
+from ..diffusion import FlowMatching
+from ..errors import UserError
+from ..retrieval import RetrievalConfig
+from ..training.codec import CodecRecipe
+from ..training.trainer import TrainConfig
+from ..training.world import WorldRecipe
+from ..transformer import TransformerConfig
+
+
+def codec_light() -> CodecRecipe:
+    """The default image autoencoder: 3.4 M parameters, a quarter of an hour on two CPU cores."""
+    train = TrainConfig(
+        steps=10_000, budget_minutes=14, batch_size=16, learning_rate=7e-4, weight_decay=0.0, ema_decay=0.99
+    )
+    return CodecRecipe(train=train)
+
+
+def codec_base() -> CodecRecipe:
+    """The same architecture, trained on every frame for as long as one GPU slice allows."""
+    recipe = codec_light()
+    train = replace(recipe.train, steps=60_000, budget_minutes=8, batch_size=64, ema_decay=0.9995, data_workers=8)
+    return replace(recipe, train=train, frame_stride=1)
+
+
+def codec_tiny() -> CodecRecipe:
+    """Seconds on a CPU; for tests."""
+    model = ImageAutoencoderConfig(
+        latent_channels=4,
+        encoder_widths=(8, 8, 16),
+        decoder_widths=(8, 8, 16),
+        encoder_blocks=(0, 0, 1),
+        decoder_blocks=(0, 0, 1),
+    )
+    return CodecRecipe(model=model, train=replace(_tiny_training(), batch_size=2), crop=32)
+
+
+def world_base() -> WorldRecipe:
+    """The default denoiser: 20 M parameters, chunks of 4 frames of 60 tokens, up to 8 context frames, 4 steps."""
+    return WorldRecipe(
+        model=TransformerConfig(num_attention_heads=3, attention_head_dim=128, ffn_dim=1536, num_layers=11),
+        flow=FlowMatching(shift=2.0),
+        train=TrainConfig(steps=200_000, budget_minutes=27, batch_size=256, learning_rate=1e-3, data_workers=14),
+    )
+
+
+def world_light() -> WorldRecipe:
+    """The CPU's denoiser: 5 M parameters, the same format as `base`, an hour or so on two cores."""
+    model = TransformerConfig(num_attention_heads=4, attention_head_dim=64, ffn_dim=1024, num_layers=6)
+    train = TrainConfig(
+        steps=40_000,
+        budget_minutes=68,
+        batch_size=16,
+        optimizer="muon",
+        learning_rate=1.5e-3,
+        warmup_steps=60,
+        ema_decay=0.99,
+        log_every=10,
+        sample_every=150,
+    )
+    return replace(world_base(), model=model, train=train, sampling=SamplingConfig(chunks=4))
+
+
+def world_tiny() -> WorldRecipe:
+    """Seconds on a CPU; for tests."""
+    model = TransformerConfig(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=4,
+        ffn_dim=32,
+        num_layers=2,
+        freq_dim=16,
+    )
+    return WorldRecipe(
+        model=model,
+        sampling=SamplingConfig(chunks=2, max_stride=1, pool_frames=(4, 8), hidden_frames=(1, 4), max_jump=8),
+        retrieval=RetrievalConfig(max_context=3),
+        chunk_latents=2,
+        num_steps=2,
+        train=replace(_tiny_training(), batch_size=4),
+    )
+
+
+def _tiny_training() -> TrainConfig:
+    return TrainConfig(
+        steps=3,
+        optimizer="muon",
+        log_every=1,
+        sample_every=2,
+        warmup_steps=1,
+        data_workers=0,
+        device="cpu",
+        precision="fp32",
+    )
+
+
+CODEC_RECIPES: dict[str, Callable[[], CodecRecipe]] = {"tiny": codec_tiny, "light": codec_light, "base": codec_base}
+WORLD_RECIPES: dict[str, Callable[[], WorldRecipe]] = {"tiny": world_tiny, "light": world_light, "base": world_base}
+
+
+def codec_recipe(name: str) -> CodecRecipe:
+    """The codec recipe of this name; `UserError` lists the known ones."""
+    _check(name, CODEC_RECIPES)
+    return CODEC_RECIPES[name]()
+
+
+def world_recipe(name: str) -> WorldRecipe:
+    """The denoiser recipe of this name; `UserError` lists the known ones."""
+    _check(name, WORLD_RECIPES)
+    return WORLD_RECIPES[name]()
+
+
+def _check(name: str, recipes: Mapping[str, object]) -> None:
+    if name not in recipes:
+        raise UserError(f"unknown recipe {name!r}: choose one of {', '.join(recipes)}")

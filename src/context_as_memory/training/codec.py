@@ -1,0 +1,115 @@
+"""Training of the image autoencoder (`cam train codec`)."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..codec import CodecLossConfig, ImageAutoencoder, ImageAutoencoderConfig, codec_loss
+from ..data.episode import Episode, list_episodes
+from ..errors import UserError
+from ..weights import save_pretrained
+from .trainer import TrainConfig, Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecRecipe:
+    """Everything that defines a codec training run."""
+
+    model: ImageAutoencoderConfig = field(default_factory=ImageAutoencoderConfig)
+    loss: CodecLossConfig = field(default_factory=CodecLossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    crop: int = 64  # pixels; square random crops, mirrored at random
+    frame_stride: int = 8  # every n-th frame of each video: neighbours are near-copies
+
+
+def load_frames(episodes: list[Episode], stride: int) -> np.ndarray:
+    """Every `stride`-th frame of the episodes, uint8 [N, H, W, 3], with a progress bar."""
+    from rich.progress import track
+
+    with ThreadPoolExecutor(4) as pool:  # video decoding runs outside Python's lock
+        parts = pool.map(lambda episode: episode.frames()[::stride].copy(), episodes)
+        return np.concatenate(list(track(parts, "reading frames", total=len(episodes))))
+
+
+class CodecTask:
+    """Random crops of single frames; sample pictures are validation frames beside their reconstructions."""
+
+    def __init__(self, recipe: CodecRecipe, frames: np.ndarray, validation: np.ndarray) -> None:
+        self.recipe, self.frames, self.validation = recipe, frames, validation
+
+    def batch(self, step: int, rank: int) -> Tensor:
+        """uint8 [batch, crop, crop, 3]."""
+        rng = np.random.default_rng((self.recipe.train.seed, step, rank))
+        count, height, width, _ = self.frames.shape
+        size = min(self.recipe.crop, height, width)
+        crops = []
+        for index in rng.integers(0, count, self.recipe.train.batch_size):
+            top, left = rng.integers(0, height - size + 1), rng.integers(0, width - size + 1)
+            crop = self.frames[index, top : top + size, left : left + size]
+            crops.append(crop[:, ::-1] if rng.random() < 0.5 else crop)
+        return torch.from_numpy(np.stack(crops))
+
+    def loss(self, model: nn.Module, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        assert isinstance(model, ImageAutoencoder)
+        return codec_loss(model, _as_images(batch), self.recipe.loss, generator)
+
+    def sample(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
+        from PIL import Image
+
+        assert isinstance(model, ImageAutoencoder)
+        device = next(model.parameters()).device
+        with torch.no_grad():
+            images = _as_images(torch.from_numpy(self.validation)).to(device)
+            output = model.decode_images(model.encode_images(images)).clamp(-1, 1)
+        mse = (output - images).square().mean(dim=(1, 2, 3))
+        pairs = torch.cat([images, output], dim=2)[:6].cpu()  # original above reconstruction
+        sheet = torch.cat(list(pairs), dim=2).permute(1, 2, 0)
+        Image.fromarray(((sheet + 1) * 127.5).round().byte().numpy()).save(folder / f"{step:06d}.png")
+        return {"validation_psnr_db": (10 * torch.log10(4 / mse)).mean().item()}
+
+
+def _as_images(frames_u8: Tensor) -> Tensor:
+    return frames_u8.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+@torch.no_grad()
+def measure_latents(codec: ImageAutoencoder, frames: np.ndarray) -> None:
+    """Set the codec's latent mean and deviation from a sample of frames."""
+    device = next(codec.parameters()).device
+    parts = [
+        codec.encode_images(_as_images(torch.from_numpy(np.ascontiguousarray(part))).to(device))
+        for part in np.array_split(frames, max(1, len(frames) // 32))
+    ]
+    raw = torch.cat(parts).float()
+    codec.latent_mean.copy_(raw.mean(dim=(0, 2, 3)))
+    codec.latent_std.copy_(raw.std(dim=(0, 2, 3)))
+
+
+def train_codec(recipe: CodecRecipe, data: Path, out: Path) -> dict[str, float]:
+    """Train on the `train` split under `data`, keep pictures of the `val` split; weights end in `out/vae`.
+
+    Calling it again resumes. Returns the last logged figures.
+    """
+    episodes = list_episodes(data, "train")
+    if not episodes:
+        raise UserError(f"training: no episodes of the train split under {data}; make some with `cam render`")
+    held_out = list_episodes(data, "val") or episodes[-1:]
+    frames = load_frames(episodes, recipe.frame_stride)
+    validation = np.concatenate([episode.frames()[::400][:3] for episode in held_out[:8]])
+    torch.manual_seed(recipe.train.seed)
+    model = ImageAutoencoder(recipe.model)
+    task = CodecTask(recipe, frames, validation)
+    trainer = Trainer(model, task, recipe.train, Path(out))
+    figures = trainer.train()
+    state: dict[str, Any] = trainer.averaged_state()
+    if trainer.rank == 0:
+        averaged = ImageAutoencoder(recipe.model).to(trainer.device)
+        averaged.load_state_dict(state)
+        measure_latents(averaged, frames[:: max(1, len(frames) // 512)])
+        save_pretrained(averaged, Path(out) / "vae")
+    return figures

@@ -1,0 +1,189 @@
+"""Training of the denoiser (`cam train world`)."""
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..camera import Cameras
+from ..codec import ImageAutoencoder, VideoCodec
+from ..data.dataset import SamplingConfig, Segment, WorldBatch, collate, sample_segment
+from ..data.precompute import encode_dataset, read_latents
+from ..diffusion import TIMESTEPS, FlowMatching, add_noise, euler_sample, velocity
+from ..errors import UserError
+from ..retrieval import RetrievalConfig
+from ..tokens import TokenLayout
+from ..transformer import TransformerConfig, WorldTransformer
+from ..weights import fingerprint, from_pretrained, save_pretrained
+from .trainer import TrainConfig, Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldRecipe:
+    """Everything that defines a training run of the denoiser. `train.batch_size` counts chunks."""
+
+    model: TransformerConfig = field(default_factory=TransformerConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    flow: FlowMatching = field(default_factory=FlowMatching)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    chunk_latents: int = 4
+    num_steps: int = 4  # sampling steps saved with the weights and used for samples
+    sampling_shift: float = 1.0
+    min_context: int = 2  # context slots of a batch are drawn from min_context .. retrieval.max_context
+    context_noise: float = 0.15  # up to this much noise on memory: generated memory is never perfect
+
+
+Video = tuple[Cameras, np.ndarray]  # cameras and latents [T, C, h, w] of an episode
+
+
+class WorldTask:
+    """Velocity loss on the targets of packed segments."""
+
+    def __init__(
+        self, recipe: WorldRecipe, videos: list[Video], held_out: list[Video], codec: VideoCodec | None = None
+    ) -> None:
+        self.recipe, self.videos, self.held_out, self.codec = recipe, videos, held_out, codec
+        self.layout = TokenLayout(num_targets=recipe.chunk_latents, max_context=recipe.retrieval.max_context)
+        self.segments = max(1, recipe.train.batch_size // recipe.sampling.chunks)
+
+    def _draw(self, rng: np.random.Generator, slots: int) -> tuple[Segment, np.ndarray]:
+        cameras, latents = self.videos[rng.integers(len(self.videos))]
+        layout = replace(self.layout, max_context=slots)
+        rule = replace(self.recipe.retrieval, max_context=slots)
+        return sample_segment(cameras, layout, rule, self.recipe.sampling, rng), latents
+
+    def batch(self, step: int, rank: int) -> WorldBatch:
+        """All segments of a batch have the same number of context slots, so that short contexts cost less."""
+        rng = np.random.default_rng((self.recipe.train.seed, step, rank))
+        slots = int(rng.integers(self.recipe.min_context, self.layout.max_context + 1))
+        drawn = [self._draw(rng, slots) for _ in range(self.segments)]
+        return collate([segment for segment, _ in drawn], [latents for _, latents in drawn])
+
+    def loss(self, model: Any, batch: WorldBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Mean squared error of the velocity; loss on targets only, since only they are noisy (paper section 3.1)."""
+        recipe, targets = self.recipe, batch.targets
+
+        def normal(shape: torch.Size) -> Tensor:
+            return torch.randn(shape, generator=generator).to(targets.device)
+
+        pool = batch.pool
+        level = torch.rand(pool.shape[0], 1, pool.shape[2], 1, 1, generator=generator).to(pool.device)
+        pool = pool + recipe.context_noise * level * normal(pool.shape)
+        sigma = recipe.flow.training_sigmas(len(targets), generator).to(targets.device)
+        noise = normal(targets.shape)
+        predicted = model.predict(add_noise(targets, noise, sigma), sigma * TIMESTEPS, pool, batch.inputs)
+        error = (predicted.float() - velocity(targets, noise)).square().mean(dim=(1, 2, 3, 4))
+        high = sigma > 0.5
+        figures = {"context_slots": float(batch.inputs.context_mask.shape[2])}
+        if high.any():
+            figures["loss_high_noise"] = error[high].mean().item()
+        return error.mean(), figures
+
+    def sample(self, model: Any, folder: Path, step: int) -> dict[str, float]:
+        """Generate fixed validation chunks with memory and with the recent frame only; write them side by side."""
+        if not self.held_out or self.codec is None:
+            return {}
+        batch = self._validation_batch()
+        without = replace(batch.inputs, context_mask=batch.inputs.context_mask.clone())
+        without.context_mask[:, :, 1:] = False
+        device = next(model.parameters()).device
+        generated = {}
+        for name, inputs in (("memory", batch.inputs), ("recent_only", without)):
+            generated[name] = self._generate(model, replace(batch, inputs=inputs).to(device))
+        truth = self._pictures(batch.targets.to(device))
+        figures = {}
+        for name, latents in generated.items():
+            pictures = self._pictures(latents)
+            mse = (pictures - truth).square().mean(dim=(1, 2, 3, 4))
+            figures[f"{name}_psnr_db"] = (10 * torch.log10(4 / mse)).mean().item()
+            generated[name] = pictures
+        _write_sheet(folder / f"{step:06d}.png", [truth, generated["memory"], generated["recent_only"]])
+        return figures
+
+    def _validation_batch(self) -> WorldBatch:
+        """Two chunks of each held-out video that begin far from the recent frame; the same ones every time."""
+        rng = np.random.default_rng(1234)
+        rule = replace(
+            self.recipe.sampling,
+            chunks=2,
+            causal=0.0,
+            recent_only=0.0,
+            random_context=0.0,
+            jump=1.0,
+        )
+        segments = [
+            sample_segment(cameras, self.layout, self.recipe.retrieval, rule, rng) for cameras, _ in self.held_out
+        ]
+        return collate(segments, [latents for _, latents in self.held_out])
+
+    def _generate(self, model: Any, batch: WorldBatch) -> Tensor:
+        noise = torch.randn(batch.targets.shape, generator=torch.Generator().manual_seed(0)).to(batch.targets.device)
+        sigmas = FlowMatching(shift=self.recipe.sampling_shift).sampling_sigmas(self.recipe.num_steps)
+        return euler_sample(lambda x, t: model.predict(x, t, batch.pool, batch.inputs), noise, sigmas)
+
+    def _pictures(self, latents: Tensor) -> Tensor:
+        assert self.codec is not None
+        return self.codec.decode(latents).clamp(-1, 1).cpu()
+
+
+def _write_sheet(path: Path, rows: list[Tensor]) -> None:
+    """Last frame of the first eight chunks: truth, with memory, recent frame only, from top to bottom."""
+    from PIL import Image
+
+    picture = torch.cat([torch.cat(list(row[:8, :, -1]), dim=2) for row in rows], dim=1)
+    Image.fromarray(((picture + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()).save(path)
+
+
+def train_world(recipe: WorldRecipe, data: Path, codec: Path, cache: Path, out: Path) -> dict[str, float]:
+    """Train on the `train` split under `data`, with latents of `codec` (a folder with `vae/`) kept in `cache`.
+
+    Ends with a complete world folder in `out/world`, ready for `World.from_pretrained`. Calling it again resumes.
+    """
+    codec_folder = Path(codec) / "vae" if (Path(codec) / "vae").is_dir() else Path(codec)
+    vae = from_pretrained(codec_folder, expect=ImageAutoencoder)
+    if vae.latent_channels != recipe.model.in_channels:
+        raise UserError(
+            f"training: the codec has {vae.latent_channels} latent channels, "
+            f"the recipe's model {recipe.model.in_channels}; choose a recipe that fits the codec"
+        )
+    episodes = encode_dataset(Path(data), Path(cache), vae, fingerprint(codec_folder))
+    videos: dict[str, list[Video]] = {"train": [], "val": []}
+    for episode in episodes:
+        videos[episode.split].append((episode.cameras(), read_latents(Path(cache), episode)))
+    if not videos["train"]:
+        raise UserError(f"training: no episodes of the train split under {data}; make some with `cam render`")
+    torch.manual_seed(recipe.train.seed)
+    model = WorldTransformer(recipe.model)
+    task = WorldTask(recipe, videos["train"], videos["val"][:8], vae)
+    trainer = Trainer(model, task, recipe.train, Path(out))
+    vae.to(trainer.device)
+    figures = trainer.train()
+    state = trainer.averaged_state()
+    if trainer.rank == 0:
+        cameras = videos["train"][0][0]
+        export_world(recipe, state, vae, (cameras.width, cameras.height), Path(out) / "world")
+    return figures
+
+
+def export_world(
+    recipe: WorldRecipe, state: dict[str, Tensor], codec: ImageAutoencoder, size: tuple[int, int], folder: Path
+) -> None:
+    """Write a world folder: `transformer/`, `vae/`, `world.json`."""
+    with torch.device("meta"):
+        model = WorldTransformer(recipe.model)
+    save_pretrained(model, folder / "transformer", state=state)
+    save_pretrained(codec, folder / "vae")
+    world = {
+        "width": size[0],
+        "height": size[1],
+        "chunk_latents": recipe.chunk_latents,
+        "num_steps": recipe.num_steps,
+        "shift": recipe.sampling_shift,
+        "retrieval": vars(recipe.retrieval),
+    }
+    (folder / "world.json").write_text(json.dumps(world, indent=2) + "\n")

@@ -1,0 +1,224 @@
+"""Training with the tiny recipes on a tiny data set: it learns, stops, resumes, and ends in usable weights."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from context_as_memory.cli import recipes
+from context_as_memory.codec import ImageAutoencoder, ImageAutoencoderConfig
+from context_as_memory.data.episode import write_episode
+from context_as_memory.errors import UserError
+from context_as_memory.training.codec import CodecTask, train_codec
+from context_as_memory.training.trainer import TrainConfig, Trainer, learning_rate_factor
+from context_as_memory.training.world import train_world
+from context_as_memory.world import World
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("episodes")
+    for number, split in enumerate(("train", "train", "val")):
+        meta = {
+            "name": f"walk_{number}",
+            "map": "none",
+            "split": split,
+            "seed": number,
+            "fps": 15,
+            "licence": "none",
+            "generator": "test",
+        }
+        write_episode(root / f"walk_{number}", tiny.pictures(60, number), tiny.walk(60, number), meta)
+    return root
+
+
+@pytest.fixture(scope="module")
+def codec_run(data, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("codec")
+    train_codec(replace(recipes.codec_tiny(), crop=16), data, out)
+    return out
+
+
+def test_codec_shapes_and_errors():
+    codec = tiny.codec()
+    video = torch.randn(2, 3, 5, 16, 32)
+    latents = codec.encode_frames(video)
+    assert latents.shape == (2, 4, 5, 2, 4)
+    assert codec.decode(latents).shape == video.shape
+    one = codec.encode_frames(video[:, :, 2:3])
+    assert (one[:, :, 0] - latents[:, :, 2]).abs().max() <= 1e-5, "every frame alone"
+    streamed, cache = codec.decode_next(latents[:, :, :2])
+    more, _ = codec.decode_next(latents[:, :, 2:], cache)
+    assert (torch.cat((streamed, more), 2) - codec.decode(latents)).abs().max() <= 1e-5
+    with pytest.raises(UserError, match="multiples of 8"):
+        codec.encode_frames(torch.randn(1, 3, 1, 20, 32))
+    with pytest.raises(UserError, match="one entry per level"):
+        ImageAutoencoderConfig(encoder_widths=(8, 8))
+
+
+def test_latents_are_normalised_after_training(data, codec_run):
+    from context_as_memory.weights import from_pretrained
+
+    codec = from_pretrained(codec_run / "vae", expect=ImageAutoencoder)
+    frames = torch.from_numpy(tiny.pictures(60, 0)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    with torch.no_grad():
+        latents = codec.encode_frames(frames)
+    assert latents.mean(dim=(0, 2, 3, 4)).abs().max() < 0.3
+    assert (latents.std(dim=(0, 2, 3, 4)) - 1).abs().max() < 0.3
+
+
+def test_run_folder_has_log_samples_and_weights(codec_run):
+    rows = [json.loads(line) for line in (codec_run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3]
+    assert any("validation_psnr_db" in row for row in rows)
+    assert list((codec_run / "samples").glob("*.png"))
+    assert not list(codec_run.rglob("*.partial"))
+
+
+def test_world_training_ends_in_a_world_that_walks(data, codec_run, tmp_path):
+    recipe = recipes.world_tiny()
+    train_world(recipe, data, codec_run, tmp_path / "cache", tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {"memory_psnr_db", "recent_only_psnr_db"} <= set().union(*rows)
+    world = World.from_pretrained(tmp_path / "run" / "world", device="cpu")
+    cameras = tiny.walk(7)
+    world.reset(tiny.pictures(1), cameras[:1])
+    assert sum(len(chunk.frames_u8) for chunk in world.rollout(cameras[1:])) == 6
+    with pytest.raises(UserError, match="another codec"):
+        other = tmp_path / "codec"
+        train_codec(
+            replace(recipes.codec_tiny(), crop=16, train=replace(recipes.codec_tiny().train, seed=1)), data, other
+        )
+        train_world(recipe, data, other, tmp_path / "cache", tmp_path / "run2")
+
+
+def _codec_trainer(folder: Path, **changes: object) -> Trainer:
+    recipe = recipes.codec_tiny()
+    recipe = replace(recipe, crop=16, train=replace(recipe.train, steps=8, sample_every=100, **changes))
+    torch.manual_seed(0)
+    task = CodecTask(recipe, tiny.pictures(20), tiny.pictures(2))
+    return Trainer(ImageAutoencoder(recipe.model), task, recipe.train, folder)
+
+
+def test_stopping_at_any_step_and_resuming_changes_nothing(tmp_path):
+    whole = _codec_trainer(tmp_path / "whole")
+    whole.train()
+    for _ in range(10):
+        part = _codec_trainer(tmp_path / "parts", stop_after_minutes=1e-9)  # ends after one step
+        part.train()
+    assert part.step == whole.step == 8
+    for name, value in whole.averaged_state().items():
+        assert torch.equal(value, part.averaged_state()[name]), name
+    for mine, theirs in zip(whole.model.parameters(), part.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_training_reduces_the_loss(tmp_path):
+    recipe = recipes.codec_tiny()
+    train = replace(recipe.train, steps=60, learning_rate=3e-3, log_every=1, sample_every=1000, batch_size=8)
+    torch.manual_seed(0)
+    colours = np.random.default_rng(0).integers(0, 256, (20, 1, 1, 3), dtype=np.uint8)
+    frames = np.ascontiguousarray(np.broadcast_to(colours, (20, tiny.HEIGHT, tiny.WIDTH, 3)))  # noise cannot be learned
+    task = CodecTask(replace(recipe, crop=16, train=train), frames, frames[:2])
+    Trainer(ImageAutoencoder(recipe.model), task, train, tmp_path).train()
+    losses = [
+        json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines() if '"loss"' in line
+    ]
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+
+
+def test_damaged_or_foreign_checkpoints_are_named(tmp_path):
+    _codec_trainer(tmp_path, stop_after_minutes=1e-9).train()
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    state["ema"]["other"] = state["ema"].pop(next(iter(state["ema"])))
+    torch.save(state, tmp_path / "last.pt")
+    with pytest.raises(UserError, match="another architecture"):
+        _codec_trainer(tmp_path).train()
+    (tmp_path / "last.pt").write_bytes(b"broken")
+    with pytest.raises(UserError, match="cannot be read"):
+        _codec_trainer(tmp_path).train()
+
+
+def test_learning_rate_warms_up_stays_and_falls_to_zero():
+    config = TrainConfig(warmup_steps=10, decay_fraction=0.5)
+    assert learning_rate_factor(config, 0, 0.0) == pytest.approx(0.1)
+    assert learning_rate_factor(config, 50, 0.4) == pytest.approx(1.0)
+    assert learning_rate_factor(config, 50, 0.75) == pytest.approx(0.5)
+    assert learning_rate_factor(config, 50, 1.0) == pytest.approx(0.0)
+
+
+def test_wrong_settings_are_named(data, tmp_path):
+    with pytest.raises(UserError, match="precision"):
+        _codec_trainer(tmp_path, precision="fp8")
+    with pytest.raises(UserError, match="no episodes"):
+        train_codec(recipes.codec_tiny(), tmp_path, tmp_path / "run")
+    with pytest.raises(UserError, match="choose one of tiny"):
+        recipes.world_recipe("huge")
+
+
+@pytest.mark.parametrize("name", sorted(recipes.WORLD_RECIPES))
+def test_every_recipe_builds(name):
+    from context_as_memory.transformer import WorldTransformer
+
+    with torch.device("meta"):
+        model = WorldTransformer(recipes.world_recipe(name).model)
+        ImageAutoencoder(recipes.codec_recipe(name).model)
+    size = sum(p.numel() for p in model.parameters()) / 1e6
+    low, high = {"tiny": (0, 0.1), "light": (5, 10), "base": (18, 22)}[name]
+    assert low < size < high
+
+
+_TWO_PROCESSES = """
+import sys
+sys.path[:0] = {paths!r}
+import os, torch, tiny
+from dataclasses import replace
+from pathlib import Path
+from context_as_memory.cli import recipes
+from context_as_memory.training.trainer import Trainer
+from context_as_memory.training.world import WorldTask
+import numpy as np
+torch.set_num_threads(1)
+recipe = recipes.world_tiny()
+limit = 1e-9 if sys.argv[2] == "stop" else None
+recipe = replace(recipe, train=replace(recipe.train, sample_every=100, stop_after_minutes=limit))
+videos = [(tiny.walk(60), np.random.default_rng(0).normal(size=(60, 4, 2, 4)).astype(np.float16))]
+trainer = Trainer(tiny.model(), WorldTask(recipe, videos, []), recipe.train, Path(sys.argv[1]))
+trainer.train()
+state = trainer.averaged_state()
+print("STEP", trainer.rank, trainer.step, float(sum(v.double().abs().sum() for v in state.values())), flush=True)
+torch.distributed.destroy_process_group()
+os._exit(0)
+"""
+
+
+def test_the_same_loop_shards_over_processes(tmp_path):
+    """Two processes under torchrun (FSDP2 on gloo): both hold the same averaged weights, and the run resumes."""
+    script = tmp_path / "job.py"
+    script.write_text(_TWO_PROCESSES.format(paths=[str(Path(__file__).parent), str(Path(__file__).parents[1] / "src")]))
+    for mode, step in (("stop", 1), ("go", 3)):
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node=2",
+            str(script),
+            str(tmp_path / "run"),
+            mode,
+        ]
+        result = subprocess.run(
+            command, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        lines = [line.split() for line in result.stdout.splitlines() if line.startswith("STEP")]
+        assert result.returncode == 0, result.stderr
+        assert sorted(line[1] for line in lines) == ["0", "1"]
+        assert {line[2] for line in lines} == {str(step)}
+        assert len({line[3] for line in lines}) == 1
