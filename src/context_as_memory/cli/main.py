@@ -1,0 +1,294 @@
+"""The command line: `cam generate`, `retrieve`, `render`, `check`, `encode`, `train`, `evaluate-returns`.
+
+Every subcommand is a dataclass; its fields are the flags. Heavy modules are imported when a command runs, so that
+`cam --help` answers at once. Bad input ends with one line on stderr and exit code 2, Ctrl-C with exit code 130.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from context_as_memory import __version__
+from context_as_memory.errors import UserError
+from context_as_memory.evaluation.config import GenerateConfig, GroundTruthConfig, Strategy
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrieve:
+    """Which remembered frames would be the context? From camera poses alone: no model, no pictures."""
+
+    cameras: tyro.conf.Positional[Path]
+    """Camera file: poses.npy, a folder with it, an Unreal JSON or a RealEstate10K file."""
+    query: int
+    """Frame number that the context is for."""
+    memory: Strategy = "coverage"
+    """How the context is chosen."""
+    max_context: int = 8
+    """Frames in the context, the most recent one included."""
+    literal: bool = False
+    """With `paper`: the published rule as it stands, without near limit and special cases."""
+    past_only: bool = False
+    """Choose among earlier frames only; otherwise among later ones as well, as in the paper's labels."""
+    seed: int = 0
+    """For the strategies that draw at random."""
+    json: bool = False
+    """Print one JSON object instead of text."""
+    plot: Path | None = None
+    """Write a PNG with the map there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Render:
+    """Make training and test videos with exact cameras from the Freedoom maps (needs the `render` extra)."""
+
+    out: Path
+    """Folder for the episodes; finished ones in it are kept."""
+    maps: tuple[str, ...] = ("all",)
+    """all, train, val, test, or names such as f1_E1M3."""
+    frames_per_video: int = 1000
+    """Length of each video."""
+    videos_per_map: int = 2
+    """Different paths through each map."""
+    seed: int = 0
+    """Same seed, same paths."""
+    workers: int = 2
+    """Videos rendered at once."""
+    raw: bool = False
+    """Store plain arrays instead of videos."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """Look for broken episodes; exit code 2 if there are any."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder of episodes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encode:
+    """Encode all frames of a data set once, for training."""
+
+    data: Path
+    """Folder of episodes."""
+    weights: str = "default"
+    """Folder whose `vae` encodes: `default`, a world, or the output of `cam train codec`."""
+    cache: Path
+    """Folder for the latents; what is there already is kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Training:
+    data: Path
+    """Folder of episodes made by `cam render`."""
+    out: Path
+    """Folder for checkpoints, curves and the final weights; a run found there is resumed."""
+    recipe: Literal["base", "light", "tiny"] = "base"
+    """Complete named settings; the flags below change single ones."""
+    steps: int | None = None
+    """Stop after this many steps."""
+    budget_minutes: float | None = None
+    """Stop after this much training time, over all resumes; the learning rate follows whichever ends first."""
+    batch_size: int | None = None
+    """Samples per step and process."""
+    seed: int | None = None
+    """Initial weights, order of samples, noise."""
+    device: str | None = None
+    """auto, cpu, cuda or cuda:1."""
+    threads: int | None = None
+    """CPU threads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCodec(_Training):
+    """Train the image autoencoder; weights end in OUT/vae."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainWorld(_Training):
+    """Train the denoiser; a complete world folder ends in OUT/world."""
+
+    codec: Path
+    """Folder of the autoencoder: the output of `cam train codec` or its `vae`."""
+    cache: Path
+    """Folder of latents (`cam encode`); missing ones are made."""
+
+
+Train = Annotated[
+    Annotated[TrainCodec, tyro.conf.subcommand("codec")] | Annotated[TrainWorld, tyro.conf.subcommand("world")],
+    tyro.conf.subcommand("train", description="Train the autoencoder or the denoiser."),
+]
+Command = (
+    Annotated[GenerateConfig, tyro.conf.subcommand("generate")]
+    | Annotated[Retrieve, tyro.conf.subcommand("retrieve")]
+    | Annotated[GroundTruthConfig, tyro.conf.subcommand("evaluate-returns")]
+    | Annotated[Render, tyro.conf.subcommand("render")]
+    | Annotated[Check, tyro.conf.subcommand("check")]
+    | Annotated[Encode, tyro.conf.subcommand("encode")]
+    | Train
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. argv: words after `cam`, those of the process if None."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words == ["--version"]:
+        print(f"cam {__version__}")
+        return 0
+    try:
+        command: Any = tyro.cli(
+            Command,
+            args=words,
+            prog="cam",
+            description="Context-as-Memory: camera-controlled video in which every generated frame is remembered. "
+            "`cam COMMAND --help` explains a command, `cam --version` tells the version.",
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+        return _RUN[type(command)](command)
+    except UserError as error:
+        return _fail(str(error))
+    except OSError as error:  # a full disk, a folder taken away: nothing a traceback would explain better
+        where = f": {error.filename}" if error.filename else ""
+        return _fail(f"{error.strerror or error}{where}")
+    except KeyboardInterrupt:
+        print("cam: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _fail(message: str) -> int:
+    print("cam: error: " + " ".join(message.split()), file=sys.stderr)
+    return BAD_INPUT
+
+
+def _generate(config: GenerateConfig) -> int:
+    from context_as_memory.evaluation.generate import generate, summary_lines
+
+    report = generate(config)
+    print("\n".join(summary_lines(report, config.out)))
+    return INTERRUPTED if report["interrupted"] else 0
+
+
+def _retrieve(command: Retrieve) -> int:
+    from context_as_memory.evaluation.retrieval_map import retrieve_command
+
+    retrieve_command(
+        cameras=command.cameras,
+        query=command.query,
+        memory=command.memory,
+        json=command.json,
+        plot=command.plot,
+        literal=command.literal,
+        max_context=command.max_context,
+        seed=command.seed,
+        past_only=command.past_only,
+    )
+    return 0
+
+
+def _evaluate(config: GroundTruthConfig) -> int:
+    from context_as_memory.evaluation.ground_truth import evaluate_ground_truth
+
+    evaluate_ground_truth(config)
+    return 0
+
+
+def _render(command: Render) -> int:
+    from context_as_memory.data.render import render_dataset
+
+    maps: str | tuple[str, ...] = command.maps
+    if len(command.maps) == 1 and command.maps[0] in ("all", "train", "val", "test"):
+        maps = command.maps[0]
+    summary = render_dataset(
+        command.out,
+        maps=maps,
+        frames_per_video=command.frames_per_video,
+        videos_per_map=command.videos_per_map,
+        seed=command.seed,
+        workers=command.workers,
+        raw=command.raw,
+    )
+    print(summary)
+    return 0
+
+
+def _check(command: Check) -> int:
+    from context_as_memory.data.episode import check_dataset
+
+    broken = check_dataset(command.folder)
+    for name, problems in broken.items():
+        print(f"{name}: {'; '.join(problems)}")
+    if broken:
+        return _fail(f"{len(broken)} broken episode{'s' if len(broken) > 1 else ''} in {command.folder}; render again")
+    print(f"no broken episode in {command.folder}")
+    return 0
+
+
+def _encode(command: Encode) -> int:
+    from context_as_memory.codec import ImageAutoencoder
+    from context_as_memory.data.precompute import encode_dataset
+    from context_as_memory.weights import fingerprint, from_pretrained, resolve
+
+    folder = resolve(command.weights)
+    vae = folder / "vae" if (folder / "vae").is_dir() else folder
+    codec = from_pretrained(vae, expect=ImageAutoencoder)
+    episodes = encode_dataset(command.data, command.cache, codec, fingerprint(vae))
+    print(f"latents of {len(episodes)} episodes in {command.cache}")
+    return 0
+
+
+def _train_codec(command: TrainCodec) -> int:
+    from context_as_memory.cli.recipes import codec_recipe
+    from context_as_memory.training.codec import train_codec
+
+    recipe = codec_recipe(command.recipe)
+    recipe = replace(recipe, train=replace(recipe.train, **_training_changes(command)))
+    _print_figures(train_codec(recipe, command.data, command.out))
+    return 0
+
+
+def _train_world(command: TrainWorld) -> int:
+    from context_as_memory.cli.recipes import world_recipe
+    from context_as_memory.training.world import train_world
+
+    recipe = world_recipe(command.recipe)
+    recipe = replace(recipe, train=replace(recipe.train, **_training_changes(command)))
+    _print_figures(train_world(recipe, command.data, command.codec, command.cache, command.out))
+    return 0
+
+
+def _training_changes(command: _Training) -> dict[str, Any]:
+    """The flags that were given, as changes of a `TrainConfig`."""
+    if command.threads is not None:
+        if command.threads < 1:
+            raise UserError(f"--threads is {command.threads}; give at least 1")
+        import torch
+
+        torch.set_num_threads(command.threads)
+    names = ("steps", "budget_minutes", "batch_size", "seed", "device")
+    changes = {name: getattr(command, name) for name in names if getattr(command, name) is not None}
+    for name in ("steps", "budget_minutes", "batch_size"):
+        if name in changes and changes[name] <= 0:
+            raise UserError(f"--{name.replace('_', '-')} is {changes[name]}; give more than 0")
+    return changes
+
+
+def _print_figures(figures: dict[str, float]) -> None:
+    print("  ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+
+
+_RUN: dict[type, Callable[[Any], int]] = {
+    GenerateConfig: _generate,
+    Retrieve: _retrieve,
+    GroundTruthConfig: _evaluate,
+    Render: _render,
+    Check: _check,
+    Encode: _encode,
+    TrainCodec: _train_codec,
+    TrainWorld: _train_world,
+}

@@ -1,0 +1,77 @@
+"""Settings of `cam generate` and `cam evaluate-returns`. Apart from the code that uses them, and from NumPy, so that
+`cam --help` answers at once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Strategy = Literal["coverage", "paper", "recent", "random", "first"]  # of `retrieval.STRATEGIES`
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """Walk into a picture: generate a video along a camera path, remembering every frame."""
+
+    out: Path
+    """Folder for video.mp4, comparison.mp4, inspector.png and report.json; made if need be, these four are
+    overwritten."""
+    image: Path | None = None
+    """Picture to start from; scaled and cropped to the model's size."""
+    start: str | None = None
+    """Name of a start frame shipped with the package, instead of --image."""
+    demo: bool = False
+    """The shipped start frame and the shipped path."""
+    actions: str | None = None
+    """Path as keys and frames, e.g. "w-40,l-24,w-40,j-24": wasd move, jl turn, ik look up and down, none waits."""
+    trajectory: Path | None = None
+    """Path as a file, instead of --actions: poses.npy [N,4,4] (camera-to-world, x right, y down, z forward, metres), a
+    folder with it, an Unreal JSON or a RealEstate10K file. The first pose is the camera of the picture, the others are
+    generated."""
+    intrinsics: Path | None = None
+    """With a poses.npy: fx fy cx cy [4] or [N,4] in pixels of the picture as given. Otherwise --hfov-deg is used."""
+    memory: Strategy = "coverage"
+    """How the context is chosen."""
+    max_context: int | None = None
+    """Frames in the context, the most recent one included; as stored with the weights if not given."""
+    steps: int | None = None
+    """Denoising steps; as stored with the weights if not given."""
+    seed: int = 0
+    """Same seed, same video."""
+    weights: str = "default"
+    """`default` or a folder made by `cam train world`."""
+    hfov_deg: float = 90.0
+    """Horizontal field of view of the picture as given, in degrees."""
+    fps: float = 15.0
+    """Frames per second of the videos."""
+    threads: int | None = None
+    """CPU threads."""
+    compare: bool = True
+    """Also generate the same path with the most recent frames as the only context, for comparison."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundTruthConfig:
+    """Judge memory on returns in recorded videos, with and without it."""
+
+    data: Path
+    """Folder of episodes made by `cam render`."""
+    split: str = "test"
+    """train, val or test: only test maps are unknown to the shipped weights."""
+    weights: str = "default"
+    """`default` or a folder made by `cam train world`."""
+    clips: int = 48
+    """Number of returns, spread evenly over the episodes."""
+    seed: int = 0
+    """Chooses the returns and the noise."""
+    max_context: int = 8
+    """Frames in the context, the same for every strategy."""
+    max_withheld: int = 64
+    """Frames before a return that may be withheld so that the last remembered ones do not show it."""
+    steps: int | None = None
+    """Denoising steps; as stored with the weights if not given."""
+    threads: int | None = None
+    """CPU threads."""
+    json: Path | None = None
+    """File for the numbers."""
+    sheet: Path | None = None
+    """PNG with one row of pictures per return."""

@@ -1,0 +1,59 @@
+"""Start frames shipped with the package: a picture and where it was taken."""
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from context_as_memory.camera import Cameras, look
+from context_as_memory.errors import UserError
+from context_as_memory.video import read_image
+
+
+@dataclass(frozen=True)
+class StartFrame:
+    """frame: uint8 [H, W, 3]; camera: the one it was taken with, in pixels of that picture; about: map, licence and the
+    rest."""
+
+    name: str
+    frame: np.ndarray
+    camera: Cameras
+    about: dict[str, Any]
+
+
+def start_folder() -> Path:
+    """Where the shipped start frames lie: `<name>.png` and `<name>.json` each."""
+    return Path(str(resources.files("context_as_memory"))) / "assets" / "start"
+
+
+def start_names(folder: Path | None = None) -> list[str]:
+    """Names of the start frames, sorted."""
+    return sorted(path.stem for path in (folder or start_folder()).glob("*.json"))
+
+
+def start_frame(name: str | None = None, folder: Path | None = None) -> StartFrame:
+    """Load a start frame by name; None takes the first one.
+
+    The JSON file holds position [3] (metres, z up), yaw_deg, fx, fy, cx, cy (pixels of the picture), map and licence.
+    Raises `UserError` for a name that does not exist or a damaged file.
+    """
+    folder = folder or start_folder()
+    names = start_names(folder)
+    if not names:
+        raise UserError("this installation ships no start frames; give a picture with --image")
+    name = names[0] if name is None else name
+    if name not in names:
+        raise UserError(f"no start frame {name!r}; choose one of {', '.join(names)}")
+    frame = read_image(folder / f"{name}.png")
+    try:
+        about = json.loads((folder / f"{name}.json").read_text())
+        intrinsics = np.array([about[key] for key in ("fx", "fy", "cx", "cy")], dtype=np.float64)
+        camera = look(
+            about["position"], float(np.radians(about["yaw_deg"])), intrinsics, frame.shape[1], frame.shape[0]
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"start frame {name}: {name}.json is damaged ({error}); install the package again") from error
+    return StartFrame(name, frame, camera, about)

@@ -1,0 +1,34 @@
+"""Settings for every test, made before anything heavy is imported."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests are tiny; threads only fight each other
+os.environ.setdefault("MPLBACKEND", "Agg")  # no display
+
+import pytest
+from hypothesis import settings
+
+# The same examples on every machine, and no deadline: a busy machine is slow, not wrong.
+settings.register_profile("repository", derandomize=True, deadline=None, database=None)
+settings.load_profile("repository")
+
+
+def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
+    skips = {"gpu": (_no_gpu, "no CUDA device"), "weights": (_no_weights, "no weights in assets/")}
+    for name, (missing, reason) in skips.items():
+        marked = [item for item in items if item.get_closest_marker(name)]
+        if marked and missing():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _no_gpu() -> bool:
+    import torch
+
+    return not torch.cuda.is_available()
+
+
+def _no_weights() -> bool:
+    return not any((Path(__file__).parents[1] / "src" / "context_as_memory" / "assets").rglob("*.safetensors"))
