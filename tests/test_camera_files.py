@@ -23,8 +23,20 @@ from context_as_memory.camera import (
 )
 from context_as_memory.errors import UserError
 
-PUBLIC_POSES = Path(__file__).parent / "data" / "unreal_cameras.json"
 K = pinhole(90, 160, 96)
+
+
+def unreal_file(folder: Path) -> Path:
+    """A path of our own in the layout of the paper's pose files: pieces of 76 steps of 4 m, yaw unwrapped past 180."""
+    share = np.arange(153) / 76
+    x, y, yaw = 10_000 + 400 * share, 30 - 20 * share, 150 + 40 * share  # centimetres and degrees
+    frames = {
+        str(i): {"position": [x[i], y[i], -200.0], "rotation": [0.0, 0.0, yaw[i]], "scale": [1.0, 1.0, 1.0]}
+        for i in range(153)
+    }
+    file = folder / "unreal_cameras.json"
+    file.write_text(json.dumps({"CineCameraActor": frames}))
+    return file
 
 
 def any_cameras(seed: int, count: int = 5) -> Cameras:
@@ -102,10 +114,10 @@ def test_unreal_angles_follow_a_second_derivation(tmp_path):
     np.testing.assert_allclose(read_unreal_json(file).c2w[:, :3, :3], turned.as_matrix() @ level, atol=1e-12)
 
 
-def test_the_public_pose_file():
-    """Facts of the Context-as-Memory data set (arXiv 2506.03141): pieces of 76 steps, 3 to 6 m, under 60 degrees."""
-    cameras = read_cameras(PUBLIC_POSES)
-    raw = json.loads(PUBLIC_POSES.read_text())["CineCameraActor"]
+def test_unreal_poses_become_right_handed_metres(tmp_path):
+    file = unreal_file(tmp_path)
+    cameras = read_cameras(file)
+    raw = json.loads(file.read_text())["CineCameraActor"]
     assert len(cameras) == len(raw) == 153
     assert (cameras.width, cameras.height) == (640, 360)
     np.testing.assert_allclose(np.degrees(cameras.hfov_rad), 52.67)
@@ -122,12 +134,13 @@ def test_the_public_pose_file():
     assert (np.einsum("ni,ni->n", joints.forward[1:], joints.forward[:-1]) > np.cos(np.radians(60))).all()
 
 
-def test_public_pose_file_survives_rewriting(tmp_path):
-    cameras = read_cameras(PUBLIC_POSES)
+def test_unreal_file_survives_rewriting(tmp_path):
+    original = unreal_file(tmp_path)
+    cameras = read_cameras(original)
     write_unreal_json(cameras, tmp_path / "copy.json")
     old, new = (
         [frame["rotation"][2] for frame in json.loads(file.read_text())["CineCameraActor"].values()]
-        for file in (PUBLIC_POSES, tmp_path / "copy.json")
+        for file in (original, tmp_path / "copy.json")
     )
     np.testing.assert_allclose(np.diff(new), np.diff(old), atol=1e-9)  # yaw stays unwrapped
     np.testing.assert_allclose(read_cameras(tmp_path / "copy.json").c2w, cameras.c2w, atol=1e-12)

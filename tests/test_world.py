@@ -68,6 +68,22 @@ def test_memory_is_read():
     assert (frames[0] != frames[1]).any()
 
 
+def test_a_video_codec_with_temporal_factor_four_walks_too():
+    """Wan's codec: a chunk of 2 latents is 8 frames, decoded as the continuation of the recent frame."""
+    pytest.importorskip("diffusers")
+    from context_as_memory.codec_wan import WanCodec
+
+    codec = WanCodec.tiny().eval()
+    channels = codec.latent_channels
+    settings = WorldConfig(width=32, height=16, chunk_latents=2, num_steps=1, retrieval=RetrievalConfig(max_context=4))
+    world = World(tiny.model(in_channels=channels, out_channels=channels), codec, settings, device="cpu")
+    cameras = tiny.walk(14)
+    world.reset(tiny.pictures(1), cameras[:1])
+    assert [len(chunk.frames_u8) for chunk in world.rollout(cameras[1:])] == [8, 5]
+    assert len(world.bank) == 14
+    np.testing.assert_array_equal(world.bank.cameras.c2w, cameras.c2w)
+
+
 def test_a_step_without_commit_leaves_the_memory_alone():
     cameras = tiny.walk(9)
     world = tiny.world()
@@ -87,9 +103,10 @@ def test_bad_input_is_one_clear_error():
         world.step(cameras[:1])
     with pytest.raises(UserError, match="no start frame"):
         world.reset(tiny.pictures(0), cameras[:0])
+    world.reset(tiny.pictures(1), cameras[:1])
     with pytest.raises(UserError, match="32x16"):
         world.reset(np.zeros((1, 8, 8, 3), np.uint8), cameras[:1])
-    world.reset(tiny.pictures(1), cameras[:1])
+    assert len(world.bank) == 1, "a refused reset leaves the world as it was"
     with pytest.raises(UserError, match="1 to 2 cameras"):
         world.step(cameras[:3])
 

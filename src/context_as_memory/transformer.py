@@ -152,7 +152,7 @@ class Placement:
         with torch.autocast(
             x.device.type, enabled=False
         ):  # geometry stays in fp32: bf16 loses metres far from the anchor
-            carried, rest = x.float().tensor_split((self.split,), dim=-1)
+            carried, rest = x.float().split((self.split, x.shape[-1] - self.split), dim=-1)
             if matrix is not None:
                 carried = _carry(carried, matrix)
             if rotary:

@@ -79,22 +79,32 @@ class World:
 
     # -- the method ----------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def reset(self, frames_u8: np.ndarray, cameras: Cameras) -> None:
         """Forget everything and start from T >= 1 frames, uint8 [T, H, W, 3], and their cameras."""
         if len(frames_u8) == 0:
             raise UserError("world: no start frame; give at least one picture and its camera")
+        before = self.bank
+        self.bank = MemoryBank()
+        try:
+            self.remember(frames_u8, cameras)
+        except BaseException:
+            self.bank = before  # bad start frames leave the world as it was
+            raise
+        self._chunks = 0
+
+    @torch.inference_mode()
+    def remember(self, frames_u8: np.ndarray, cameras: Cameras) -> None:
+        """Add frames that were not generated here, uint8 [T, H, W, 3], to the memory, each encoded alone."""
         size = (self.config.width, self.config.height)
         if (cameras.width, cameras.height) != size or frames_u8.shape[1:3] != size[::-1]:
             raise UserError(
                 f"world: start frames are {frames_u8.shape[2]}x{frames_u8.shape[1]}, these weights make "
                 f"{size[0]}x{size[1]}; use video.fit_frame and Cameras.resized"
             )
-        bank = MemoryBank()
         for start in range(0, len(frames_u8), 64):
             part = slice(start, start + 64)
-            bank.append(frames_u8[part], cameras[part], self.codec.encode_frames(self._video(frames_u8[part]))[0])
-        self.bank, self._chunks = bank, 0
+            latents = self.codec.encode_frames(self._video(frames_u8[part]))[0]
+            self.bank.append(frames_u8[part], cameras[part], latents)
 
     @torch.inference_mode()
     def step(self, cameras: Cameras, *, retrieval: RetrievalConfig | None = None, commit: bool = True) -> Chunk:

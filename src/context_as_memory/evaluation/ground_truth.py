@@ -21,7 +21,7 @@ from context_as_memory.evaluation.metrics import Interval, mean_interval, psnr, 
 from context_as_memory.evaluation.report import contact_sheet, environment, interval_json, write_json
 from context_as_memory.evaluation.returns import pose_distance, return_tasks
 from context_as_memory.retrieval import Retrieval
-from context_as_memory.video import to_video, write_image
+from context_as_memory.video import write_image
 
 if TYPE_CHECKING:
     from context_as_memory.world import World
@@ -111,18 +111,12 @@ def run_tasks(world: "World", tasks: Sequence[Task], strategies: Sequence[str] =
 def remember(world: "World", frames_u8: np.ndarray, cameras: Cameras) -> None:
     """Make the world's memory hold exactly these recorded frames; what it holds of them already is not encoded
     again."""
-    import torch
-
     held = len(world.bank)
     known = 0 < held <= len(cameras) and np.array_equal(world.bank.cameras.c2w, cameras.c2w[:held])
     if not (known and np.array_equal(world.bank.frames_u8(held - 1)[0], frames_u8[held - 1])):
         world.reset(frames_u8, cameras)
         return
-    for begin in range(held, len(cameras), 64):
-        part = slice(begin, begin + 64)
-        with torch.inference_mode():
-            latents = world.codec.encode_frames(to_video(frames_u8[part]).to(world.device))[0]
-        world.bank.append(frames_u8[part], cameras[part], latents)
+    world.remember(frames_u8[held:], cameras[held:])
 
 
 def nearest(cameras: Cameras, among: np.ndarray, targets: Cameras) -> np.ndarray:
