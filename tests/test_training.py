@@ -122,7 +122,7 @@ def test_stopping_at_any_step_and_resuming_changes_nothing(tmp_path):
 
 def test_training_reduces_the_loss(tmp_path):
     recipe = recipes.codec_tiny()
-    train = replace(recipe.train, steps=60, learning_rate=3e-3, log_every=1, sample_every=1000, batch_size=8)
+    train = replace(recipe.train, steps=200, learning_rate=3e-3, log_every=1, sample_every=1000, batch_size=8)
     torch.manual_seed(0)
     colours = np.random.default_rng(0).integers(0, 256, (20, 1, 1, 3), dtype=np.uint8)
     frames = np.ascontiguousarray(np.broadcast_to(colours, (20, tiny.HEIGHT, tiny.WIDTH, 3)))  # noise cannot be learned

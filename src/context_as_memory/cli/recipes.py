@@ -58,7 +58,7 @@ def world_light() -> WorldRecipe:
     model = TransformerConfig(num_attention_heads=4, attention_head_dim=64, ffn_dim=1024, num_layers=6)
     train = TrainConfig(
         steps=40_000,
-        budget_minutes=68,
+        budget_minutes=62,
         batch_size=16,
         optimizer="muon",
         learning_rate=1.5e-3,

@@ -296,14 +296,20 @@ class Trainer:
     def _sample(self) -> dict[str, float]:
         """Swap the averaged weights in, let the task draw, swap back."""
         kept = [p.detach().clone() for p in self.parameters]
-        with torch.no_grad():
-            torch._foreach_copy_([p.data for p in self.parameters], self.ema)
-            self.model.eval()
-            folder = self.folder / "samples"
-            folder.mkdir(exist_ok=True)
-            figures = self.task.sample(self.model, folder, self.step)
-            torch._foreach_copy_([p.data for p in self.parameters], kept)
-        return figures
+        folder = self.folder / "samples"
+        folder.mkdir(exist_ok=True)
+        self._fill(self.ema)
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                return self.task.sample(self.model, folder, self.step)
+        finally:
+            self._fill(kept)
+
+    @torch.no_grad()
+    def _fill(self, values: list[Tensor]) -> None:
+        for parameter, value in zip(self.parameters, values, strict=True):
+            parameter.copy_(value)
 
 
 class _Progress:
