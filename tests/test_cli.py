@@ -357,7 +357,7 @@ def test_other_commands_explain_missing_data(world: Path, tmp_path: Path, capsys
         words("train", "codec", "--data", none, "--out", tmp_path / "run"),
         words("train", "world", "--data", none, "--codec", none, "--cache", none, "--out", tmp_path / "run"),
         words("render", "--maps", "f9_E9M9", "--out", tmp_path / "render"),
-        words("retrieve", none, "--query", 3),
+        words("retrieve", "--cameras", none, "--query", 3),
     ):
         assert len(complaint(capsys, arguments)) > 30
 
@@ -365,5 +365,5 @@ def test_other_commands_explain_missing_data(world: Path, tmp_path: Path, capsys
 def test_retrieve_answers_for_a_pose_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start = look((0, 0, 0), 0.0, pinhole(90, 32, 24), 32, 24)
     write_poses(cameras_from_actions(start, "j-40,l-40"), tmp_path)
-    assert main(words("retrieve", tmp_path, "--query", 78, "--past-only", "--json")) == 0
+    assert main(words("retrieve", "--cameras", tmp_path, "--query", 78, "--past-only", "--json")) == 0
     assert json.loads(capsys.readouterr().out)

@@ -98,7 +98,7 @@ class Retrieval:
     first to explain; `paper`: share of the target poses whose ray test it passes; other strategies, and the most recent
     frame in every strategy: exact overlap (mean over `ranking_poses`).
     candidates: int64 [c], ascending: all retrievable entries that pass the strategy's overlap rule (strategies without
-    one: all retrievable entries), the most recent frame left out.
+    one: all retrievable entries); the most recent frame is among them if it passes.
     """
 
     indices: Indices
@@ -132,8 +132,9 @@ def retrieve(
         raise UserError(f"allowed is {eligible.dtype} {list(eligible.shape)}: give {number} booleans, one a frame")
     if number == 0:
         return Retrieval(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64))
+    last_eligible = recent is not None and bool(eligible[recent])
     if recent is not None:
-        eligible[recent] = False
+        eligible[recent] = False  # it has a slot of its own
 
     basis = ground_basis(bank)
     views, goals = planar(bank, basis), planar(target, basis)
@@ -147,18 +148,20 @@ def retrieve(
     def overlap(indices: Indices) -> Floats:
         return np.asarray(fov_overlap(rankers, take(views, indices), config.near_m, config.far_m).mean(0))
 
-    candidates = pool
+    candidates, recent_passes = pool, np.ones(len(last), bool)
     if config.strategy == "coverage":
         shared = overlap(np.append(pool, last))
         passed = np.flatnonzero(shared[: len(pool)] > MIN_OVERLAP)
         candidates = pool[passed]
         picks, scores = _coverage(views, keys, candidates, shared[passed], recent, budget, config)
         scores = np.append(scores, shared[len(pool) :])
+        recent_passes = shared[len(pool) :] > MIN_OVERLAP
     elif config.strategy == "paper":
         share = paper_overlap(goals, take(views, pool), config).mean(0)
         candidates = pool[share > 0]
         picks = thin_runs(candidates, views.origin, goals.origin.mean(0), recent, budget, config.paper_far_share, rng)
         scores = np.append(share[np.searchsorted(pool, picks)], overlap(last))
+        recent_passes = paper_overlap(goals, take(views, last), config).any(0)
     else:
         if config.strategy == "recent":
             older = pool if recent is None else pool[pool < recent]
@@ -168,6 +171,8 @@ def retrieve(
         else:
             picks = pool[:budget]
         scores = overlap(np.append(picks, last))
+    if last_eligible:
+        candidates = np.union1d(candidates, last[recent_passes])
     return Retrieval(np.append(picks, last).astype(np.int64), scores.astype(np.float64), candidates.astype(np.int64))
 
 

@@ -157,6 +157,8 @@ def read_cameras(path: str | Path, *, width: int | None = None, height: int | No
         return read_poses(path, width=wide, height=high)
     if head.startswith((b"{", b"[")):
         return read_unreal_json(path) if size is None else read_unreal_json(path, width=size[0], height=size[1])
+    if path.suffix.lower() in (".mp4", ".mkv", ".mov", ".webm", ".avi"):
+        raise UserError(f"{path} is a video and holds no cameras; name its poses.npy or the folder with it")
     if size is None:
         raise UserError(
             f"{path}: neither a pose array nor JSON; if it is a RealEstate10K file, give width and height too"

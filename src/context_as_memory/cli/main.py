@@ -23,7 +23,7 @@ BAD_INPUT, INTERRUPTED = 2, 130
 class Retrieve:
     """Which remembered frames would be the context? From camera poses alone: no model, no pictures."""
 
-    cameras: tyro.conf.Positional[Path]
+    cameras: Path
     """Camera file: poses.npy, a folder with it, an Unreal JSON or a RealEstate10K file."""
     query: int
     """Frame number that the context is for."""
@@ -95,6 +95,8 @@ class _Training:
     """Stop after this many steps."""
     budget_minutes: float | None = None
     """Stop after this much training time, over all resumes; the learning rate follows whichever ends first."""
+    stop_after_minutes: float | None = None
+    """End this call with a checkpoint; the same command continues."""
     batch_size: int | None = None
     """Samples per step and process."""
     seed: int | None = None
@@ -270,9 +272,9 @@ def _training_changes(command: _Training) -> dict[str, Any]:
         import torch
 
         torch.set_num_threads(command.threads)
-    names = ("steps", "budget_minutes", "batch_size", "seed", "device")
+    names = ("steps", "budget_minutes", "stop_after_minutes", "batch_size", "seed", "device")
     changes = {name: getattr(command, name) for name in names if getattr(command, name) is not None}
-    for name in ("steps", "budget_minutes", "batch_size"):
+    for name in ("steps", "budget_minutes", "stop_after_minutes", "batch_size"):
         if name in changes and changes[name] <= 0:
             raise UserError(f"--{name.replace('_', '-')} is {changes[name]}; give more than 0")
     return changes

@@ -1,6 +1,7 @@
 """Training of the denoiser (`cam train world`)."""
 
 import json
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,8 @@ def train_world(recipe: WorldRecipe, data: Path, codec: Path, cache: Path, out: 
             f"training: the codec has {vae.latent_channels} latent channels, "
             f"the recipe's model {recipe.model.in_channels}; choose a recipe that fits the codec"
         )
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not (Path(cache) / "stamp.json").exists():
+        raise UserError(f"training: several processes need finished latents in {cache}; run `cam encode` first")
     episodes = encode_dataset(Path(data), Path(cache), vae, fingerprint(codec_folder))
     videos: dict[str, list[Video]] = {"train": [], "val": []}
     for episode in episodes:

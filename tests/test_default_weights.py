@@ -1,0 +1,34 @@
+"""The weights that are shipped with the package: they load, fit, and show what they were given."""
+
+import numpy as np
+import pytest
+
+from context_as_memory.camera import cameras_from_actions
+from context_as_memory.evaluation.metrics import psnr
+from context_as_memory.evaluation.start import start_frame, start_names
+from context_as_memory.weights import resolve
+from context_as_memory.world import World
+
+pytestmark = pytest.mark.weights
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World.from_pretrained("default", device="cpu")
+
+
+def test_they_are_small():
+    size = sum(path.stat().st_size for path in resolve("default").rglob("*") if path.is_file())
+    assert size <= 45e6
+
+
+@pytest.mark.parametrize("name", start_names())
+def test_a_look_to_the_side_and_back_keeps_the_picture(world, name):
+    """After turning by 15 degrees and back, the start view must be much closer to the start frame than plain grey."""
+    start = start_frame(name)
+    world.reset(start.frame[None], start.camera)
+    chunks = list(world.rollout(cameras_from_actions(start.camera, "j-5,l-5")))
+    back = chunks[-1].frames_u8[-1]
+    np.testing.assert_allclose(chunks[-1].cameras.c2w[-1], start.camera.c2w[0], atol=1e-9)
+    grey = np.broadcast_to(start.frame.mean(axis=(0, 1)).astype(np.uint8), start.frame.shape)
+    assert float(psnr(back, start.frame)) > float(psnr(grey, start.frame)) + 4
