@@ -222,3 +222,23 @@ def test_the_same_loop_shards_over_processes(tmp_path):
         assert sorted(line[1] for line in lines) == ["0", "1"]
         assert {line[2] for line in lines} == {str(step)}
         assert len({line[3] for line in lines}) == 1
+
+
+def test_muon_equals_torchs_up_to_bf16():
+    """Same rule as `torch.optim.Muon`, which rounds to bf16 inside; directions must agree closely over several steps."""
+    from context_as_memory.training.muon import Muon
+
+    generator = torch.Generator().manual_seed(0)
+    starts = [torch.randn(shape, generator=generator) for shape in ((12, 30), (30, 12), (16, 16))]
+    grads = [[torch.randn(start.shape, generator=generator) for start in starts] for _ in range(3)]
+    moved = []
+    for kind in (Muon, torch.optim.Muon):
+        parameters = [torch.nn.Parameter(start.clone()) for start in starts]
+        optimizer = kind(parameters, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+        for step in grads:
+            for parameter, grad in zip(parameters, step, strict=True):
+                parameter.grad = grad.clone()
+            optimizer.step()
+        moved.append([p.detach() - start for p, start in zip(parameters, starts, strict=True)])
+    for ours, theirs in zip(*moved, strict=True):
+        assert (ours - theirs).norm() <= 0.03 * theirs.norm()

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..compute import fast_dtype, pick_device
 from ..errors import UserError
+from .muon import Muon
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,15 +130,8 @@ class Trainer:
             torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
         ]
         if hidden:
-            # match_rms_adamw scales Muon's updates to the size of AdamW's, so that one learning rate serves both
-            optimizers.append(
-                torch.optim.Muon(
-                    hidden,
-                    lr=config.learning_rate,
-                    weight_decay=config.weight_decay,
-                    adjust_lr_fn="match_rms_adamw",
-                )
-            )
+            # updates scaled to the size of AdamW's, so that one learning rate serves both
+            optimizers.append(Muon(hidden, lr=config.learning_rate, weight_decay=config.weight_decay))
         return optimizers
 
     def _distribute(self, model: nn.Module) -> nn.Module:
