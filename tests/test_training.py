@@ -225,7 +225,7 @@ def test_the_same_loop_shards_over_processes(tmp_path):
 
 
 def test_muon_equals_torchs_up_to_bf16():
-    """Same rule as `torch.optim.Muon`, which rounds to bf16 inside; directions must agree closely over several steps."""
+    """Same rule as `torch.optim.Muon`, which rounds to bf16 inside; steps must agree closely."""
     from context_as_memory.training.muon import Muon
 
     generator = torch.Generator().manual_seed(0)

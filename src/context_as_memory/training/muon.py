@@ -1,7 +1,7 @@
 """Muon (arXiv 2502.16982) that computes in the number format this machine is fast in.
 
-torch's own Muon orthogonalises in bf16 always; on a CPU without bf16 instructions that cost a quarter of a training step
-here, five times as much as in fp32. State and settings are torch's.
+torch's own Muon orthogonalises in bf16 always; on a CPU without bf16 instructions that took a quarter of a training
+step. State and settings are torch's.
 """
 
 from collections.abc import Callable
