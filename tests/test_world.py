@@ -200,7 +200,13 @@ def test_world_folder_round_trip_and_foreign_weights(tmp_path):
     export_world(recipe, model.state_dict(), codec, (tiny.WIDTH, tiny.HEIGHT), tmp_path / "world")
     world = World.from_pretrained(tmp_path / "world", device="cpu", seed=5)
     assert world.config == WorldConfig(
-        width=tiny.WIDTH, height=tiny.HEIGHT, chunk_latents=2, num_steps=2, seed=5, retrieval=recipe.retrieval
+        width=tiny.WIDTH,
+        height=tiny.HEIGHT,
+        chunk_latents=2,
+        num_steps=2,
+        seed=5,
+        retrieval=recipe.retrieval,
+        flow=recipe.sampling_flow,
     )
     for (name, mine), theirs in zip(model.state_dict().items(), world.model.state_dict().values(), strict=True):
         assert (mine - theirs.float()).abs().max() <= 2e-3 * max(1.0, float(mine.abs().max())), name
@@ -243,6 +249,22 @@ def test_the_true_velocity_leads_from_noise_to_the_sample():
         assert (euler_sample(lambda _, t: velocity(x, noise), noise, sigmas) - x).abs().max() < 1e-5
     sigma = torch.tensor([0.2, 0.5, 0.9])
     assert (clean_from_velocity(add_noise(x, noise, sigma), velocity(x, noise), sigma) - x).abs().max() < 1e-5
+
+
+def test_preconditioned_outputs_have_unit_variance_and_give_the_velocity():
+    """The exact residual, fed back, is the exact velocity; it has about unit variance at every noise level."""
+    generator = torch.Generator().manual_seed(0)
+    x, noise = torch.randn(5, 4000, generator=generator), torch.randn(5, 4000, generator=generator)
+    sigma = torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0])
+    noisy, flow = add_noise(x, noise, sigma), FlowMatching(preconditioned=True)
+    given = flow.velocity_of(torch.zeros_like(x), noisy, sigma)
+    scale = flow.velocity_of(torch.ones_like(x), noisy, sigma) - given
+    residual = (velocity(x, noise) - given) / scale
+    assert (flow.velocity_of(residual, noisy, sigma) - velocity(x, noise)).abs().max() < 1e-5
+    assert (residual.std(dim=1) - 1).abs().max() < 0.05
+    assert (residual[4] + x[4]).abs().max() < 1e-5, "at pure noise: minus the sample"
+    assert (residual[0] - noise[0]).abs().max() < 1e-5, "without noise: the noise"
+    assert FlowMatching().velocity_of(x, noisy, sigma) is x
 
 
 def test_noise_levels():

@@ -12,13 +12,15 @@ WIDTH, HEIGHT = 64, 48
 
 def save_tiny_world(folder: Path, seed: int = 0) -> Path:
     """Write a world folder for `--weights`: one layer, one step, three context frames."""
+    from dataclasses import asdict
+
     import torch
 
     from context_as_memory.codec import ImageAutoencoder, ImageAutoencoderConfig
     from context_as_memory.retrieval import RetrievalConfig
     from context_as_memory.transformer import TransformerConfig, WorldTransformer
     from context_as_memory.weights import save_pretrained
-    from context_as_memory.world import WorldConfig, world_config_dict
+    from context_as_memory.world import WorldConfig
 
     torch.manual_seed(seed)
     widths, blocks = (4, 4, 4), (1, 1, 1)
@@ -49,7 +51,7 @@ def save_tiny_world(folder: Path, seed: int = 0) -> Path:
     save_pretrained(codec, folder / "vae")
     save_pretrained(model, folder / "transformer")
     config = WorldConfig(width=WIDTH, height=HEIGHT, num_steps=1, retrieval=RetrievalConfig(max_context=3))
-    (folder / "world.json").write_text(json.dumps(world_config_dict(config)))
+    (folder / "world.json").write_text(json.dumps(asdict(config)))
     return folder
 
 

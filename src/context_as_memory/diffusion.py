@@ -22,6 +22,7 @@ class FlowMatching:
     shift: float = 1.0  # > 1 moves levels towards noise: sigma -> shift sigma / (1 + (shift - 1) sigma)
     logit_mean: float = 0.0  # training levels are logit-normal before the shift
     logit_std: float = 1.0
+    preconditioned: bool = False  # False: the network's output is the velocity itself, as in Wan; see `velocity_of`
 
     def __post_init__(self) -> None:
         if self.shift <= 0 or self.logit_std <= 0:
@@ -29,6 +30,20 @@ class FlowMatching:
 
     def _shifted(self, sigma: Tensor) -> Tensor:
         return self.shift * sigma / (1 + (self.shift - 1) * sigma)
+
+    def velocity_of(self, output: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
+        """The velocity that a network output stands for, at noise levels sigma [B].
+
+        Plain networks predict it themselves, which at high noise means to copy the noise through all layers without
+        error before anything can be learned. With preconditioning (the idea of EDM, arXiv 2206.00364, for unit-variance
+        latents) the part that is linear in the noisy input is given, and the output is its residual at unit variance:
+        at sigma = 1 the network predicts the (negative) sample, at sigma = 0 the noise.
+        """
+        if not self.preconditioned:
+            return output
+        level = sigma.to(noisy).view(-1, *[1] * (noisy.ndim - 1))
+        variance = level.square() + (1 - level).square()
+        return (2 * level - 1) / variance * noisy + variance.rsqrt() * output
 
     def training_sigmas(self, count: int, generator: torch.Generator) -> Tensor:
         """Random noise levels [count] in (0, 1)."""

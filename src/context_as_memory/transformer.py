@@ -85,6 +85,7 @@ class TransformerConfig:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept tables may meet training later, where inference tensors are refused
 def _rotary_table(frames: tuple[int, ...], height: int, width: int, dim: int, device: torch.device) -> Tensor:
     """Unit complex numbers [F, n, 1, dim / 2] of the rotary code over frame, row and column, split as in Wan."""
     row_dim = 2 * (dim // 6)
@@ -528,6 +529,7 @@ _PIXEL_OCTAVES = 4
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)
 def _pixel_features(grid: tuple[int, int], device: torch.device) -> Tensor:
     """Centres of the tokens in image coordinates [-1, 1], with sines and cosines of four octaves: [n, 18]."""
     rows, columns = grid

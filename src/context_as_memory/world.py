@@ -8,7 +8,7 @@ for chunk in world.rollout(cameras):
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 from .camera import Cameras
 from .codec import ImageAutoencoder, VideoCodec
 from .compute import fast_dtype, pick_device
-from .diffusion import FlowMatching, euler_sample
+from .diffusion import TIMESTEPS, FlowMatching, euler_sample
 from .errors import UserError
 from .memory import MemoryBank
 from .retrieval import Retrieval, RetrievalConfig, retrieve
@@ -35,7 +35,7 @@ class WorldConfig:
     height: int = 96
     chunk_latents: int = 4  # target latents per chunk; times the codec's temporal factor gives frames
     num_steps: int = 4  # Euler steps per chunk
-    shift: float = 1.0  # of the sampling noise levels
+    flow: FlowMatching = field(default_factory=FlowMatching)  # of sampling
     seed: int = 0
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
 
@@ -168,10 +168,13 @@ class World:
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(1, channels, self.config.chunk_latents, rows, columns, generator=generator).to(self.device)
         context = self.model.prepare(context_latents.unsqueeze(0).to(self.device, dtype), inputs)
-        sigmas = FlowMatching(shift=self.config.shift).sampling_sigmas(self.config.num_steps)
-        return euler_sample(
-            lambda noisy, t: self.model.denoise(noisy.to(dtype), t, context, inputs).float(), noise, sigmas
-        )
+        flow = self.config.flow
+
+        def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
+            output = self.model.denoise(noisy.to(dtype), timestep, context, inputs).float()
+            return flow.velocity_of(output, noisy, timestep / TIMESTEPS)
+
+        return euler_sample(predict, noise, flow.sampling_sigmas(self.config.num_steps))
 
     def _decode(self, context_latents: Tensor, latents: Tensor) -> np.ndarray:
         """Frames of the new latents, uint8; a causal video codec continues from the recent frame's latent."""
@@ -207,11 +210,7 @@ def read_world_config(folder: Path) -> WorldConfig:
     values = read_json(folder / "world.json", "weights")
     where = str(folder / "world.json")
     values["retrieval"] = build_config(RetrievalConfig, values.get("retrieval", {}), where)
+    values["flow"] = build_config(FlowMatching, values.get("flow", {}), where)
     config = build_config(WorldConfig, values, where)
     assert isinstance(config, WorldConfig)
     return config
-
-
-def world_config_dict(config: WorldConfig) -> dict[str, object]:
-    """The content of `world.json`."""
-    return asdict(config)

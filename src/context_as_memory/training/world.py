@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,11 @@ class WorldRecipe:
     sampling_shift: float = 1.0
     min_context: int = 2  # context slots of a batch are drawn from min_context .. retrieval.max_context
     context_noise: float = 0.15  # up to this much noise on memory: generated memory is never perfect
+
+    @property
+    def sampling_flow(self) -> FlowMatching:
+        """The noise levels of sampling."""
+        return replace(self.flow, shift=self.sampling_shift)
 
 
 Video = tuple[Cameras, np.ndarray]  # cameras and latents [T, C, h, w] of an episode
@@ -77,8 +82,11 @@ class WorldTask:
         pool = pool + recipe.context_noise * level * normal(pool.shape)
         sigma = recipe.flow.training_sigmas(len(targets), generator).to(targets.device)
         noise = normal(targets.shape)
-        predicted = model.predict(add_noise(targets, noise, sigma), sigma * TIMESTEPS, pool, batch.inputs)
-        error = (predicted.float() - velocity(targets, noise)).square().mean(dim=(1, 2, 3, 4))
+        noisy = add_noise(targets, noise, sigma)
+        output = model.predict(noisy, sigma * TIMESTEPS, pool, batch.inputs).float()
+        error = (
+            (recipe.flow.velocity_of(output, noisy, sigma) - velocity(targets, noise)).square().mean(dim=(1, 2, 3, 4))
+        )
         high = sigma > 0.5
         figures = {"context_slots": float(batch.inputs.context_mask.shape[2])}
         if high.any():
@@ -124,8 +132,13 @@ class WorldTask:
 
     def _generate(self, model: Any, batch: WorldBatch) -> Tensor:
         noise = torch.randn(batch.targets.shape, generator=torch.Generator().manual_seed(0)).to(batch.targets.device)
-        sigmas = FlowMatching(shift=self.recipe.sampling_shift).sampling_sigmas(self.recipe.num_steps)
-        return euler_sample(lambda x, t: model.predict(x, t, batch.pool, batch.inputs), noise, sigmas)
+        flow = self.recipe.sampling_flow
+
+        def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
+            output = model.predict(noisy, timestep, batch.pool, batch.inputs).float()
+            return flow.velocity_of(output, noisy, timestep / TIMESTEPS)
+
+        return euler_sample(predict, noise, flow.sampling_sigmas(self.recipe.num_steps))
 
     def _pictures(self, latents: Tensor) -> Tensor:
         assert self.codec is not None
@@ -186,7 +199,7 @@ def export_world(
         "height": size[1],
         "chunk_latents": recipe.chunk_latents,
         "num_steps": recipe.num_steps,
-        "shift": recipe.sampling_shift,
+        "flow": asdict(recipe.sampling_flow),
         "retrieval": vars(recipe.retrieval),
     }
     (folder / "world.json").write_text(json.dumps(world, indent=2) + "\n")
