@@ -91,6 +91,11 @@ def test_world_training_ends_in_a_world_that_walks(data, codec_run, tmp_path):
     cameras = tiny.walk(7)
     world.reset(tiny.pictures(1), cameras[:1])
     assert sum(len(chunk.frames_u8) for chunk in world.rollout(cameras[1:])) == 6
+    short = replace(recipe, train=replace(recipe.train, steps=1, learning_rate=0.0))
+    train_world(short, data, codec_run, tmp_path / "cache", tmp_path / "more", init=tmp_path / "run" / "world")
+    continued = World.from_pretrained(tmp_path / "more" / "world", device="cpu")
+    for mine, theirs in zip(world.model.parameters(), continued.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs), "a run that learns nothing keeps the weights it started from"
     with pytest.raises(UserError, match="another codec"):
         other = tmp_path / "codec"
         train_codec(

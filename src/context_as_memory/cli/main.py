@@ -120,6 +120,8 @@ class TrainWorld(_Training):
     """Folder of the autoencoder: the output of `cam train codec` or its `vae`."""
     cache: Path
     """Folder of latents (`cam encode`); missing ones are made."""
+    init: str | None = None
+    """Start a new run from the denoiser of this world folder, or of `default`; a found run is resumed instead."""
 
 
 Train = Annotated[
@@ -260,7 +262,7 @@ def _train_world(command: TrainWorld) -> int:
 
     recipe = world_recipe(command.recipe)
     recipe = replace(recipe, train=replace(recipe.train, **_training_changes(command)))
-    _print_figures(train_world(recipe, command.data, command.codec, command.cache, command.out))
+    _print_figures(train_world(recipe, command.data, command.codec, command.cache, command.out, command.init))
     return 0
 
 

@@ -19,7 +19,7 @@ from ..errors import UserError
 from ..retrieval import RetrievalConfig
 from ..tokens import TokenLayout
 from ..transformer import TransformerConfig, WorldTransformer
-from ..weights import fingerprint, from_pretrained, save_pretrained
+from ..weights import fingerprint, from_pretrained, load_weights, resolve, save_pretrained
 from .trainer import TrainConfig, Trainer
 
 
@@ -153,10 +153,14 @@ def _write_sheet(path: Path, rows: list[Tensor]) -> None:
     Image.fromarray(((picture + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()).save(path)
 
 
-def train_world(recipe: WorldRecipe, data: Path, codec: Path, cache: Path, out: Path) -> dict[str, float]:
+def train_world(
+    recipe: WorldRecipe, data: Path, codec: Path, cache: Path, out: Path, init: str | Path | None = None
+) -> dict[str, float]:
     """Train on the `train` split under `data`, with latents of `codec` (a folder with `vae/`) kept in `cache`.
 
-    Ends with a complete world folder in `out/world`, ready for `World.from_pretrained`. Calling it again resumes.
+    Ends with a complete world folder in `out/world`, ready for `World.from_pretrained`. Calling it again resumes. A new
+    run may start from the denoiser of another world folder (`init`; "default": the embedded one) of equal architecture
+    and, to make sense, with the same codec.
     """
     codec_folder = Path(codec) / "vae" if (Path(codec) / "vae").is_dir() else Path(codec)
     vae = from_pretrained(codec_folder, expect=ImageAutoencoder)
@@ -175,6 +179,9 @@ def train_world(recipe: WorldRecipe, data: Path, codec: Path, cache: Path, out: 
         raise UserError(f"training: no episodes of the train split under {data}; make some with `cam render`")
     torch.manual_seed(recipe.train.seed)
     model = WorldTransformer(recipe.model)
+    if init is not None:
+        start = from_pretrained(resolve(init) / "transformer", expect=WorldTransformer)
+        load_weights(model, start.state_dict(), f"{init} (as --init)")
     task = WorldTask(recipe, videos["train"], videos["val"][:8], vae)
     trainer = Trainer(model, task, recipe.train, Path(out))
     vae.to(trainer.device)
