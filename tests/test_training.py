@@ -87,6 +87,7 @@ def test_world_training_ends_in_a_world_that_walks(data, codec_run, tmp_path):
     train_world(recipe, data, codec_run, tmp_path / "cache", tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert {"memory_psnr_db", "recent_only_psnr_db"} <= set().union(*rows)
+    assert {path.suffix for path in (tmp_path / "run" / "samples").iterdir()} == {".png", ".mp4"}
     world = World.from_pretrained(tmp_path / "run" / "world", device="cpu")
     cameras = tiny.walk(7)
     world.reset(tiny.pictures(1), cameras[:1])

@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..errors import UserError
 from ..retrieval import RetrievalConfig
 from ..tokens import TokenLayout
 from ..transformer import TransformerConfig, WorldTransformer
+from ..video import VideoWriter, to_frames
 from ..weights import fingerprint, from_pretrained, load_weights, resolve, save_pretrained
 from .trainer import TrainConfig, Trainer
 
@@ -94,7 +96,7 @@ class WorldTask:
         return error.mean(), figures
 
     def sample(self, model: Any, folder: Path, step: int) -> dict[str, float]:
-        """Generate fixed validation chunks with memory and with the recent frame only; write them side by side."""
+        """Generate fixed validation chunks with memory and with the recent frame only, and write them."""
         if not self.held_out or self.codec is None:
             return {}
         batch = self._validation_batch()
@@ -111,7 +113,7 @@ class WorldTask:
             mse = (pictures - truth).square().mean(dim=(1, 2, 3, 4))
             figures[f"{name}_psnr_db"] = (10 * torch.log10(4 / mse)).mean().item()
             generated[name] = pictures
-        _write_sheet(folder / f"{step:06d}.png", [truth, generated["memory"], generated["recent_only"]])
+        _write_samples(folder / f"{step:06d}", [truth, generated["memory"], generated["recent_only"]])
         return figures
 
     def _validation_batch(self) -> WorldBatch:
@@ -145,12 +147,17 @@ class WorldTask:
         return self.codec.decode(latents).clamp(-1, 1).cpu()
 
 
-def _write_sheet(path: Path, rows: list[Tensor]) -> None:
-    """Last frame of the first eight chunks: truth, with memory, recent frame only, from top to bottom."""
+def _write_samples(stem: Path, rows: list[Tensor]) -> None:
+    """First eight chunks; truth, with memory, recent frame only from top to bottom: a picture of the last frames and,
+    where a video library is installed, a video of all."""
     from PIL import Image
 
-    picture = torch.cat([torch.cat(list(row[:8, :, -1]), dim=2) for row in rows], dim=1)
-    Image.fromarray(((picture + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()).save(path)
+    film = torch.cat([torch.cat(list(row[:8]), dim=-1) for row in rows], dim=-2)  # [3, T, H, W]
+    frames_u8 = to_frames(film.unsqueeze(0))
+    Image.fromarray(frames_u8[-1]).save(stem.with_suffix(".png"))
+    if find_spec("av") is not None:
+        with VideoWriter(stem.with_suffix(".mp4"), film.shape[-1], film.shape[-2], fps=4) as video:
+            video.write(np.tile(frames_u8, (4, 1, 1, 1)))  # a chunk is short: play it four times
 
 
 def train_world(
