@@ -148,20 +148,21 @@ def retrieve(
     def overlap(indices: Indices) -> Floats:
         return np.asarray(fov_overlap(rankers, take(views, indices), config.near_m, config.far_m).mean(0))
 
-    candidates, recent_passes = pool, np.ones(len(last), bool)
+    candidates: Indices = pool
+    recent_passes: Bools = np.ones(len(last), bool)
     if config.strategy == "coverage":
         shared = overlap(np.append(pool, last))
         passed = np.flatnonzero(shared[: len(pool)] > MIN_OVERLAP)
         candidates = pool[passed]
         picks, scores = _coverage(views, keys, candidates, shared[passed], recent, budget, config)
         scores = np.append(scores, shared[len(pool) :])
-        recent_passes = shared[len(pool) :] > MIN_OVERLAP
+        recent_passes = np.asarray(shared[len(pool) :] > MIN_OVERLAP)
     elif config.strategy == "paper":
         share = paper_overlap(goals, take(views, pool), config).mean(0)
         candidates = pool[share > 0]
         picks = thin_runs(candidates, views.origin, goals.origin.mean(0), recent, budget, config.paper_far_share, rng)
         scores = np.append(share[np.searchsorted(pool, picks)], overlap(last))
-        recent_passes = paper_overlap(goals, take(views, last), config).any(0)
+        recent_passes = np.asarray(paper_overlap(goals, take(views, last), config).any(0))
     else:
         if config.strategy == "recent":
             older = pool if recent is None else pool[pool < recent]
