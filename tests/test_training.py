@@ -200,7 +200,7 @@ trainer = Trainer(tiny.model(), WorldTask(recipe, videos, []), recipe.train, Pat
 trainer.train()
 state = trainer.averaged_state()
 total = float(sum(v.double().abs().sum() for v in state.values()))
-Path(sys.argv[1], f"rank{trainer.rank}.txt").write_text(f"{{trainer.step}} {{total}}")
+Path(sys.argv[1], f"rank{{trainer.rank}}.txt").write_text(f"{{trainer.step}} {{total}}")
 torch.distributed.destroy_process_group()
 os._exit(0)
 """
