@@ -33,7 +33,7 @@ def encode_dataset(
     """Encode every episode of the splits that the cache lacks; returns the episodes. Interrupted work is continued."""
     from rich.progress import track
 
-    episodes = [episode for split in splits for episode in list_episodes(data, split)]
+    episodes = [episode for episode in list_episodes(data) if episode.split in splits]
     if not episodes:
         raise UserError(f"encode: no episodes of {' or '.join(splits)} under {data}; make some with `cam render`")
     cache = Path(cache)

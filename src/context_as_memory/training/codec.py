@@ -95,10 +95,11 @@ def train_codec(recipe: CodecRecipe, data: Path, out: Path) -> dict[str, float]:
 
     Calling it again resumes. Returns the last logged figures.
     """
-    episodes = list_episodes(data, "train")
+    every = list_episodes(data)
+    episodes = [episode for episode in every if episode.split == "train"]
     if not episodes:
         raise UserError(f"training: no episodes of the train split under {data}; make some with `cam render`")
-    held_out = list_episodes(data, "val") or episodes[-1:]
+    held_out = [episode for episode in every if episode.split == "val"] or episodes[-1:]
     frames = load_frames(episodes, recipe.frame_stride)
     validation = np.concatenate([episode.frames()[::400][:3] for episode in held_out[:8]])
     torch.manual_seed(recipe.train.seed)
