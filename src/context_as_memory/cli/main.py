@@ -105,6 +105,8 @@ class _Training:
     """auto, cpu, cuda or cuda:1."""
     threads: int | None = None
     """CPU threads."""
+    init: str | None = None
+    """Start a new run from the weights of this world folder, or of `default`; a found run is resumed instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +122,6 @@ class TrainWorld(_Training):
     """Folder of the autoencoder: the output of `cam train codec` or its `vae`."""
     cache: Path
     """Folder of latents (`cam encode`); missing ones are made."""
-    init: str | None = None
-    """Start a new run from the denoiser of this world folder, or of `default`; a found run is resumed instead."""
 
 
 Train = Annotated[
@@ -252,7 +252,7 @@ def _train_codec(command: TrainCodec) -> int:
 
     recipe = codec_recipe(command.recipe)
     recipe = replace(recipe, train=replace(recipe.train, **_training_changes(command)))
-    _print_figures(train_codec(recipe, command.data, command.out))
+    _print_figures(train_codec(recipe, command.data, command.out, command.init))
     return 0
 
 

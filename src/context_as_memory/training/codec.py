@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..codec import CodecLossConfig, ImageAutoencoder, ImageAutoencoderConfig, codec_loss
 from ..data.episode import Episode, list_episodes
 from ..errors import UserError
-from ..weights import save_pretrained
+from ..weights import from_pretrained, load_weights, resolve, save_pretrained
 from .trainer import TrainConfig, Trainer
 
 
@@ -90,10 +90,11 @@ def measure_latents(codec: ImageAutoencoder, frames: np.ndarray) -> None:
     codec.latent_std.copy_(raw.std(dim=(0, 2, 3)))
 
 
-def train_codec(recipe: CodecRecipe, data: Path, out: Path) -> dict[str, float]:
+def train_codec(recipe: CodecRecipe, data: Path, out: Path, init: str | Path | None = None) -> dict[str, float]:
     """Train on the `train` split under `data`, keep pictures of the `val` split; weights end in `out/vae`.
 
-    Calling it again resumes. Returns the last logged figures.
+    Calling it again resumes. A new run may start from the autoencoder of a world folder (`init`; "default": the
+    embedded one) of equal architecture. Returns the last logged figures.
     """
     every = list_episodes(data)
     episodes = [episode for episode in every if episode.split == "train"]
@@ -104,6 +105,9 @@ def train_codec(recipe: CodecRecipe, data: Path, out: Path) -> dict[str, float]:
     validation = np.concatenate([episode.frames()[::400][:3] for episode in held_out[:8]])
     torch.manual_seed(recipe.train.seed)
     model = ImageAutoencoder(recipe.model)
+    if init is not None:
+        start = from_pretrained(resolve(init) / "vae", expect=ImageAutoencoder)
+        load_weights(model, start.state_dict(), f"{init} (as --init)")
     task = CodecTask(recipe, frames, validation)
     trainer = Trainer(model, task, recipe.train, Path(out))
     figures = trainer.train()
