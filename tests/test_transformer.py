@@ -1,6 +1,7 @@
 """The denoiser: parity with diffusers, with its own slow paths, and the invariances that memory relies on."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 import tiny
+from context_as_memory.camera import Cameras, look, pinhole
 from context_as_memory.compute import blocked_attention, fused_attention
 from context_as_memory.errors import UserError
 from context_as_memory.retrieval import RetrievalConfig, retrieve
@@ -17,6 +19,7 @@ from context_as_memory.tokens import CameraTensors, ModelInputs, TokenLayout, bu
 from context_as_memory.transformer import (
     TransformerConfig,
     WorldTransformer,
+    _ray_table,
     from_diffusers_config,
     projections,
 )
@@ -82,7 +85,12 @@ def _inputs(
     return replace(built, context_index=torch.arange(len(built.context_positions)).view(1, 1, -1) * built.context_mask)
 
 
-MODES = [("joint", "additive"), ("joint", "prope"), ("cached", "additive"), ("cached", "prope"), ("per_frame", "prope")]
+MODES = [
+    (mode, camera)
+    for mode in ("joint", "cached", "per_frame")
+    for camera in ("additive", "prope", "rays")
+    if (mode, camera) != ("per_frame", "additive")
+]
 
 
 @pytest.mark.parametrize(("mode", "camera"), MODES)
@@ -96,7 +104,7 @@ def test_empty_slots_change_nothing(mode, camera):
     assert (exact - padded).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("camera", ["additive", "prope"])
+@pytest.mark.parametrize("camera", ["additive", "prope", "rays"])
 def test_cached_context_equals_recomputation_in_every_step(camera):
     """Reference: one joint pass in which an attention mask keeps context from seeing targets."""
     model = tiny.model(camera=camera, context_mode="cached")
@@ -175,7 +183,7 @@ def test_invariant_under_rigid_motion_of_the_world(seed, mode):
     assert (here - there).abs().max() <= 1e-4
 
 
-@pytest.mark.parametrize("camera", ["additive", "prope"])
+@pytest.mark.parametrize("camera", ["additive", "prope", "rays"])
 def test_cameras_matter(camera):
     model = tiny.model(camera=camera, context_mode="cached")
     pool, noisy, t = torch.randn(1, 4, 3, 2, 4), torch.randn(1, 4, 2, 2, 4), torch.tensor([400.0])
@@ -196,6 +204,44 @@ def test_projections_are_inverse_and_project_points():
     x, y, depth, _ = (to_image[2] @ torch.tensor([*(point / 4.0), 1.0]).float()).tolist()
     assert abs(x / depth - 1 / 3) < 1e-5
     assert abs(y / depth) < 1e-5
+
+
+def _ray_codes(config: TransformerConfig, cameras: Cameras, anchor: Cameras, grid: tuple[int, int]) -> np.ndarray:
+    c2w = torch.from_numpy(anchor.w2c @ cameras.c2w).float()
+    tensors = CameraTensors(c2w[None], torch.from_numpy(cameras.normalized_K())[None].float())
+    return _ray_table(config, (0,) * len(cameras), grid, torch.device("cpu"), tensors)[0].numpy()
+
+
+def test_ray_codes_equal_a_plain_reference():
+    config = TransformerConfig(num_attention_heads=3, attention_head_dim=32, camera="rays")
+    cameras, rows, columns = tiny.walk(4), 2, 4
+    codes = _ray_codes(config, cameras, cameras[[0]], (rows, columns))
+    fx, fy, cx, cy = cameras.normalized_K()[0]
+    for i, row, column in product(range(4), range(rows), range(columns)):
+        x, y = (2 * column + 1) / columns - 1, (2 * row + 1) / rows - 1
+        ray = np.array([(x - cx) / fx, (y - cy) / fy, 1.0])
+        for head, depth in enumerate((1.5, 18**0.5, 12.0)):
+            point = cameras.c2w[i] @ [*(depth * ray / np.linalg.norm(ray)), 1.0]
+            right, down, ahead, _ = cameras.w2c[0] @ point
+            yaw, pitch = np.arctan2(right, ahead), np.arctan2(down, np.hypot(right, ahead))
+            code = codes[i, row * columns + column, head]
+            frequencies = np.array([1.0, 6.0, 40.0])
+            expected = np.concatenate([np.ones(2), np.exp(1j * yaw * frequencies), np.exp(1j * pitch * frequencies)])
+            assert np.abs(code - expected).max() < 1e-4
+
+
+@given(st.floats(-150, 150))
+def test_ray_codes_agree_where_two_cameras_see_the_same_point(degrees):
+    """Both cameras look at one point from the distance that the head supposes; their middle tokens have one code."""
+    config = TransformerConfig(num_attention_heads=2, attention_head_dim=64, camera="rays", ray_depths_m=(2.0, 5.0))
+    angle = np.radians(degrees)
+    for head, depth in enumerate((2.0, 5.0)):
+        positions = np.array([[0, 0, 0], [depth * (1 - np.cos(angle)), -depth * np.sin(angle), 0]])  # on a circle
+        cameras = look(positions, np.array([0.0, angle]), pinhole(90, 99, 99), 99, 99)
+        codes = _ray_codes(config, cameras, cameras[[0]], (3, 3))
+        assert np.abs(codes[0, 4, head] - codes[1, 4, head]).max() < 1e-3
+        if abs(degrees) > 10:
+            assert np.abs(codes[0, 4, 1 - head] - codes[1, 4, 1 - head]).max() > 0.1
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -55,6 +55,26 @@ def test_reset_leaves_a_fresh_world():
         np.testing.assert_array_equal(a.frames_u8, b.frames_u8)
 
 
+@pytest.mark.parametrize("kept_frames", [0, 3, 32])
+def test_keeping_keys_and_values_changes_nothing_but_time(kept_frames):
+    """A long walk that keeps few or many frames' keys and values equals one that computes all in every chunk."""
+    cameras = tiny.walk(31)
+    world, plain = tiny.world(kept_frames=kept_frames), tiny.world(kept_frames=0)
+    encoded = []
+    encode = world.model.encode_context
+    world.model.encode_context = lambda latents, *rest, **more: (
+        encoded.append(latents.shape[2]) or encode(latents, *rest, **more)
+    )
+    used = 0
+    for chunk, reference in zip(_rolled(world, cameras), _rolled(plain, cameras), strict=True):
+        used += len(chunk.retrieval.indices)
+        np.testing.assert_array_equal(chunk.retrieval.indices, reference.retrieval.indices)
+        difference = chunk.frames_u8.astype(int) - reference.frames_u8
+        assert np.abs(difference).max() <= 1, "equal up to rounding"
+        assert len(world._kept) <= kept_frames
+    assert sum(encoded) == used if kept_frames == 0 else sum(encoded) < used
+
+
 def test_memory_is_read():
     """Another picture in the memory, another next frame."""
     cameras = tiny.walk(9)
@@ -152,9 +172,9 @@ def test_dataset_and_world_build_identical_inputs():
         seen = {}
         original = world.model.prepare
 
-        def spy(pool, inputs, text=None, seen=seen, original=original):
+        def spy(pool, inputs, seen=seen, original=original, **more):
             seen.update(pool=pool, inputs=inputs)
-            return original(pool, inputs, text)
+            return original(pool, inputs, **more)
 
         world.model.prepare = spy  # type: ignore[method-assign]
         world.step(cameras[targets])

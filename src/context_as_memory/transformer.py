@@ -5,9 +5,10 @@ no context the outputs are equal. On top of it (paper sections 3 and 4 of arXiv 
 
 - explicit frame positions: targets keep the positions of pre-training, context frames get new ones;
 - one timestep per frame: context is clean, t = 0;
-- cameras in every block, either `additive` (the paper: one linear layer from the 3x4 pose, added to the input of
+- cameras in every block: `additive` (the paper: one linear layer from the 3x4 pose, added to the input of
   self-attention) or `prope` (arXiv 2507.10496: half of each head's channels is carried through the projective transform
-  of its frame, so that attention sees only relative cameras and no world coordinates);
+  of its frame, so that attention sees only relative cameras and no world coordinates), or `rays` (`prope`, and the rest
+  of each head turns by the direction in which a token's ray meets a supposed depth, see `_ray_table`);
 - three ways to read the context. `joint`: all tokens attend to all, in every denoising step (the paper). `cached`:
   context attends to context only, its keys and values are computed once per chunk. `per_frame`: every context frame is
   encoded on its own, so its keys and values depend on nothing but its latent and could be kept for ever.
@@ -51,20 +52,21 @@ class TransformerConfig:
     cross_attn_norm: bool = True
     eps: float = 1e-6
 
-    camera: str = "prope"  # none | additive | prope
+    camera: str = "rays"  # none | additive | prope | rays
     context_mode: str = "per_frame"  # joint | cached | per_frame
     translation_scale_m: float = 4.0  # metres that count as 1 inside the model: about the distance of a wall
+    ray_depths_m: tuple[float, float] = (1.5, 12.0)  # `rays`: the depths that the first and the last head suppose
 
     def __post_init__(self) -> None:
-        if self.camera not in ("none", "additive", "prope"):
-            raise UserError(f"transformer config: camera {self.camera!r} is not one of none, additive, prope")
+        if self.camera not in ("none", "additive", "prope", "rays"):
+            raise UserError(f"transformer config: camera {self.camera!r} is not one of none, additive, prope, rays")
         if self.context_mode not in ("joint", "cached", "per_frame"):
             raise UserError(
                 f"transformer config: context_mode {self.context_mode!r} is not one of joint, cached, per_frame"
             )
         if self.context_mode == "per_frame" and self.camera == "additive":
             raise UserError(
-                "transformer config: per_frame context needs camera=prope; an additive pose is not relative"
+                "transformer config: per_frame context needs camera=prope or rays; an additive pose is not relative"
             )
         if self.patch_size[0] != 1:
             raise UserError("transformer config: patches must span one frame, since frames are the unit of memory")
@@ -76,9 +78,14 @@ class TransformerConfig:
         return self.num_attention_heads * self.attention_head_dim
 
     @property
+    def relative_cameras(self) -> bool:
+        """Whether attention sees cameras relative to each other only."""
+        return self.camera in ("prope", "rays")
+
+    @property
     def rotary_dim(self) -> int:
-        """Channels per head that carry frame, row and column; with `prope` the other half carries the camera."""
-        return self.attention_head_dim // 2 if self.camera == "prope" else self.attention_head_dim
+        """Channels per head that turn with the token's place; with relative cameras the others carry the camera."""
+        return self.attention_head_dim // 2 if self.relative_cameras else self.attention_head_dim
 
 
 # -- positions and cameras inside attention ----------------------------------------------------------------------------
@@ -101,8 +108,54 @@ def _rotary_table(frames: tuple[int, ...], height: int, width: int, dim: int, de
     return torch.polar(torch.ones_like(angle), angle).to(torch.complex64).to(device)
 
 
+_RAY_FRAME_PAIRS = 2
+_RAY_FINEST = 40.0  # turns per radian / 2 pi of the finest code: half a token of the default model
+
+
+def _ray_table(
+    config: TransformerConfig,
+    frames: tuple[int, ...],
+    grid: tuple[int, int],
+    device: torch.device,
+    cameras: CameraTensors | None,
+) -> Tensor:
+    """Unit complex numbers [B, F, n, heads, pairs] of the rotary code over frame, and yaw and pitch of ray points.
+
+    Two tokens show the same thing where their rays meet the same surface. Its depth is not known, so every head
+    supposes another one (`ray_depths_m`, log-spaced): the point at that depth along the token's ray, seen from the
+    chunk's first target camera, gives yaw and pitch. Where a head's depth is right, a target and the memory of it have
+    equal codes, and attention finds one from the other as it finds a neighbour in a picture. Values are turned along,
+    so that what arrives at a query tells how far it lies from it. RayRoPE (arXiv 2601.15275) predicts a depth per token
+    instead. Without cameras every frame is seen by itself, through a lens of 90 degrees.
+    """
+    y, x = _token_centres(grid).to(device).unbind(-1)
+    if cameras is None:
+        c2w = torch.eye(4, device=device).expand(1, len(frames), 4, 4)
+        K = torch.tensor([1.0, grid[1] / grid[0], 0.0, 0.0], device=device).expand(1, len(frames), 4)
+    else:
+        c2w, K = cameras.c2w.float(), cameras.K.float()
+    fx, fy, cx, cy = K.unsqueeze(-2).unbind(-1)
+    direction = torch.stack(torch.broadcast_tensors((x - cx) / fx, (y - cy) / fy, torch.ones_like(x)), dim=-1)
+    direction = nn.functional.normalize(direction, dim=-1) @ c2w[..., :3, :3].mT
+    near, far = config.ray_depths_m
+    depth = near * (far / near) ** torch.linspace(0, 1, config.num_attention_heads, device=device)
+    point = c2w[..., None, None, :3, 3] + depth.view(-1, 1) * direction.unsqueeze(-2)  # [B, F, n, heads, 3]
+    yaw = torch.atan2(point[..., 0], point[..., 2])
+    pitch = torch.atan2(point[..., 1], torch.hypot(point[..., 0], point[..., 2]))
+    pairs = config.rotary_dim // 2
+    count = (pairs - _RAY_FRAME_PAIRS) // 2
+    # Whole numbers: the code is the same after a full turn.
+    frequency = _RAY_FINEST ** torch.linspace(0, 1, count, device=device)
+    frequency = frequency.round()
+    rate = 4.0 ** -torch.arange(pairs - 2 * count, device=device, dtype=torch.float32)
+    frame = torch.tensor(frames, device=device, dtype=torch.float32).view(-1, 1, 1, 1) * rate
+    parts = (yaw.unsqueeze(-1) * frequency, pitch.unsqueeze(-1) * frequency)
+    angle = torch.cat((frame.expand(*yaw.shape, -1), *parts), dim=-1)
+    return torch.polar(torch.ones_like(angle), angle)
+
+
 def _rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Rotate channel pairs of x [B, F, n, heads, dim], each a complex number, by a table [F, n, 1, dim / 2]."""
+    """Rotate channel pairs of x [B, F, n, heads, dim], complex numbers, by a table that broadcasts against them."""
     pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * table).flatten(-2)
 
@@ -133,7 +186,7 @@ def _carry(x: Tensor, matrix: Tensor) -> Tensor:
 
 
 class Placement:
-    """Where frames stand in time and space: the rotary code and, with `prope`, the cameras, for q, k, v, output."""
+    """Where frames stand in time and space: rotary code and relative cameras, for queries, keys, values and outputs."""
 
     def __init__(
         self,
@@ -144,33 +197,41 @@ class Placement:
         cameras: CameraTensors | None = None,
     ) -> None:
         self.split = config.attention_head_dim - config.rotary_dim
-        self.table = _rotary_table(frames, *grid, config.rotary_dim, device)
+        self.rays = config.camera == "rays"
+        if self.rays:
+            self.table = _ray_table(config, frames, grid, device, cameras)
+        else:
+            self.table = _rotary_table(frames, *grid, config.rotary_dim, device)
         self.to_image = self.to_world = None
         if self.split and cameras is not None:
             self.to_image, self.to_world = projections(cameras, config.translation_scale_m)
 
-    def _apply(self, x: Tensor, matrix: Tensor | None, rotary: bool) -> Tensor:
+    def _apply(self, x: Tensor, matrix: Tensor | None, table: Tensor | None) -> Tensor:
         with torch.autocast(
             x.device.type, enabled=False
         ):  # geometry stays in fp32: bf16 loses metres far from the anchor
             carried, rest = x.float().split((self.split, x.shape[-1] - self.split), dim=-1)
             if matrix is not None:
                 carried = _carry(carried, matrix)
-            if rotary:
-                rest = _rotate(rest, self.table)
+            if table is not None:
+                rest = _rotate(rest, table)
             return (torch.cat((carried, rest), dim=-1) if self.split else rest).to(x.dtype)
 
     def query(self, q: Tensor) -> Tensor:
-        return self._apply(q, None if self.to_image is None else self.to_image.mT, rotary=True)
+        return self._apply(q, None if self.to_image is None else self.to_image.mT, self.table)
 
     def key(self, k: Tensor) -> Tensor:
-        return self._apply(k, self.to_world, rotary=True)
+        return self._apply(k, self.to_world, self.table)
 
     def value(self, v: Tensor) -> Tensor:
-        return v if self.to_world is None else self._apply(v, self.to_world, rotary=False)
+        if self.rays:
+            return self._apply(v, self.to_world, self.table)
+        return v if self.to_world is None else self._apply(v, self.to_world, None)
 
     def output(self, o: Tensor) -> Tensor:
-        return o if self.to_image is None else self._apply(o, self.to_image, rotary=False)
+        if self.rays:
+            return self._apply(o, self.to_image, self.table.conj())
+        return o if self.to_image is None else self._apply(o, self.to_image, None)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -313,7 +374,7 @@ class WorldTransformer(nn.Module):
         self.norm_out = nn.LayerNorm(config.width, config.eps, elementwise_affine=False)
         self.proj_out = nn.Linear(config.width, config.out_channels * math.prod(config.patch_size))
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, config.width) / config.width**0.5)
-        if config.camera == "prope":
+        if config.relative_cameras:
             # With relative cameras a token must know where it stands in its own picture to be a ray; this tells it.
             self.pixel_embedding = nn.Linear(2 + 2 * 2 * _PIXEL_OCTAVES, config.width)
         self._initialise()
@@ -340,7 +401,7 @@ class WorldTransformer(nn.Module):
         x = self.patch_embedding(latents.to(self.patch_embedding.weight.dtype))
         grid = (x.shape[-2], x.shape[-1])
         tokens = rearrange(x, "b d f h w -> b f (h w) d")
-        if self.config.camera == "prope":
+        if self.config.relative_cameras:
             tokens = tokens + self.pixel_embedding(_pixel_features(grid, tokens.device).to(tokens.dtype))
         return tokens, grid
 
@@ -438,10 +499,13 @@ class WorldTransformer(nn.Module):
             kept = [(k.view(batch, frames, *k.shape[2:]), v.view(batch, frames, *v.shape[2:])) for k, v in kept]
         return kept
 
-    def prepare(self, pool: Tensor, inputs: ModelInputs, text: Tensor | None = None) -> Context:
+    def prepare(
+        self, pool: Tensor, inputs: ModelInputs, text: Tensor | None = None, encoded: KeysValues | None = None
+    ) -> Context:
         """Read the context of S x G chunks whose frames lie in pools of M clean latents, [S, C, M, h, w].
 
-        A frame that several chunks of a segment use is encoded once in `per_frame` mode (packing).
+        A frame that several chunks of a segment use is encoded once in `per_frame` mode (packing). There the keys and
+        values of the pool, [S, M, n, heads, hd] per layer, may be given as `encoded`, if they are known already.
         """
         segments, _, frames = pool.shape[:3]
         groups = inputs.context_index.shape[1]
@@ -458,7 +522,7 @@ class WorldTransformer(nn.Module):
         if self.config.context_mode == "per_frame":
             kept = [
                 (k.flatten(0, 1).index_select(0, flat), v.flatten(0, 1).index_select(0, flat))
-                for k, v in self.encode_context(pool, text=text)
+                for k, v in encoded or self.encode_context(pool, text=text)
             ]
             kept = [(k.unflatten(0, mask.shape), v.unflatten(0, mask.shape)) for k, v in kept]
         else:
@@ -528,14 +592,19 @@ class WorldTransformer(nn.Module):
 _PIXEL_OCTAVES = 4
 
 
+def _token_centres(grid: tuple[int, int]) -> Tensor:
+    """Row and column centres of the tokens in image coordinates [-1, 1]: [n, 2]."""
+    rows, columns = grid
+    y = (torch.arange(rows) + 0.5) / rows * 2 - 1
+    x = (torch.arange(columns) + 0.5) / columns * 2 - 1
+    return torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)
+
+
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
 def _pixel_features(grid: tuple[int, int], device: torch.device) -> Tensor:
     """Centres of the tokens in image coordinates [-1, 1], with sines and cosines of four octaves: [n, 18]."""
-    rows, columns = grid
-    y = (torch.arange(rows) + 0.5) / rows * 2 - 1
-    x = (torch.arange(columns) + 0.5) / columns * 2 - 1
-    centre = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)
+    centre = _token_centres(grid)
     angle = (centre.unsqueeze(-1) * torch.pi * 2.0 ** torch.arange(_PIXEL_OCTAVES)).flatten(-2)
     return torch.cat((centre, angle.sin(), angle.cos()), dim=-1).to(device)
 

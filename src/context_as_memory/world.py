@@ -7,6 +7,7 @@ for chunk in world.rollout(cameras):
 """
 
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from .errors import UserError
 from .memory import MemoryBank
 from .retrieval import Retrieval, RetrievalConfig, retrieve
 from .tokens import ModelInputs, TokenLayout, build_model_inputs
-from .transformer import WorldTransformer
+from .transformer import KeysValues, WorldTransformer
 from .weights import build_config, from_pretrained, read_json, resolve
 
 
@@ -38,6 +39,7 @@ class WorldConfig:
     flow: FlowMatching = field(default_factory=FlowMatching)  # of sampling
     seed: int = 0
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    kept_frames: int = 32  # frames whose keys and values stay in working memory from chunk to chunk (`per_frame` only)
 
     @property
     def layout(self) -> TokenLayout:
@@ -62,6 +64,7 @@ class World:
         self.model, self.codec, self.config = model, codec, config
         self.bank = MemoryBank()
         self._chunks = 0  # numbers the noise of a chunk; with the seed it is the whole random state
+        self._kept: OrderedDict[int, KeysValues] = OrderedDict()  # by bank entry, least recently used first
 
     @classmethod
     def from_pretrained(cls, name: str | Path = "default", *, device: str = "auto", **changes: object) -> "World":
@@ -91,6 +94,7 @@ class World:
             self.bank = before  # bad start frames leave the world as it was
             raise
         self._chunks = 0
+        self._kept.clear()
 
     @torch.inference_mode()
     def remember(self, frames_u8: np.ndarray, cameras: Cameras) -> None:
@@ -130,7 +134,8 @@ class World:
         layout = replace(self.config.layout, max_context=max(self.config.layout.max_context, len(found.indices)))
         inputs = build_model_inputs(layout, memory, targets, found)
         context_latents = self.bank.latents(inputs.context_index[0, 0].numpy())
-        latents = self._denoise(context_latents, inputs, seed)
+        encoded = self._keys_values(inputs.context_index[0, 0].tolist())
+        latents = self._denoise(context_latents, inputs, seed, encoded)
         clock.lap("denoise")
 
         frames_u8 = self._decode(context_latents, latents)[:wanted]
@@ -160,14 +165,39 @@ class World:
         missing = self.chunk_frames - len(cameras)
         return Cameras.concat([cameras, *[cameras[-1]] * missing]) if missing else cameras
 
-    def _denoise(self, context_latents: Tensor, inputs: ModelInputs, seed: int) -> Tensor:
-        """Sample target latents [1, C, P, h, w] given context latents [C, K, h, w]."""
+    def _keys_values(self, entries: list[int]) -> KeysValues | None:
+        """Keys and values of bank entries, [1, K, n, heads, hd] per layer; only those that are not kept are computed.
+
+        They depend on nothing but a frame's latent (`per_frame`), so they hold for ever; the last `kept_frames` used
+        ones are kept. None where context frames see each other and nothing can be kept.
+        """
+        if self.model.config.context_mode != "per_frame":
+            return None
+        missing = [entry for entry in entries if entry not in self._kept]
+        if missing:
+            latents = self.bank.latents(np.array(missing)).unsqueeze(0)
+            new = self.model.encode_context(latents.to(self.device, next(self.model.parameters()).dtype))
+            for row, entry in enumerate(missing):
+                # Copies: a view would hold the whole batch in memory.
+                self._kept[entry] = [(k[:, row].clone(), v[:, row].clone()) for k, v in new]
+        for entry in entries:
+            self._kept.move_to_end(entry)
+        layers = zip(*(self._kept[entry] for entry in entries), strict=True)
+        found = [tuple(torch.stack(parts, dim=1) for parts in zip(*layer, strict=True)) for layer in layers]
+        while len(self._kept) > self.config.kept_frames:
+            self._kept.popitem(last=False)
+        return [(k, v) for k, v in found]
+
+    def _denoise(
+        self, context_latents: Tensor, inputs: ModelInputs, seed: int, encoded: KeysValues | None = None
+    ) -> Tensor:
+        """Sample target latents [1, C, P, h, w] given context latents [C, K, h, w] (and what is known of them)."""
         dtype = next(self.model.parameters()).dtype
         channels, slots, rows, columns = context_latents.shape
         inputs = replace(inputs, context_index=torch.arange(slots).view(1, 1, -1)).to(self.device)
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(1, channels, self.config.chunk_latents, rows, columns, generator=generator).to(self.device)
-        context = self.model.prepare(context_latents.unsqueeze(0).to(self.device, dtype), inputs)
+        context = self.model.prepare(context_latents.unsqueeze(0).to(self.device, dtype), inputs, encoded=encoded)
         flow = self.config.flow
 
         def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
