@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -300,12 +301,16 @@ def test_a_hang_and_a_crash_name_the_video_and_leave_nothing(tmp_path, monkeypat
     with pytest.raises(UserError, match=rf"1 of 1 videos failed.*{MAP}_0: no answer within 0\.05 s"):
         render.render_dataset(tmp_path, timeout_s=0.05, **recipe)
     crash = tmp_path / "crash.sh"
-    crash.write_text("#!/bin/sh\nkill -SEGV $$\n")
+    engine = tmp_path / "engine.pid"  # what the crashed process leaves running must end too
+    crash.write_text(f"#!/bin/sh\nsleep 600 &\necho $! > {engine}\nkill -SEGV $$\n")
     crash.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(crash))
     with pytest.raises(UserError, match=rf"{MAP}_0: the engine crashed \(SIGSEGV\)"):
         render.render_dataset(tmp_path, **recipe)
-    assert list(tmp_path.iterdir()) == [crash]
+    assert set(tmp_path.iterdir()) == {crash, engine}
+    orphan, patience = Path("/proc") / engine.read_text().strip() / "stat", time.monotonic() + 10
+    while orphan.exists() and orphan.read_text().split()[2] not in "ZX":  # the signal is sent, its work takes a moment
+        assert time.monotonic() < patience, "the engine outlived its renderer"
 
 
 @pytest.mark.parametrize(

@@ -250,6 +250,20 @@ def test_world_folder_round_trip_and_foreign_weights(tmp_path):
         World.from_pretrained(tmp_path / "nothing")
 
 
+def test_a_world_folder_may_hold_wans_autoencoder(tmp_path):
+    pytest.importorskip("diffusers")
+    from context_as_memory.codec_wan import WanCodec
+
+    codec = WanCodec.tiny()
+    codec.save_pretrained(tmp_path / "vae")
+    channels = codec.latent_channels
+    save_pretrained(tiny.model(in_channels=channels, out_channels=channels), tmp_path / "transformer")
+    (tmp_path / "world.json").write_text('{"width": 32, "height": 16, "chunk_latents": 2, "num_steps": 1}')
+    world = World.from_pretrained(tmp_path, device="cpu")
+    cameras = tiny.walk(9)
+    assert [len(chunk.frames_u8) for chunk in _rolled(world, cameras)] == [8]
+
+
 def test_saving_keeps_sixteen_bit_floats(tmp_path):
     codec = tiny.codec()
     save_pretrained(codec, tmp_path)

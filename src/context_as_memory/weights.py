@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .codec import ImageAutoencoder, ImageAutoencoderConfig
+from .codec import ImageAutoencoder, ImageAutoencoderConfig, VideoCodec
 from .errors import UserError
 from .transformer import TransformerConfig, WorldTransformer
 
@@ -91,6 +91,19 @@ def from_pretrained(folder: Path, *, expect: type[nn.Module] | None = None, dtyp
         raise UserError(f"weights: {folder / WEIGHTS_FILE} is damaged ({error}); fetch or train it again") from error
     load_weights(model, state, str(folder))
     return model.to(dtype).eval()
+
+
+def open_codec(folder: Path) -> VideoCodec:
+    """Load the codec in a folder: our image autoencoder, or Wan's video autoencoder as diffusers saves it.
+
+    Raises `UserError` when files are missing or damaged, or hold something else.
+    """
+    if read_json(Path(folder) / "config.json", "weights").get("_class_name") == "AutoencoderKLWan":
+        from .codec_wan import WanCodec  # needs diffusers
+
+        return WanCodec.from_pretrained(folder)
+    codec: VideoCodec = from_pretrained(folder, expect=ImageAutoencoder)
+    return codec
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor], where: str) -> None:

@@ -11,13 +11,14 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .camera import Cameras
-from .codec import ImageAutoencoder, VideoCodec
+from .codec import VideoCodec
 from .compute import fast_dtype, pick_device
 from .diffusion import TIMESTEPS, FlowMatching, euler_sample
 from .errors import UserError
@@ -25,7 +26,7 @@ from .memory import MemoryBank
 from .retrieval import Retrieval, RetrievalConfig, retrieve
 from .tokens import ModelInputs, TokenLayout, build_model_inputs
 from .transformer import KeysValues, WorldTransformer
-from .weights import build_config, from_pretrained, read_json, resolve
+from .weights import build_config, from_pretrained, open_codec, read_json, resolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +78,8 @@ class World:
         target = pick_device(device)
         config = read_world_config(folder)
         model = from_pretrained(folder / "transformer", expect=WorldTransformer).to(target, fast_dtype(target.type))
-        codec = from_pretrained(folder / "vae", expect=ImageAutoencoder).to(target)
-        return cls(model, codec, replace(config, **changes), device)  # type: ignore[arg-type]
+        codec: Any = open_codec(folder / "vae")
+        return cls(model, codec.to(target), replace(config, **changes), device)  # type: ignore[arg-type]
 
     # -- the method ----------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -256,23 +257,25 @@ def _run_job(job: dict[str, Any], timeout_s: float) -> str | None:
     search_path = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH"))))
     with tempfile.TemporaryDirectory(prefix="job-") as scratch:  # the engine drops settings files where it stands
         environment = os.environ | {"PYTHONPATH": search_path, "OMP_NUM_THREADS": "1", "TMPDIR": scratch}
-        child = subprocess.Popen(
-            [sys.executable, "-m", "context_as_memory.data.render", json.dumps(job)],
-            cwd=scratch,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # its own process group, so that the engine can be stopped with it
-        )
+        complaints = Path(scratch) / "stderr.txt"  # a file: the engine would keep a pipe open beyond its parent's end
+        with complaints.open("w") as stderr:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "context_as_memory.data.render", json.dumps(job)],
+                cwd=scratch,
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                start_new_session=True,  # its own process group, so that the engine can be stopped with it
+            )
         try:
-            _, errors = child.communicate(timeout=timeout_s)
+            child.wait(timeout_s)
         except subprocess.TimeoutExpired:
             return f"no answer within {timeout_s:g} s (a hang); raise the timeout on a slow machine"
         finally:
-            if child.poll() is None:
+            with suppress(ProcessLookupError):  # also after its own end: a killed process leaves its engine behind
                 os.killpg(child.pid, signal.SIGKILL)
-                child.communicate()
+            child.wait()
+        errors = complaints.read_text(errors="replace")
     if child.returncode < 0:
         return f"the engine crashed ({signal.Signals(-child.returncode).name})"
     if child.returncode:
