@@ -10,6 +10,7 @@ about zero mean and unit variance per channel.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -172,10 +173,18 @@ class CodecLossConfig:
     gradient: float = 0.5  # on differences of neighbouring pixels: keeps edges sharp where a plain L1 blurs them
     latent: float = 3e-4  # pulls raw latents towards zero, against the noise below
     latent_noise: float = 0.1  # Gaussian noise on raw latents: small latent errors must stay small picture errors
+    perceptual: float = 0.0  # on a perceptual distance (LPIPS): texture instead of its mean
+
+
+Perceptual = Callable[[Tensor, Tensor], Tensor]  # two batches of images in [-1, 1] -> distances [N]
 
 
 def codec_loss(
-    codec: ImageAutoencoder, images: Tensor, config: CodecLossConfig, generator: torch.Generator
+    codec: ImageAutoencoder,
+    images: Tensor,
+    config: CodecLossConfig,
+    generator: torch.Generator,
+    perceptual: Perceptual | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """Reconstruction loss on images [N, 3, H, W] in [-1, 1]; returns the loss and figures for the log (PSNR in dB)."""
     raw = codec.encode_images(images)
@@ -187,9 +196,10 @@ def codec_loss(
         for dim in (-2, -1)
     )
     loss = pixel + config.gradient * gradient + config.latent * raw.square().mean()
+    figures = {"pixel": pixel.item(), "latent_rms": raw.detach().square().mean().sqrt().item()}
+    if perceptual is not None and config.perceptual:
+        distance = perceptual(output, images).mean()
+        loss = loss + config.perceptual * distance
+        figures["perceptual"] = distance.item()
     mse = (output.detach().clamp(-1, 1) - images).square().mean().item()
-    return loss, {
-        "pixel": pixel.item(),
-        "psnr_db": 10 * math.log10(4 / max(mse, 1e-10)),
-        "latent_rms": raw.detach().square().mean().sqrt().item(),
-    }
+    return loss, figures | {"psnr_db": 10 * math.log10(4 / max(mse, 1e-10))}

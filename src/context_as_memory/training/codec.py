@@ -39,8 +39,10 @@ def load_frames(episodes: list[Episode], stride: int) -> np.ndarray:
 class CodecTask:
     """Random crops of single frames; sample pictures are validation frames beside their reconstructions."""
 
-    def __init__(self, recipe: CodecRecipe, frames: np.ndarray, validation: np.ndarray) -> None:
-        self.recipe, self.frames, self.validation = recipe, frames, validation
+    def __init__(
+        self, recipe: CodecRecipe, frames: np.ndarray, validation: np.ndarray, perceptual: nn.Module | None = None
+    ) -> None:
+        self.recipe, self.frames, self.validation, self.perceptual = recipe, frames, validation, perceptual
 
     def batch(self, step: int, rank: int) -> Tensor:
         """uint8 [batch, crop, crop, 3]."""
@@ -56,7 +58,7 @@ class CodecTask:
 
     def loss(self, model: nn.Module, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         assert isinstance(model, ImageAutoencoder)
-        return codec_loss(model, _as_images(batch), self.recipe.loss, generator)
+        return codec_loss(model, _as_images(batch), self.recipe.loss, generator, self.perceptual)
 
     def sample(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
         from PIL import Image
@@ -66,11 +68,14 @@ class CodecTask:
         with torch.no_grad():
             images = _as_images(torch.from_numpy(self.validation)).to(device)
             output = model.decode_images(model.encode_images(images)).clamp(-1, 1)
-        mse = (output - images).square().mean(dim=(1, 2, 3))
+            mse = (output - images).square().mean(dim=(1, 2, 3))
+            figures = {"validation_psnr_db": (10 * torch.log10(4 / mse)).mean().item()}
+            if self.perceptual is not None:
+                figures["validation_lpips"] = self.perceptual(output, images).mean().item()
         pairs = torch.cat([images, output], dim=2)[:6].cpu()  # original above reconstruction
         sheet = torch.cat(list(pairs), dim=2).permute(1, 2, 0)
         Image.fromarray(((sheet + 1) * 127.5).round().byte().numpy()).save(folder / f"{step:06d}.png")
-        return {"validation_psnr_db": (10 * torch.log10(4 / mse)).mean().item()}
+        return figures
 
 
 def _as_images(frames_u8: Tensor) -> Tensor:
@@ -90,11 +95,18 @@ def measure_latents(codec: ImageAutoencoder, frames: np.ndarray) -> None:
     codec.latent_std.copy_(raw.std(dim=(0, 2, 3)))
 
 
-def train_codec(recipe: CodecRecipe, data: Path, out: Path, init: str | Path | None = None) -> dict[str, float]:
+def train_codec(
+    recipe: CodecRecipe,
+    data: Path,
+    out: Path,
+    init: str | Path | None = None,
+    perceptual: nn.Module | None = None,
+) -> dict[str, float]:
     """Train on the `train` split under `data`, keep pictures of the `val` split; weights end in `out/vae`.
 
     Calling it again resumes. A new run may start from the autoencoder of a world folder (`init`; "default": the
-    embedded one) of equal architecture. Returns the last logged figures.
+    embedded one) of equal architecture. `perceptual` is the distance that `recipe.loss.perceptual` weighs: a frozen
+    network, two batches of images in [-1, 1] -> [N]. Returns the last logged figures.
     """
     every = list_episodes(data)
     episodes = [episode for episode in every if episode.split == "train"]
@@ -108,8 +120,12 @@ def train_codec(recipe: CodecRecipe, data: Path, out: Path, init: str | Path | N
     if init is not None:
         start = from_pretrained(resolve(init) / "vae", expect=ImageAutoencoder)
         load_weights(model, start.state_dict(), f"{init} (as --init)")
-    task = CodecTask(recipe, frames, validation)
+    if recipe.loss.perceptual and perceptual is None:
+        raise UserError("training: this recipe weighs a perceptual distance; give its network, or set the weight to 0")
+    task = CodecTask(recipe, frames, validation, perceptual)
     trainer = Trainer(model, task, recipe.train, Path(out))
+    if perceptual is not None:
+        perceptual.to(trainer.device)
     figures = trainer.train()
     state: dict[str, Any] = trainer.averaged_state()
     if trainer.rank == 0:
