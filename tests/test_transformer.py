@@ -168,6 +168,22 @@ def test_packed_chunks_equal_single_chunks():
                 assert (alone[0] - together[2 * s + g]).abs().max() <= 1e-5
 
 
+@pytest.mark.parametrize(("mode", "camera"), MODES)
+def test_training_in_bf16_gives_about_the_same_output_and_gradients(mode, camera):
+    model = tiny.model(camera=camera, context_mode=mode).train()
+    pool, noisy, t = torch.randn(1, 4, 3, 2, 4), torch.randn(1, 4, 2, 2, 4), torch.tensor([400.0])
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            output = model.predict(noisy, t, pool, _inputs(2, [3, 7, 12])).float()
+        output.square().mean().backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        found.append((output.detach(), gradient))
+    for exact, short in zip(*found, strict=True):
+        assert (exact - short).norm() <= 0.05 * exact.norm()
+
+
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10_000), mode=st.sampled_from(MODES))
 def test_invariant_under_rigid_motion_of_the_world(seed, mode):

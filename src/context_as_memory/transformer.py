@@ -198,18 +198,19 @@ class Placement:
     ) -> None:
         self.split = config.attention_head_dim - config.rotary_dim
         self.rays = config.camera == "rays"
-        if self.rays:
-            self.table = _ray_table(config, frames, grid, device, cameras)
-        else:
-            self.table = _rotary_table(frames, *grid, config.rotary_dim, device)
         self.to_image = self.to_world = None
-        if self.split and cameras is not None:
-            self.to_image, self.to_world = projections(cameras, config.translation_scale_m)
+        with torch.autocast(
+            device.type, enabled=False
+        ):  # geometry stays in fp32: bf16 loses metres far from the anchor
+            if self.rays:
+                self.table = _ray_table(config, frames, grid, device, cameras)
+            else:
+                self.table = _rotary_table(frames, *grid, config.rotary_dim, device)
+            if self.split and cameras is not None:
+                self.to_image, self.to_world = projections(cameras, config.translation_scale_m)
 
     def _apply(self, x: Tensor, matrix: Tensor | None, table: Tensor | None) -> Tensor:
-        with torch.autocast(
-            x.device.type, enabled=False
-        ):  # geometry stays in fp32: bf16 loses metres far from the anchor
+        with torch.autocast(x.device.type, enabled=False):
             carried, rest = x.float().split((self.split, x.shape[-1] - self.split), dim=-1)
             if matrix is not None:
                 carried = _carry(carried, matrix)
@@ -245,6 +246,13 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> T
 # -- modules with diffusers' names -------------------------------------------------------------------------------------
 
 
+class _RMSNorm(nn.RMSNorm):
+    """In the number format of its input: with another one torch has no fused kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 class Attention(nn.Module):
     """Projections of one attention layer; queries and keys are normalised across all heads, as in Wan."""
 
@@ -253,7 +261,7 @@ class Attention(nn.Module):
         self.heads = heads
         self.to_q, self.to_k, self.to_v = (nn.Linear(width, width) for _ in range(3))
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
-        self.norm_q, self.norm_k = nn.RMSNorm(width, eps), nn.RMSNorm(width, eps)
+        self.norm_q, self.norm_k = _RMSNorm(width, eps), _RMSNorm(width, eps)
 
     def project(self, x: Tensor, source: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries from x, keys and values from `source` (x itself if None): [B, F, n, d] -> [B, F, n, heads, hd]."""
@@ -264,6 +272,14 @@ class Attention(nn.Module):
 
     def merge(self, o: Tensor) -> Tensor:
         return self.to_out[0](o.flatten(-2))
+
+
+@torch.no_grad()
+def _look_along_rays(attention: Attention, config: TransformerConfig) -> None:
+    """Give queries and keys a constant part in the ray codes: attention starts out near the token's own ray."""
+    first = config.attention_head_dim - config.rotary_dim + 2 * _RAY_FRAME_PAIRS
+    for layer in (attention.to_q, attention.to_k):
+        layer.bias.view(config.num_attention_heads, -1)[:, first::2] = 1.0
 
 
 class _GELUProjection(nn.Module):
@@ -393,6 +409,8 @@ class WorldTransformer(nn.Module):
                 block.scale_shift_table[:, (2, 5)] = (2 * self.config.num_layers) ** -0.5
             if self.config.camera == "additive":
                 nn.init.zeros_(block.camera_encoder.weight)
+            if self.config.camera == "rays":
+                _look_along_rays(block.attn1, self.config)
 
     # -- shared pieces -------------------------------------------------------------------------------------------
 
