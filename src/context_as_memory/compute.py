@@ -7,9 +7,10 @@ several times slower; and torch's fused attention loses to two plain matrix prod
 import time
 from collections.abc import Callable
 from functools import cache, partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 AttentionKernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -71,6 +72,16 @@ def fast_dtype(device: str) -> torch.dtype:
             x, w = torch.ones(512, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
             times[dtype] = _best_of(partial(torch.matmul, x, w), 0.01)
     return min(times, key=times.__getitem__)
+
+
+def fast(module: nn.Module, device: torch.device) -> Any:
+    """The module on a device, in its fast number format and, with bf16 on a CPU, in the layout that its convolutions
+    are fast in (fp32 convolutions were six times slower in it on one machine)."""
+    dtype = fast_dtype(device.type)
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        for convolution in (part for part in module.modules() if isinstance(part, nn.Conv2d)):
+            convolution.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return module.to(device, dtype)
 
 
 def pick_device(name: str = "auto") -> torch.device:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .camera import Cameras
 from .codec import VideoCodec
-from .compute import fast_dtype, pick_device
+from .compute import fast, pick_device
 from .diffusion import TIMESTEPS, FlowMatching, euler_sample
 from .errors import UserError
 from .memory import MemoryBank
@@ -77,9 +77,9 @@ class World:
         folder = resolve(name)
         target = pick_device(device)
         config = read_world_config(folder)
-        model = from_pretrained(folder / "transformer", expect=WorldTransformer).to(target, fast_dtype(target.type))
+        model = fast(from_pretrained(folder / "transformer", expect=WorldTransformer), target)
         codec: Any = open_codec(folder / "vae")
-        return cls(model, codec.to(target), replace(config, **changes), device)  # type: ignore[arg-type]
+        return cls(model, fast(codec, target), replace(config, **changes), device)  # type: ignore[arg-type]
 
     # -- the method ----------------------------------------------------------------------------------------------
 

@@ -246,12 +246,13 @@ def _check(command: Check) -> int:
 
 def _encode(command: Encode) -> int:
     from context_as_memory.codec import ImageAutoencoder
+    from context_as_memory.compute import fast, pick_device
     from context_as_memory.data.precompute import encode_dataset
     from context_as_memory.weights import fingerprint, from_pretrained, resolve
 
     folder = resolve(command.weights)
     vae = folder / "vae" if (folder / "vae").is_dir() else folder
-    codec = from_pretrained(vae, expect=ImageAutoencoder)
+    codec = fast(from_pretrained(vae, expect=ImageAutoencoder), pick_device())
     episodes = encode_dataset(command.data, command.cache, codec, fingerprint(vae))
     print(f"latents of {len(episodes)} episodes in {command.cache}")
     return 0

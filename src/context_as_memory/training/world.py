@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..camera import Cameras
 from ..codec import ImageAutoencoder, VideoCodec
+from ..compute import fast, pick_device
 from ..data.dataset import SamplingConfig, Segment, WorldBatch, collate, sample_segment
 from ..data.precompute import encode_dataset, read_latents
 from ..diffusion import TIMESTEPS, FlowMatching, add_noise, euler_sample, velocity
@@ -144,7 +145,7 @@ class WorldTask:
 
     def _pictures(self, latents: Tensor) -> Tensor:
         assert self.codec is not None
-        return self.codec.decode(latents).clamp(-1, 1).cpu()
+        return self.codec.decode(latents).float().clamp(-1, 1).cpu()
 
 
 def _write_samples(stem: Path, rows: list[Tensor]) -> None:
@@ -178,7 +179,8 @@ def train_world(
         )
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not (Path(cache) / "stamp.json").exists():
         raise UserError(f"training: several processes need finished latents in {cache}; run `cam encode` first")
-    episodes = encode_dataset(Path(data), Path(cache), vae, fingerprint(codec_folder))
+    quick = fast(from_pretrained(codec_folder, expect=ImageAutoencoder), pick_device(recipe.train.device))
+    episodes = encode_dataset(Path(data), Path(cache), quick, fingerprint(codec_folder))
     videos: dict[str, list[Video]] = {"train": [], "val": []}
     for episode in episodes:
         videos[episode.split].append((episode.cameras(), read_latents(Path(cache), episode)))
@@ -189,9 +191,9 @@ def train_world(
     if init is not None:
         start = from_pretrained(resolve(init) / "transformer", expect=WorldTransformer)
         load_weights(model, start.state_dict(), f"{init} (as --init)")
-    task = WorldTask(recipe, videos["train"], videos["val"][:8], vae)
+    task = WorldTask(recipe, videos["train"], videos["val"][:8], quick)
     trainer = Trainer(model, task, recipe.train, Path(out))
-    vae.to(trainer.device)
+    quick.to(trainer.device)
     figures = trainer.train()
     state = trainer.averaged_state()
     if trainer.rank == 0:
