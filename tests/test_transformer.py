@@ -19,6 +19,7 @@ from context_as_memory.tokens import CameraTensors, ModelInputs, TokenLayout, bu
 from context_as_memory.transformer import (
     TransformerConfig,
     WorldTransformer,
+    _Place,
     _ray_table,
     from_diffusers_config,
     projections,
@@ -258,6 +259,30 @@ def test_ray_codes_agree_where_two_cameras_see_the_same_point(degrees):
         assert np.abs(codes[0, 4, head] - codes[1, 4, head]).max() < 1e-3
         if abs(degrees) > 10:
             assert np.abs(codes[0, 4, 1 - head] - codes[1, 4, 1 - head]).max() > 0.1
+
+
+@pytest.mark.parametrize("split", [0, 4])
+def test_placing_equals_plain_algebra_forwards_and_backwards(split):
+    """Reference: one real matrix per token and head, block-diagonal, applied to its channels."""
+    batch, frames, tokens, heads, dim = 2, 3, 2, 2, 8
+    matrix = torch.randn(batch, frames, 4, 4, dtype=torch.float64)
+    angle = torch.randn(batch, frames, tokens, heads, (dim - split) // 2, dtype=torch.float64)
+    whole = torch.zeros(batch, frames, tokens, heads, dim, dim, dtype=torch.float64)
+    if split:
+        whole[..., :4, :4] = matrix[:, :, None, None]
+    for pair in range((dim - split) // 2):
+        a, b = split + 2 * pair, split + 2 * pair + 1
+        cos, sin = angle[..., pair].cos(), angle[..., pair].sin()
+        whole[..., a, a], whole[..., a, b], whole[..., b, a], whole[..., b, b] = cos, -sin, sin, cos
+    x = torch.randn(batch, frames, tokens, heads, dim, requires_grad=True)
+    direction = torch.randn(batch, frames, tokens, heads, dim)
+    table = torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
+    placed = _Place.apply(x, matrix.float(), table, split)
+    expected = (whole @ x.double().unsqueeze(-1)).squeeze(-1)
+    assert (placed - expected).abs().max() < 1e-5
+    (found,) = torch.autograd.grad((placed * direction).sum(), x)
+    (reference,) = torch.autograd.grad((expected * direction).sum(), x)
+    assert (found - reference).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("masked", [False, True])

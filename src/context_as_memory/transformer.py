@@ -154,12 +154,6 @@ def _ray_table(
     return torch.polar(torch.ones_like(angle), angle)
 
 
-def _rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Rotate channel pairs of x [B, F, n, heads, dim], complex numbers, by a table that broadcasts against them."""
-    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * table).flatten(-2)
-
-
 def projections(cameras: CameraTensors, scale_m: float) -> tuple[Tensor, Tensor]:
     """World-to-image transforms [..., 4, 4] and their inverses, in closed form, fp32; lengths in units of `scale_m`."""
     c2w = cameras.c2w.float().clone()
@@ -178,11 +172,41 @@ def projections(cameras: CameraTensors, scale_m: float) -> tuple[Tensor, Tensor]
     return lens @ w2c, c2w @ unlens
 
 
-def _carry(x: Tensor, matrix: Tensor) -> Tensor:
-    """Apply a 4x4 matrix per frame [B, F, 4, 4] to the channel quadruples of x [B, F, n, heads, dim], in fp32."""
-    shape = x.shape
-    quads = x.reshape(shape[0], shape[1], -1, 4)
-    return (quads @ matrix.mT).view(shape)
+class _Place(torch.autograd.Function):
+    """Put q, k, v or an output in its place: the first `split` channels of each head go through 4x4 matrices, in fours,
+    the others turn in pairs. Computes in fp32, whatever comes in. One function instead of a dozen small ones, forwards
+    and backwards: on CPUs those cost as much as the matrix products of the model. Geometry has no gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matrix: Tensor | None, table: Tensor | None, split: int) -> Tensor:
+        """x [B, F, n, heads, dim]; matrix [B, F, 4, 4] or None; table, complex, broadcasts to [B, F, n, heads, pairs],
+        or None."""
+        ctx.matrix, ctx.table, ctx.split = matrix, table, split
+        return _place(x, matrix, table, split)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        matrix = None if ctx.matrix is None else ctx.matrix.mT
+        table = None if ctx.table is None else ctx.table.conj()
+        return _place(gradient, matrix, table, ctx.split), None, None, None
+
+
+def _place(x: Tensor, matrix: Tensor | None, table: Tensor | None, split: int) -> Tensor:
+    with torch.autocast(x.device.type, enabled=False):
+        placed = torch.empty_like(x, memory_format=torch.contiguous_format)
+        head, rest = x[..., :split], x[..., split:]
+        if split:
+            if matrix is not None:
+                quads = head.float().contiguous().view(*x.shape[:2], -1, 4)
+                head = (quads @ matrix.mT).view(head.shape)
+            placed[..., :split] = head
+        if table is not None:
+            rest = rest.float().contiguous()
+            pairs = torch.view_as_complex(rest.view(*rest.shape[:-1], -1, 2))
+            rest = torch.view_as_real(pairs * table).flatten(-2)
+        placed[..., split:] = rest
+        return placed
 
 
 class Placement:
@@ -210,13 +234,8 @@ class Placement:
                 self.to_image, self.to_world = projections(cameras, config.translation_scale_m)
 
     def _apply(self, x: Tensor, matrix: Tensor | None, table: Tensor | None) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            carried, rest = x.float().split((self.split, x.shape[-1] - self.split), dim=-1)
-            if matrix is not None:
-                carried = _carry(carried, matrix)
-            if table is not None:
-                rest = _rotate(rest, table)
-            return (torch.cat((carried, rest), dim=-1) if self.split else rest).to(x.dtype)
+        placed: Tensor = _Place.apply(x, matrix, table, self.split)
+        return placed
 
     def query(self, q: Tensor) -> Tensor:
         return self._apply(q, None if self.to_image is None else self.to_image.mT, self.table)
@@ -323,18 +342,17 @@ class Block(nn.Module):
         self, x: Tensor, modulation: Tensor, layer: int, attend: Attend, pose: Tensor | None, text: Tensor | None
     ) -> Tensor:
         """x [B, F, n, d]; modulation [B, F, 6, d]; pose [B, F, 12] for additive cameras; text [B, 1, T, d]."""
-        table = self.scale_shift_table + modulation.float()
+        table = (self.scale_shift_table + modulation.float()).type_as(x)
         shift1, scale1, gate1, shift2, scale2, gate2 = (y.unsqueeze(2) for y in table.unbind(2))
-        y = torch.addcmul(shift1, self.norm1(x.float()), 1 + scale1).type_as(x)
+        y = torch.addcmul(shift1, self.norm1(x), 1 + scale1)
         if pose is not None:
             y = y + self.camera_encoder(pose.to(y.dtype)).unsqueeze(2)
-        attended = self.attn1.merge(attend(layer, *self.attn1.project(y)))
-        x = torch.addcmul(x.float(), attended.float(), gate1).type_as(x)
+        x = torch.addcmul(x, self.attn1.merge(attend(layer, *self.attn1.project(y))), gate1)
         if text is not None:
             q, k, v = self.attn2.project(self.norm2(x.float()).type_as(x), text)
             x = x + self.attn2.merge(_attention(q, k, v))
-        y = torch.addcmul(shift2, self.norm3(x.float()), 1 + scale2).type_as(x)
-        return torch.addcmul(x.float(), self.ffn(y).float(), gate2).type_as(x)
+        y = torch.addcmul(shift2, self.norm3(x), 1 + scale2)
+        return torch.addcmul(x, self.ffn(y), gate2)
 
 
 class _TwoLayers(nn.Module):
