@@ -30,12 +30,12 @@ class SamplingConfig:
     chunks: int = 8  # G: target chunks per segment
     max_stride: int = 3  # frames of the video between two frames of a chunk: 1 .. max_stride
     radius_m: float = 6.0  # chunks of a segment start within this distance of each other
-    pool_frames: tuple[int, int] = (16, 64)  # how many frames of the video retrieval may choose from
-    hidden_frames: tuple[int, int] = (4, 120)  # frames on both sides of the targets that memory may not show
-    causal: float = 0.5  # share of chunks whose memory lies on one side in time, as in generation
+    pool_frames: tuple[int, int] = (32, 256)  # how many frames of the video retrieval may choose from
+    hidden_frames: tuple[int, int] = (4, 60)  # frames on both sides of the targets that memory may not show
+    causal: float = 0.3  # share of chunks whose memory lies on one side in time, as in generation
     recent_only: float = 0.1  # share of chunks without memory (paper section 3.5)
     random_context: float = 0.1  # share of chunks with unsuitable memory, so that the model learns to ignore it
-    jump: float = 0.3  # share of chunks that begin up to max_jump frames after the recent frame: a sudden return
+    jump: float = 0.5  # share of chunks that begin up to max_jump frames after the recent frame: a sudden return
     max_jump: int = 64
 
 
