@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import tiny
 from context_as_memory.cli import recipes
-from context_as_memory.codec import ImageAutoencoder, ImageAutoencoderConfig
+from context_as_memory.codec import CodecLossConfig, ImageAutoencoder, ImageAutoencoderConfig
 from context_as_memory.data.episode import write_episode
 from context_as_memory.errors import UserError
 from context_as_memory.training.codec import CodecTask, train_codec
 from context_as_memory.training.trainer import TrainConfig, Trainer, learning_rate_factor
 from context_as_memory.training.world import train_world
+from context_as_memory.weights import from_pretrained
 from context_as_memory.world import World
 
 
@@ -64,8 +66,6 @@ def test_codec_shapes_and_errors():
 
 
 def test_latents_are_normalised_after_training(data, codec_run):
-    from context_as_memory.weights import from_pretrained
-
     codec = from_pretrained(codec_run / "vae", expect=ImageAutoencoder)
     frames = torch.from_numpy(tiny.pictures(60, 0)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
     with torch.no_grad():
@@ -80,6 +80,32 @@ def test_run_folder_has_log_samples_and_weights(codec_run):
     assert any("validation_psnr_db" in row for row in rows)
     assert list((codec_run / "samples").glob("*.png"))
     assert not list(codec_run.rglob("*.partial"))
+
+
+class _Distance(nn.Module):
+    """The smallest network that compares pictures: mean squared difference of random features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Conv2d(3, 4, 3).requires_grad_(False)
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (self.features(a) - self.features(b)).square().mean(dim=(1, 2, 3))
+
+
+def test_codec_training_starts_from_other_weights_and_weighs_a_perceptual_distance(data, codec_run, tmp_path):
+    recipe = replace(recipes.codec_tiny(), crop=16)
+    recipe = replace(recipe, loss=CodecLossConfig(perceptual=0.5), train=replace(recipe.train, steps=1))
+    with pytest.raises(UserError, match="perceptual distance"):
+        train_codec(recipe, data, tmp_path / "run", codec_run)
+    train_codec(recipe, data, tmp_path / "run", codec_run, _Distance())
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {"perceptual", "validation_lpips"} <= set().union(*rows)
+    start = from_pretrained(codec_run / "vae", expect=ImageAutoencoder).state_dict()
+    mine = from_pretrained(tmp_path / "run" / "vae", expect=ImageAutoencoder).state_dict()
+    for name, value in start.items():
+        if "latent" not in name:
+            assert (mine[name] - value).abs().max() < 0.05, "one small step from where it started"
 
 
 def test_world_training_ends_in_a_world_that_walks(data, codec_run, tmp_path):

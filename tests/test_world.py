@@ -11,7 +11,7 @@ from context_as_memory.data.dataset import SamplingConfig, collate, sample_segme
 from context_as_memory.diffusion import FlowMatching, add_noise, clean_from_velocity, euler_sample, velocity
 from context_as_memory.errors import UserError
 from context_as_memory.memory import MemoryBank
-from context_as_memory.retrieval import RetrievalConfig
+from context_as_memory.retrieval import Retrieval, RetrievalConfig
 from context_as_memory.tokens import TokenLayout, build_model_inputs
 from context_as_memory.transformer import WorldTransformer
 from context_as_memory.weights import from_pretrained, save_pretrained
@@ -114,6 +114,19 @@ def test_a_step_without_commit_leaves_the_memory_alone():
         assert len(world.step(cameras[5:7], retrieval=rule, commit=False).frames_u8) == 2
     assert len(world.bank) == 5
     np.testing.assert_array_equal(world.step(cameras[5:7]).frames_u8, first.frames_u8)
+
+
+def test_a_step_takes_the_context_it_is_given():
+    """As a retrieval, instead of a rule: the same choice gives the same frames, another one others."""
+    cameras = tiny.walk(9)
+    world = tiny.world()
+    world.reset(tiny.pictures(5), cameras[:5])
+    chosen = world.step(cameras[5:7], commit=False)
+    given = world.step(cameras[5:7], retrieval=chosen.retrieval, commit=False)
+    np.testing.assert_array_equal(given.frames_u8, chosen.frames_u8)
+    other = Retrieval(np.array([0, 1, 2, 4]), np.zeros(4), np.arange(5))
+    wrong = world.step(cameras[5:7], retrieval=other, commit=False)
+    np.testing.assert_array_equal(wrong.retrieval.indices, [0, 1, 2, 4])
 
 
 def test_bad_input_is_one_clear_error():
