@@ -16,14 +16,8 @@ from context_as_memory.compute import blocked_attention, fused_attention
 from context_as_memory.errors import UserError
 from context_as_memory.retrieval import RetrievalConfig, retrieve
 from context_as_memory.tokens import CameraTensors, ModelInputs, TokenLayout, build_model_inputs, stack_inputs
-from context_as_memory.transformer import (
-    TransformerConfig,
-    WorldTransformer,
-    _Place,
-    _ray_table,
-    from_diffusers_config,
-    projections,
-)
+from context_as_memory.transformer import TransformerConfig, WorldTransformer, from_diffusers_config
+from context_as_memory.transformer.placement import Place, projections, ray_table
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +220,7 @@ def test_projections_are_inverse_and_project_points():
 def _ray_codes(config: TransformerConfig, cameras: Cameras, anchor: Cameras, grid: tuple[int, int]) -> np.ndarray:
     c2w = torch.from_numpy(anchor.w2c @ cameras.c2w).float()
     tensors = CameraTensors(c2w[None], torch.from_numpy(cameras.normalized_K())[None].float())
-    return _ray_table(config, (0,) * len(cameras), grid, torch.device("cpu"), tensors)[0].numpy()
+    return ray_table(config, (0,) * len(cameras), grid, torch.device("cpu"), tensors)[0].numpy()
 
 
 def test_ray_codes_equal_a_plain_reference():
@@ -277,7 +271,7 @@ def test_placing_equals_plain_algebra_forwards_and_backwards(split):
     x = torch.randn(batch, frames, tokens, heads, dim, requires_grad=True)
     direction = torch.randn(batch, frames, tokens, heads, dim)
     table = torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
-    placed = _Place.apply(x, matrix.float(), table, split)
+    placed = Place.apply(x, matrix.float(), table, split)
     expected = (whole @ x.double().unsqueeze(-1)).squeeze(-1)
     assert (placed - expected).abs().max() < 1e-5
     (found,) = torch.autograd.grad((placed * direction).sum(), x)

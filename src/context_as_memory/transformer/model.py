@@ -1,257 +1,22 @@
-"""The denoiser: a Wan-compatible video diffusion transformer that reads memory.
-
-Parameter names are those of diffusers' `WanTransformer3DModel`, so its checkpoints load, and with equal weights and
-no context the outputs are equal. On top of it (paper sections 3 and 4 of arXiv 2506.03141, and beyond):
-
-- explicit frame positions: targets keep the positions of pre-training, context frames get new ones;
-- one timestep per frame: context is clean, t = 0;
-- cameras in every block: `additive` (the paper: one linear layer from the 3x4 pose, added to the input of
-  self-attention) or `prope` (arXiv 2507.10496: half of each head's channels is carried through the projective transform
-  of its frame, so that attention sees only relative cameras and no world coordinates), or `rays` (`prope`, and the rest
-  of each head turns by the direction in which a token's ray meets a supposed depth, see `_ray_table`);
-- three ways to read the context. `joint`: all tokens attend to all, in every denoising step (the paper). `cached`:
-  context attends to context only, its keys and values are computed once per chunk. `per_frame`: every context frame is
-  encoded on its own, so its keys and values depend on nothing but its latent and could be kept for ever.
-
-Token tensors are [B, F, n, d]: F frames of n tokens; queries, keys and values are [B, F, n, heads, head_dim], and
-keys and values are stored before any position or camera is applied to them.
-"""
+"""The network: blocks with diffusers' names, and the three ways to read the context."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import gelu, silu
 
-from .compute import attention_kernel
-from .errors import UserError
-from .tokens import CameraTensors, ModelInputs
+from context_as_memory.compute import attention_kernel
+from context_as_memory.errors import UserError
+from context_as_memory.tokens import CameraTensors, ModelInputs
+from context_as_memory.transformer.config import TransformerConfig
+from context_as_memory.transformer.placement import PIXEL_OCTAVES, RAY_FRAME_PAIRS, Placement, pixel_features
 
 KeysValues = list[tuple[Tensor, Tensor]]  # one pair per layer
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]  # (layer, q, k, v), each [B, F, n, heads, hd] -> same as q
-
-
-@dataclass(frozen=True, kw_only=True)
-class TransformerConfig:
-    """Sizes and choices. The first fields have diffusers' names and meanings; `text_dim=None` leaves text out."""
-
-    patch_size: tuple[int, int, int] = (1, 2, 2)
-    num_attention_heads: int = 3
-    attention_head_dim: int = 128
-    in_channels: int = 16
-    out_channels: int = 16
-    text_dim: int | None = None
-    freq_dim: int = 256
-    ffn_dim: int = 1536
-    num_layers: int = 11
-    cross_attn_norm: bool = True
-    eps: float = 1e-6
-
-    camera: str = "rays"  # none | additive | prope | rays
-    context_mode: str = "per_frame"  # joint | cached | per_frame
-    translation_scale_m: float = 4.0  # metres that count as 1 inside the model: about the distance of a wall
-    ray_depths_m: tuple[float, float] = (1.5, 12.0)  # `rays`: the depths that the first and the last head suppose
-
-    def __post_init__(self) -> None:
-        if self.camera not in ("none", "additive", "prope", "rays"):
-            raise UserError(f"transformer config: camera {self.camera!r} is not one of none, additive, prope, rays")
-        if self.context_mode not in ("joint", "cached", "per_frame"):
-            raise UserError(
-                f"transformer config: context_mode {self.context_mode!r} is not one of joint, cached, per_frame"
-            )
-        if self.context_mode == "per_frame" and self.camera == "additive":
-            raise UserError(
-                "transformer config: per_frame context needs camera=prope or rays; an additive pose is not relative"
-            )
-        if self.patch_size[0] != 1:
-            raise UserError("transformer config: patches must span one frame, since frames are the unit of memory")
-        if self.attention_head_dim % 8:
-            raise UserError("transformer config: attention_head_dim must be a multiple of 8")
-
-    @property
-    def width(self) -> int:
-        return self.num_attention_heads * self.attention_head_dim
-
-    @property
-    def relative_cameras(self) -> bool:
-        """Whether attention sees cameras relative to each other only."""
-        return self.camera in ("prope", "rays")
-
-    @property
-    def rotary_dim(self) -> int:
-        """Channels per head that turn with the token's place; with relative cameras the others carry the camera."""
-        return self.attention_head_dim // 2 if self.relative_cameras else self.attention_head_dim
-
-
-# -- positions and cameras inside attention ----------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)  # kept tables may meet training later, where inference tensors are refused
-def _rotary_table(frames: tuple[int, ...], height: int, width: int, dim: int, device: torch.device) -> Tensor:
-    """Unit complex numbers [F, n, 1, dim / 2] of the rotary code over frame, row and column, split as in Wan."""
-    row_dim = 2 * (dim // 6)
-    axes = ((torch.tensor(frames), dim - 2 * row_dim), (torch.arange(height), row_dim), (torch.arange(width), row_dim))
-    angles = []
-    for axis, (positions, axis_dim) in enumerate(axes):
-        frequencies = 10000.0 ** (-torch.arange(0, axis_dim, 2, dtype=torch.float64) / axis_dim)
-        shape = [1, 1, 1, -1]
-        shape[axis] = len(positions)
-        angle = (positions.double()[:, None] * frequencies).view(shape)
-        angles.append(angle.expand(len(frames), height, width, -1))
-    angle = torch.cat(angles, dim=-1).flatten(1, 2).unsqueeze(2)
-    return torch.polar(torch.ones_like(angle), angle).to(torch.complex64).to(device)
-
-
-_RAY_FRAME_PAIRS = 2
-_RAY_FINEST = 40.0  # turns per radian / 2 pi of the finest code: half a token of the default model
-
-
-def _ray_table(
-    config: TransformerConfig,
-    frames: tuple[int, ...],
-    grid: tuple[int, int],
-    device: torch.device,
-    cameras: CameraTensors | None,
-) -> Tensor:
-    """Unit complex numbers [B, F, n, heads, pairs] of the rotary code over frame, and yaw and pitch of ray points.
-
-    Two tokens show the same thing where their rays meet the same surface. Its depth is not known, so every head
-    supposes another one (`ray_depths_m`, log-spaced): the point at that depth along the token's ray, seen from the
-    chunk's first target camera, gives yaw and pitch. Where a head's depth is right, a target and the memory of it have
-    equal codes, and attention finds one from the other as it finds a neighbour in a picture. Values are turned along,
-    so that what arrives at a query tells how far it lies from it. RayRoPE (arXiv 2601.15275) predicts a depth per token
-    instead. Without cameras every frame is seen by itself, through a lens of 90 degrees.
-    """
-    y, x = _token_centres(grid).to(device).unbind(-1)
-    if cameras is None:
-        c2w = torch.eye(4, device=device).expand(1, len(frames), 4, 4)
-        K = torch.tensor([1.0, grid[1] / grid[0], 0.0, 0.0], device=device).expand(1, len(frames), 4)
-    else:
-        c2w, K = cameras.c2w.float(), cameras.K.float()
-    fx, fy, cx, cy = K.unsqueeze(-2).unbind(-1)
-    direction = torch.stack(torch.broadcast_tensors((x - cx) / fx, (y - cy) / fy, torch.ones_like(x)), dim=-1)
-    direction = nn.functional.normalize(direction, dim=-1) @ c2w[..., :3, :3].mT
-    near, far = config.ray_depths_m
-    depth = near * (far / near) ** torch.linspace(0, 1, config.num_attention_heads, device=device)
-    point = c2w[..., None, None, :3, 3] + depth.view(-1, 1) * direction.unsqueeze(-2)  # [B, F, n, heads, 3]
-    yaw = torch.atan2(point[..., 0], point[..., 2])
-    pitch = torch.atan2(point[..., 1], torch.hypot(point[..., 0], point[..., 2]))
-    pairs = config.rotary_dim // 2
-    count = (pairs - _RAY_FRAME_PAIRS) // 2
-    # Whole numbers: the code is the same after a full turn.
-    frequency = _RAY_FINEST ** torch.linspace(0, 1, count, device=device)
-    frequency = frequency.round()
-    rate = 4.0 ** -torch.arange(pairs - 2 * count, device=device, dtype=torch.float32)
-    frame = torch.tensor(frames, device=device, dtype=torch.float32).view(-1, 1, 1, 1) * rate
-    parts = (yaw.unsqueeze(-1) * frequency, pitch.unsqueeze(-1) * frequency)
-    angle = torch.cat((frame.expand(*yaw.shape, -1), *parts), dim=-1)
-    return torch.polar(torch.ones_like(angle), angle)
-
-
-def projections(cameras: CameraTensors, scale_m: float) -> tuple[Tensor, Tensor]:
-    """World-to-image transforms [..., 4, 4] and their inverses, in closed form, fp32; lengths in units of `scale_m`."""
-    c2w = cameras.c2w.float().clone()
-    c2w[..., :3, 3] /= scale_m
-    rotation, position = c2w[..., :3, :3], c2w[..., :3, 3:]
-    w2c = torch.zeros_like(c2w)
-    w2c[..., :3, :3] = rotation.mT
-    w2c[..., :3, 3:] = -rotation.mT @ position
-    w2c[..., 3, 3] = 1
-    fx, fy, cx, cy = cameras.K.float().unbind(-1)
-    lens, unlens = torch.zeros_like(c2w), torch.zeros_like(c2w)
-    lens[..., 0, 0], lens[..., 1, 1], lens[..., 0, 2], lens[..., 1, 2] = fx, fy, cx, cy
-    lens[..., 2, 2] = lens[..., 3, 3] = 1
-    unlens[..., 0, 0], unlens[..., 1, 1], unlens[..., 0, 2], unlens[..., 1, 2] = 1 / fx, 1 / fy, -cx / fx, -cy / fy
-    unlens[..., 2, 2] = unlens[..., 3, 3] = 1
-    return lens @ w2c, c2w @ unlens
-
-
-class _Place(torch.autograd.Function):
-    """Put q, k, v or an output in its place: the first `split` channels of each head go through 4x4 matrices, in fours,
-    the others turn in pairs. Computes in fp32, whatever comes in. One function instead of a dozen small ones, forwards
-    and backwards: on CPUs those cost as much as the matrix products of the model. Geometry has no gradient.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, matrix: Tensor | None, table: Tensor | None, split: int) -> Tensor:
-        """x [B, F, n, heads, dim]; matrix [B, F, 4, 4] or None; table, complex, broadcasts to [B, F, n, heads, pairs],
-        or None."""
-        ctx.matrix, ctx.table, ctx.split = matrix, table, split
-        return _place(x, matrix, table, split)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        matrix = None if ctx.matrix is None else ctx.matrix.mT
-        table = None if ctx.table is None else ctx.table.conj()
-        return _place(gradient, matrix, table, ctx.split), None, None, None
-
-
-def _place(x: Tensor, matrix: Tensor | None, table: Tensor | None, split: int) -> Tensor:
-    with torch.autocast(x.device.type, enabled=False):
-        placed = torch.empty_like(x, memory_format=torch.contiguous_format)
-        head, rest = x[..., :split], x[..., split:]
-        if split:
-            if matrix is not None:
-                quads = head.float().contiguous().view(*x.shape[:2], -1, 4)
-                head = (quads @ matrix.mT).view(head.shape)
-            placed[..., :split] = head
-        if table is not None:
-            rest = rest.float().contiguous()
-            pairs = torch.view_as_complex(rest.view(*rest.shape[:-1], -1, 2))
-            rest = torch.view_as_real(pairs * table).flatten(-2)
-        placed[..., split:] = rest
-        return placed
-
-
-class Placement:
-    """Where frames stand in time and space: rotary code and relative cameras, for queries, keys, values and outputs."""
-
-    def __init__(
-        self,
-        config: TransformerConfig,
-        frames: tuple[int, ...],
-        grid: tuple[int, int],
-        device: torch.device,
-        cameras: CameraTensors | None = None,
-    ) -> None:
-        self.split = config.attention_head_dim - config.rotary_dim
-        self.rays = config.camera == "rays"
-        self.to_image = self.to_world = None
-        with torch.autocast(
-            device.type, enabled=False
-        ):  # geometry stays in fp32: bf16 loses metres far from the anchor
-            if self.rays:
-                self.table = _ray_table(config, frames, grid, device, cameras)
-            else:
-                self.table = _rotary_table(frames, *grid, config.rotary_dim, device)
-            if self.split and cameras is not None:
-                self.to_image, self.to_world = projections(cameras, config.translation_scale_m)
-
-    def _apply(self, x: Tensor, matrix: Tensor | None, table: Tensor | None) -> Tensor:
-        placed: Tensor = _Place.apply(x, matrix, table, self.split)
-        return placed
-
-    def query(self, q: Tensor) -> Tensor:
-        return self._apply(q, None if self.to_image is None else self.to_image.mT, self.table)
-
-    def key(self, k: Tensor) -> Tensor:
-        return self._apply(k, self.to_world, self.table)
-
-    def value(self, v: Tensor) -> Tensor:
-        if self.rays:
-            return self._apply(v, self.to_world, self.table)
-        return v if self.to_world is None else self._apply(v, self.to_world, None)
-
-    def output(self, o: Tensor) -> Tensor:
-        if self.rays:
-            return self._apply(o, self.to_image, self.table.conj())
-        return o if self.to_image is None else self._apply(o, self.to_image, None)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -260,9 +25,6 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> T
     q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v))  # views: kernels read strides
     out = attention_kernel(q.device.type, q.dtype, q.shape[-1])(q, k, v, bias)
     return out.transpose(1, 2).unflatten(1, (frames, -1))
-
-
-# -- modules with diffusers' names -------------------------------------------------------------------------------------
 
 
 class _RMSNorm(nn.RMSNorm):
@@ -296,7 +58,7 @@ class Attention(nn.Module):
 @torch.no_grad()
 def _look_along_rays(attention: Attention, config: TransformerConfig) -> None:
     """Give queries and keys a constant part in the ray codes: attention starts out near the token's own ray."""
-    first = config.attention_head_dim - config.rotary_dim + 2 * _RAY_FRAME_PAIRS
+    first = config.attention_head_dim - config.rotary_dim + 2 * RAY_FRAME_PAIRS
     for layer in (attention.to_q, attention.to_k):
         layer.bias.view(config.num_attention_heads, -1)[:, first::2] = 1.0
 
@@ -410,7 +172,7 @@ class WorldTransformer(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, config.width) / config.width**0.5)
         if config.relative_cameras:
             # With relative cameras a token must know where it stands in its own picture to be a ray; this tells it.
-            self.pixel_embedding = nn.Linear(2 + 2 * 2 * _PIXEL_OCTAVES, config.width)
+            self.pixel_embedding = nn.Linear(2 + 2 * 2 * PIXEL_OCTAVES, config.width)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -438,7 +200,7 @@ class WorldTransformer(nn.Module):
         grid = (x.shape[-2], x.shape[-1])
         tokens = rearrange(x, "b d f h w -> b f (h w) d")
         if self.config.relative_cameras:
-            tokens = tokens + self.pixel_embedding(_pixel_features(grid, tokens.device).to(tokens.dtype))
+            tokens = tokens + self.pixel_embedding(pixel_features(grid, tokens.device).to(tokens.dtype))
         return tokens, grid
 
     def _run(
@@ -623,36 +385,3 @@ class WorldTransformer(nn.Module):
     ) -> Tensor:
         """`prepare` and `denoise` in one call, as training uses them."""
         return self.denoise(noisy, timestep, self.prepare(pool, inputs, text), inputs, text)
-
-
-_PIXEL_OCTAVES = 4
-
-
-def _token_centres(grid: tuple[int, int]) -> Tensor:
-    """Row and column centres of the tokens in image coordinates [-1, 1]: [n, 2]."""
-    rows, columns = grid
-    y = (torch.arange(rows) + 0.5) / rows * 2 - 1
-    x = (torch.arange(columns) + 0.5) / columns * 2 - 1
-    return torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)
-
-
-@lru_cache(maxsize=16)
-@torch.inference_mode(False)
-def _pixel_features(grid: tuple[int, int], device: torch.device) -> Tensor:
-    """Centres of the tokens in image coordinates [-1, 1], with sines and cosines of four octaves: [n, 18]."""
-    centre = _token_centres(grid)
-    angle = (centre.unsqueeze(-1) * torch.pi * 2.0 ** torch.arange(_PIXEL_OCTAVES)).flatten(-2)
-    return torch.cat((centre, angle.sin(), angle.cos()), dim=-1).to(device)
-
-
-def from_diffusers_config(config: dict[str, object], **changes: object) -> TransformerConfig:
-    """Our config for a diffusers `WanTransformer3DModel` config; raises `UserError` for image-conditioned variants."""
-    for key in ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len"):
-        if config.get(key) is not None:
-            raise UserError(f"transformer: {key}={config[key]} (an image-to-video variant) is not supported")
-    if config.get("qk_norm", "rms_norm_across_heads") != "rms_norm_across_heads":
-        raise UserError(f"transformer: qk_norm={config['qk_norm']!r} is not supported, only rms_norm_across_heads")
-    names = set(TransformerConfig.__dataclass_fields__) & set(config)
-    values = {key: tuple(v) if isinstance(v := config[key], (list, tuple)) else v for key in names}
-    settings: dict[str, Any] = {"camera": "none", "context_mode": "joint"} | values | changes
-    return TransformerConfig(**settings)
