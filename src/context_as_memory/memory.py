@@ -1,10 +1,13 @@
 """The memory bank: every frame so far with its camera and its latent, append-only.
 
 Frame, camera and latent enter together and cannot part: there is one `append`, it takes all three, and entry i of each
-is always the same frame.
+is always the same frame. Cameras stay in working memory, because retrieval reads all of them for every chunk; where
+pictures and latents lie is the business of a `Store`: in working memory (`RamStore`), or in a world file
+(`worldfile.BranchStore`).
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,23 +17,78 @@ from .camera import Cameras
 from .errors import UserError
 
 
-@dataclass
+class Store(Protocol):
+    """Keeps what a bank remembers. Entries are numbered from 0 in the order of their making and never change."""
+
+    def append(self, frames_u8: np.ndarray, cameras: Cameras, latents: Tensor, note: Mapping[str, Any]) -> None:
+        """Keep t frames uint8 [t, H, W, 3], their cameras and latents [C, t, h, w], all or nothing. `note` says where
+        they come from, as JSON values. Raises `UserError` when that fails; the store is then unchanged."""
+        ...
+
+    def cameras(self) -> Cameras | None:
+        """Cameras of all entries, None if there are none. Asked for once, when a bank is opened."""
+        ...
+
+    def frames_u8(self, rows: Sequence[int]) -> np.ndarray:
+        """Frames of the given entries, uint8 [n, H, W, 3]."""
+        ...
+
+    def latents(self, rows: Sequence[int]) -> Tensor:
+        """Latents of the given entries, [C, n, h, w]."""
+        ...
+
+    def readable(self) -> np.ndarray | None:
+        """Which entries can be read, bool [N]; None if all can."""
+        ...
+
+
+class RamStore:
+    """The store in working memory; it ends with the process."""
+
+    def __init__(self) -> None:
+        self._frames: list[np.ndarray] = []
+        self._latents: list[Tensor] = []
+
+    def append(self, frames_u8: np.ndarray, cameras: Cameras, latents: Tensor, note: Mapping[str, Any]) -> None:
+        self._frames += [frame.copy() for frame in frames_u8]
+        self._latents += [latent.detach().clone() for latent in latents.unbind(1)]
+
+    def cameras(self) -> Cameras | None:
+        return None  # a bank opens it empty
+
+    def frames_u8(self, rows: Sequence[int]) -> np.ndarray:
+        return np.stack([self._frames[row] for row in rows])
+
+    def latents(self, rows: Sequence[int]) -> Tensor:
+        return torch.stack([self._latents[row] for row in rows], dim=1)
+
+    def readable(self) -> np.ndarray | None:
+        return None
+
+
 class MemoryBank:
     """Stored frames in the order of their making; entry i is frame i of the walk."""
 
-    _frames: list[np.ndarray] = field(default_factory=list)  # uint8 [t, H, W, 3] pieces
-    _latents: list[Tensor] = field(default_factory=list)  # [C, h, w] per frame
-    _c2w: np.ndarray = field(default_factory=lambda: np.empty((0, 4, 4)))  # with spare room: appending is O(1)
-    _K: np.ndarray = field(default_factory=lambda: np.empty((0, 4)))
-    _size: tuple[int, int] | None = None  # width, height
+    def __init__(self, store: Store | None = None) -> None:
+        self.store: Store = RamStore() if store is None else store
+        self._c2w, self._K = np.empty((0, 4, 4)), np.empty((0, 4))  # with spare room: appending is O(1)
+        self._size: tuple[int, int] | None = None  # width, height
+        self._length = 0
+        held = self.store.cameras()
+        if held is not None:
+            self._c2w, self._K, self._length = held.c2w.copy(), held.K.copy(), len(held)
+            self._size = (held.width, held.height)
 
     def __len__(self) -> int:
-        return len(self._latents)
+        return self._length
 
-    def append(self, frames_u8: np.ndarray, cameras: Cameras, latents: Tensor) -> None:
-        """Store t frames: uint8 [t, H, W, 3], t cameras of the same picture size, latents [C, t, h, w].
+    def append(
+        self, frames_u8: np.ndarray, cameras: Cameras, latents: Tensor, note: Mapping[str, Any] | None = None
+    ) -> None:
+        """Store t frames: uint8 [t, H, W, 3], t cameras of the same picture size, latents [C, t, h, w]; `note` says
+        where they come from.
 
-        Raises `UserError` when the three do not belong together; the bank is then unchanged.
+        Raises `UserError` when the three do not belong together or cannot be stored; the bank is then unchanged.
         """
         count = len(frames_u8)
         if not (count == len(cameras) == latents.shape[1]):
@@ -45,7 +103,8 @@ class MemoryBank:
             )
         if self._size not in (None, (cameras.width, cameras.height)):
             raise UserError(f"memory: holds frames of {self._size}, got {(cameras.width, cameras.height)}")
-        start, end = len(self), len(self) + count
+        self.store.append(frames_u8, cameras, latents, note or {})
+        start, end = self._length, self._length + count
         if end > len(self._c2w):
             room = max(64, 2 * end)
             c2w, K = np.empty((room, 4, 4)), np.empty((room, 4))
@@ -53,8 +112,7 @@ class MemoryBank:
             self._c2w, self._K = c2w, K
         self._c2w[start:end], self._K[start:end] = cameras.c2w, cameras.K
         self._size = (cameras.width, cameras.height)
-        self._frames += [frame.copy() for frame in frames_u8]
-        self._latents += [latent.detach().clone() for latent in latents.unbind(1)]
+        self._length = end
 
     @property
     def cameras(self) -> Cameras:
@@ -65,9 +123,12 @@ class MemoryBank:
 
     def frames_u8(self, index: int | slice | np.ndarray) -> np.ndarray:
         """Stored frames, uint8 [n, H, W, 3] (an integer index gives n = 1)."""
-        rows = np.atleast_1d(np.arange(len(self))[index])
-        return np.stack([self._frames[row] for row in rows])
+        return self.store.frames_u8(np.atleast_1d(np.arange(len(self))[index]).tolist())
 
     def latents(self, index: np.ndarray) -> Tensor:
         """Latents of the given entries, [C, n, h, w]."""
-        return torch.stack([self._latents[int(row)] for row in index], dim=1)
+        return self.store.latents(np.asarray(index).tolist())
+
+    def readable(self) -> np.ndarray | None:
+        """Which entries may be chosen from, bool [N]; None if all. In a damaged world file some are lost."""
+        return self.store.readable()

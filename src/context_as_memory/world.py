@@ -4,12 +4,15 @@ world = World.from_pretrained("default")
 world.reset(start_frames, start_cameras)
 for chunk in world.rollout(cameras):
     show(chunk.frames_u8)
+
+A world made by `World.create` lives in a folder instead of working memory: every chunk is committed when it is
+finished, and `World.open` goes on where the last one ended, with the frames that an uninterrupted walk would have had.
 """
 
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,8 @@ from .memory import MemoryBank
 from .retrieval import Retrieval, RetrievalConfig, retrieve
 from .tokens import ModelInputs, TokenLayout, build_model_inputs
 from .transformer import KeysValues, WorldTransformer
-from .weights import build_config, from_pretrained, open_codec, read_json, resolve
+from .weights import build_config, fingerprint, from_pretrained, open_codec, read_json, resolve
+from .worldfile import MAIN, BranchStore, WorldFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +64,21 @@ class Chunk:
 class World:
     """A generated world: a denoiser, a codec and a memory of every frame so far."""
 
-    def __init__(self, model: WorldTransformer, codec: VideoCodec, config: WorldConfig, device: str = "auto") -> None:
+    def __init__(
+        self,
+        model: WorldTransformer,
+        codec: VideoCodec,
+        config: WorldConfig,
+        device: str = "auto",
+        store: BranchStore | None = None,
+    ) -> None:
+        """`store`: a branch of a world file to live in and to continue; working memory if None."""
         self.device = pick_device(device)
         self.model, self.codec, self.config = model, codec, config
-        self.bank = MemoryBank()
-        self._chunks = 0  # numbers the noise of a chunk; with the seed it is the whole random state
+        self.bank = MemoryBank(store)
+        self.file = None if store is None else store.file
+        # Numbers the noise of a chunk; with the seed it is the whole random state.
+        self._chunks = 0 if store is None else store.steps
         self._kept: OrderedDict[int, KeysValues] = OrderedDict()  # by bank entry, least recently used first
 
     @classmethod
@@ -81,12 +95,71 @@ class World:
         codec: Any = open_codec(folder / "vae")
         return cls(model, fast(codec, target), replace(config, **changes), device)  # type: ignore[arg-type]
 
+    @classmethod
+    def create(
+        cls, path: str | Path, weights: str | Path = "default", *, device: str = "auto", **changes: object
+    ) -> "World":
+        """A new world in a new folder; `changes` as in `from_pretrained`. `reset` gives it its start frames."""
+        world = cls.from_pretrained(weights, device=device, **changes)
+        settings = {
+            "weights": str(weights),
+            "weights_sha256": fingerprint(resolve(weights)),
+            "width": world.config.width,
+            "height": world.config.height,
+            "config": asdict(world.config),
+        }
+        store = BranchStore(WorldFile.create(path, settings))
+        return cls(world.model, world.codec, world.config, device, store)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        branch: str = MAIN,
+        *,
+        weights: str | Path | None = None,
+        write: bool = True,
+        device: str = "auto",
+    ) -> "World":
+        """Continue a branch of a world folder with the weights it was made with (`weights`: where they lie now).
+
+        Raises `UserError` for a damaged world, one that is being written elsewhere, and other weights.
+        """
+        file = WorldFile.open(path, write=write)
+        try:
+            settings = file.settings
+            name = weights or settings["weights"]
+            if fingerprint(resolve(name)) != settings["weights_sha256"]:
+                raise UserError(
+                    f"the world in {path} was made with other weights ({settings['weights']}); "
+                    "give those, or start a new one"
+                )
+            config = _parse_config(settings["config"], str(path))
+            fresh = cls.from_pretrained(name, device=device)
+            return cls(fresh.model, fresh.codec, config, device, BranchStore(file, branch))
+        except BaseException:
+            file.close()
+            raise
+
+    def close(self) -> None:
+        """Close the world file, if there is one; every finished chunk is in it already."""
+        if self.file is not None:
+            self.file.close()
+
     # -- the method ----------------------------------------------------------------------------------------------
 
     def reset(self, frames_u8: np.ndarray, cameras: Cameras) -> None:
-        """Forget everything and start from T >= 1 frames, uint8 [T, H, W, 3], and their cameras."""
+        """Forget everything and start from T >= 1 frames, uint8 [T, H, W, 3], and their cameras.
+
+        A world file never forgets: with a history it refuses, and `rewind` or `fork` are what is meant.
+        """
         if len(frames_u8) == 0:
             raise UserError("world: no start frame; give at least one picture and its camera")
+        if self.file is not None:
+            if len(self.bank):
+                raise UserError(f"the world in {self.file.folder} has a history; rewind or fork it instead of a reset")
+            self.remember(frames_u8, cameras)
+            return
         before = self.bank
         self.bank = MemoryBank()
         try:
@@ -131,10 +204,12 @@ class World:
         memory = self.bank.cameras
         recent = len(memory) - 1
         seed = self.config.seed * 1_000_003 + self._chunks
+        rule = self.config.retrieval
         if isinstance(retrieval, Retrieval):
             found = retrieval
         else:
-            found = retrieve(memory, targets, retrieval or self.config.retrieval, recent=recent, seed=seed)
+            rule, allowed = retrieval or rule, self.bank.readable()
+            found = retrieve(memory, targets, rule, recent=recent, allowed=allowed, seed=seed)
         clock.lap("retrieve")
 
         layout = replace(self.config.layout, max_context=max(self.config.layout.max_context, len(found.indices)))
@@ -149,7 +224,13 @@ class World:
         if commit:
             # Memory is made of pictures (paper section 1.1): what is stored is what a viewer saw, encoded alone.
             stored = self.codec.encode_frames(self._video(frames_u8))[0]
-            self.bank.append(frames_u8, cameras, stored)
+            note = {
+                "step": self._chunks,
+                "context": found.indices.tolist(),
+                "scores": [round(score, 4) for score in found.scores.tolist()],
+                "retrieval": "given" if isinstance(retrieval, Retrieval) else asdict(rule),
+            }
+            self.bank.append(frames_u8, cameras, stored, note)
             self._chunks += 1
         clock.lap("encode")
         return Chunk(frames_u8, cameras, found, clock.seconds)
@@ -179,13 +260,13 @@ class World:
         """
         if self.model.config.context_mode != "per_frame":
             return None
-        missing = [entry for entry in entries if entry not in self._kept]
-        if missing:
-            latents = self.bank.latents(np.array(missing)).unsqueeze(0)
-            new = self.model.encode_context(latents.to(self.device, next(self.model.parameters()).dtype))
-            for row, entry in enumerate(missing):
-                # Copies: a view would hold the whole batch in memory.
-                self._kept[entry] = [(k[:, row].clone(), v[:, row].clone()) for k, v in new]
+        dtype = next(self.model.parameters()).dtype
+        for entry in entries:
+            if entry not in self._kept:
+                # One at a time: the last bits of a batched product depend on the batch, and a world that is opened
+                # again must go on exactly as it would have.
+                latent = self.bank.latents(np.array([entry])).unsqueeze(0).to(self.device, dtype)
+                self._kept[entry] = [(k[:, 0], v[:, 0]) for k, v in self.model.encode_context(latent)]
         for entry in entries:
             self._kept.move_to_end(entry)
         layers = zip(*(self._kept[entry] for entry in entries), strict=True)
@@ -243,10 +324,14 @@ class _Clock:
 
 def read_world_config(folder: Path) -> WorldConfig:
     """`world.json` of a world folder; unknown keys are errors."""
-    values = read_json(folder / "world.json", "weights")
-    where = str(folder / "world.json")
-    values["retrieval"] = build_config(RetrievalConfig, values.get("retrieval", {}), where)
-    values["flow"] = build_config(FlowMatching, values.get("flow", {}), where)
+    return _parse_config(read_json(folder / "world.json", "weights"), str(folder / "world.json"))
+
+
+def _parse_config(values: dict[str, Any], where: str) -> WorldConfig:
+    values = values | {
+        "retrieval": build_config(RetrievalConfig, values.get("retrieval", {}), where),
+        "flow": build_config(FlowMatching, values.get("flow", {}), where),
+    }
     config = build_config(WorldConfig, values, where)
     assert isinstance(config, WorldConfig)
     return config

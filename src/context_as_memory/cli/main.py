@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from context_as_memory import __version__
+from context_as_memory.cli import world as worlds
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.config import GenerateConfig, GroundTruthConfig, Strategy
 
@@ -146,6 +147,7 @@ Command = (
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Encode, tyro.conf.subcommand("encode")]
     | Annotated[Fetch, tyro.conf.subcommand("fetch")]
+    | worlds.WorldCommand
     | Train
 )
 
@@ -318,6 +320,7 @@ _RUN: dict[type, Callable[[Any], int]] = {
     Check: _check,
     Encode: _encode,
     Fetch: _fetch,
+    **worlds.RUN,
     TrainCodec: _train_codec,
     TrainWorld: _train_world,
 }

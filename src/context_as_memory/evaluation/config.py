@@ -29,6 +29,10 @@ class GenerateConfig:
     generated."""
     intrinsics: Path | None = None
     """With a poses.npy: fx fy cx cy [4] or [N,4] in pixels of the picture as given. Otherwise --hfov-deg is used."""
+    world: Path | None = None
+    """Folder of a world file: a new one keeps every frame of this walk; one that exists goes on from its last frame."""
+    branch: str = "main"
+    """Branch of an existing world to go on with."""
     memory: Strategy = "coverage"
     """How the context is chosen."""
     max_context: int | None = None

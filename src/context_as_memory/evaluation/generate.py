@@ -39,8 +39,11 @@ from context_as_memory.evaluation.returns import find_returns, visits
 from context_as_memory.evaluation.start import start_frame
 from context_as_memory.retrieval import Retrieval
 from context_as_memory.video import VideoWriter, fit_frame, partial_path, read_image
+from context_as_memory.worldfile import BranchStore, WorldFile
+from context_as_memory.worldfile.schema import DATABASE
 
 if TYPE_CHECKING:
+    from context_as_memory.memory import MemoryBank
     from context_as_memory.world import Chunk, World
 
 # 496 frames. Look left and back; walk a square to the right, which ends where it began 216 frames later; walk up its
@@ -62,11 +65,13 @@ class Scene:
 
 @dataclass(frozen=True)
 class Worlds:
-    """The model, ready to run: with the chosen memory and, for comparison, with recent frames only (or None)."""
+    """The model, ready to run: with the chosen memory and, for comparison, with recent frames only (or None).
+    continued: the first is a world file with a history, which goes on."""
 
     memory: "World"
     recent: "World | None"
     weights: dict[str, str]
+    continued: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -74,15 +79,40 @@ class Worlds:
         return self.memory.config.width, self.memory.config.height
 
 
+class Frames(Sequence[np.ndarray]):
+    """Frames of a run by number. Those of a world's past stay in its file and are read when asked for."""
+
+    def __init__(self, bank: "MemoryBank | None" = None) -> None:
+        self._bank, self.past = bank, 0 if bank is None else len(bank)
+        self._new: list[np.ndarray] = []
+
+    def __len__(self) -> int:
+        return self.past + len(self._new)
+
+    def __getitem__(self, number: Any) -> Any:
+        if number < 0 or number >= self.past:
+            return self._new[number if number < 0 else number - self.past]
+        assert self._bank is not None
+        return self._bank.frames_u8(int(number))[0]
+
+    def extend(self, frames_u8: np.ndarray) -> None:
+        self._new.extend(frames_u8)
+
+    def cut(self, length: int) -> None:
+        """Keep only so many frames; the past stays."""
+        del self._new[max(0, length - self.past) :]
+
+
 @dataclass
 class Run:
-    """One rollout as it grows. frames: the start frame first; the other lists hold one entry per chunk."""
+    """One rollout as it grows. frames: all of the walk, start frame first; the other lists hold one entry per chunk."""
 
     world: "World"
-    frames: list[np.ndarray]
+    frames: Frames
     starts: list[int] = field(default_factory=list)
     retrievals: list[Retrieval] = field(default_factory=list)
     seconds: list[dict[str, float]] = field(default_factory=list)
+    given: int = 1  # frames that were there before the first chunk
 
     def add(self, chunk: "Chunk") -> None:
         self.starts.append(len(self.frames))
@@ -93,7 +123,8 @@ class Run:
     def cut(self, num_frames: int) -> None:
         """Forget chunks that begin at or after frame `num_frames`."""
         keep = sum(start < num_frames for start in self.starts)
-        del self.frames[num_frames:], self.starts[keep:], self.retrievals[keep:], self.seconds[keep:]
+        self.frames.cut(num_frames)
+        del self.starts[keep:], self.retrievals[keep:], self.seconds[keep:]
 
 
 def generate(config: GenerateConfig) -> dict[str, Any]:
@@ -102,7 +133,7 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
     Ctrl-C stops after the current chunk and still writes every file, a second Ctrl-C stops at once; the report then
     says `"interrupted": true`. Raises `UserError` for bad input, as far as possible before the model is loaded.
     """
-    scene = prepare_scene(config)
+    scene = continue_scene(config) if continues(config) else prepare_scene(config)
     prepare_folder(config.out)
     for name, value in (("steps", config.steps), ("max-context", config.max_context), ("threads", config.threads)):
         if value is not None and value < 1:
@@ -111,22 +142,34 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
         raise UserError(f"--fps is {config.fps}; give frames per second between 0 and 1000")
     began = time.perf_counter()
     worlds = load_worlds(config)
+    try:
+        return _generate(config, scene, worlds, began)
+    finally:
+        worlds.memory.close()
+
+
+def _generate(config: GenerateConfig, scene: Scene, worlds: Worlds, began: float) -> dict[str, Any]:
     frame, changed = fit_frame(scene.frame, *worlds.size)
     if changed:
         before = f"{scene.frame.shape[1]}x{scene.frame.shape[0]}"
         after = f"{frame.shape[1]}x{frame.shape[0]}"
         note(f"{scene.name} ({before}) is scaled and cropped around its centre to the model's {after}")
     start, targets = (cameras.resized(*worlds.size) for cameras in (scene.camera, scene.targets))
-    cameras = Cameras.concat([start, targets])
+    past = worlds.memory.bank.cameras if worlds.continued else start
+    cameras = Cameras.concat([past, targets])
     pairs = find_returns(cameras)
     for name in OUTPUTS:  # a later failure must not leave old results that look like new ones
         (config.out / name).unlink(missing_ok=True)
 
-    runs = {"with_memory": Run(worlds.memory, [frame])}
-    if worlds.recent is not None:
-        runs["without_memory"] = Run(worlds.recent, [frame])
+    if worlds.continued:
+        runs = {"with_memory": Run(worlds.memory, Frames(worlds.memory.bank), given=len(past))}
+    else:
+        both = {"with_memory": worlds.memory, "without_memory": worlds.recent}
+        runs = {name: Run(world, Frames()) for name, world in both.items() if world is not None}
+        for run in runs.values():
+            run.frames.extend(frame[None])
     with StopOnInterrupt() as stop:
-        _roll(config, runs, start, targets, pairs, stop)
+        _roll(config, runs, None if worlds.continued else start, targets, pairs, stop)
         report = _conclude(config, scene, worlds, runs, cameras, pairs)
         report |= {"wall_seconds": round(time.perf_counter() - began, 2), "peak_memory_mib": peak_memory_mib()}
         write_json(config.out / "report.json", report)
@@ -136,23 +179,23 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
 def _roll(
     config: GenerateConfig,
     runs: dict[str, Run],
-    start: Cameras,
+    start: Cameras | None,
     targets: Cameras,
     pairs: np.ndarray,
     stop: "StopOnInterrupt",
 ) -> None:
     """Generate chunk by chunk, all runs in step, writing the videos as they grow, until the path ends or `stop` is
-    requested.
+    requested. start: the camera of the start frame; None goes on in a world that has a history.
 
     Both runs advance together, so that an interrupted comparison is complete up to its end.
     """
     memory, recent = runs["with_memory"], runs.get("without_memory")
     firsts: dict[int, int] = {int(r): int(f) for f, r in pairs}
     revisited = {int(f) for f in pairs[:, 0]}
-    size = (start.width, start.height)
+    size = (targets.width, targets.height)
     comparison = Comparison(*size, ("memory on", "memory off"))
     chunk_frames = memory.world.chunk_frames
-    written = 0
+    written = memory.given - 1  # a walk that goes on shows its new part, from the last frame on
     with ExitStack() as stack:
         video = stack.enter_context(
             VideoWriter(config.out / "video.mp4", *size, config.fps, crf=10, pix_fmt=_pix_fmt(*size))
@@ -178,7 +221,8 @@ def _roll(
         try:
             write()
             for run in runs.values():
-                run.world.reset(run.frames[0][None], start)
+                if start is not None:
+                    run.world.reset(run.frames[0][None], start)
             for begin in range(0, len(targets), chunk_frames):
                 chunk_cameras = targets[begin : begin + chunk_frames]
                 for run in runs.values():
@@ -216,8 +260,8 @@ def _conclude(
     height, width = scene.frame.shape[:2]
     return {
         "interrupted": done < len(cameras),
-        "frames_generated": done - 1,
-        "frames_requested": len(cameras) - 1,
+        "frames_generated": done - memory.given,
+        "frames_requested": len(cameras) - memory.given,
         "settings": {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()},
         "world": asdict(memory.world.config) | {"chunk_frames": memory.world.chunk_frames},
         "start": {"name": scene.name, "width": width, "height": height, "resized": (width, height) != worlds.size},
@@ -225,7 +269,7 @@ def _conclude(
         "weights": worlds.weights,
         "environment": environment(),
         "returns": returns_report({name: run.frames for name, run in runs.items()}, visits(pairs), seed=config.seed),
-        "timing": {name: timing(run.seconds, len(run.frames) - 1) for name, run in runs.items()},
+        "timing": {name: timing(run.seconds, len(run.frames) - run.given) for name, run in runs.items()},
         "files": [name for name in OUTPUTS if name == "report.json" or (config.out / name).exists()],
     }
 
@@ -262,6 +306,36 @@ def prepare_scene(config: GenerateConfig) -> Scene:
             f"trajectory {config.trajectory} holds {len(path)} pose(s); give the start pose and at least one more"
         )
     return Scene(name, frame, path[0], path[1:])
+
+
+def continues(config: GenerateConfig) -> bool:
+    """Whether --world names a world that is there already."""
+    return config.world is not None and (config.world / DATABASE).exists()
+
+
+def continue_scene(config: GenerateConfig) -> Scene:
+    """The last frame and camera of a world file, and the path from there. Raises `UserError`."""
+    assert config.world is not None
+    given = [f"--{name}" for name in ("image", "start", "demo", "trajectory") if getattr(config, name)]
+    if given:
+        raise UserError(f"the world in {config.world} goes on from its last frame; leave {given[0]} away")
+    if config.actions is None:
+        raise UserError('no path is given; give --actions, e.g. "w-40,l-24,w-40,j-24"')
+    parse_actions(config.actions)
+    with WorldFile.open(config.world, write=False) as file:
+        store = BranchStore(file, config.branch)
+        cameras = store.cameras()
+        if cameras is None:
+            raise UserError(f"branch {config.branch!r} of the world in {config.world} is empty; rewind it to a chunk")
+        last = len(cameras) - 1
+        camera, frame = cameras[[last]], store.frames_u8([last])[0]
+    name = f"frame {last} of {config.world.name}, branch {config.branch}"
+    return Scene(name, frame, camera, cameras_from_actions(camera, config.actions, up=_world_up(cameras)))
+
+
+def _world_up(cameras: Cameras) -> np.ndarray:
+    """The vertical of a world: that of its first camera, which was level."""
+    return np.asarray(-cameras.c2w[0, :3, 1])
 
 
 def _read_trajectory(config: GenerateConfig, camera: Cameras) -> Cameras:
@@ -309,6 +383,17 @@ def load_worlds(config: GenerateConfig) -> Worlds:
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    if continues(config):
+        assert config.world is not None
+        note("the world's own settings are used: seed, memory, steps; there is nothing to compare with")
+        opened = World.open(
+            config.world, config.branch, weights=None if config.weights == "default" else config.weights
+        )
+        assert opened.file is not None
+        settings_ = opened.file.settings
+        return Worlds(
+            opened, None, {"name": settings_["weights"], "sha256": settings_["weights_sha256"]}, continued=True
+        )
     base = World.from_pretrained(config.weights)
     stored = base.config.retrieval
     retrieval = replace(stored, strategy=config.memory, max_context=config.max_context or stored.max_context)
@@ -321,7 +406,12 @@ def load_worlds(config: GenerateConfig) -> Worlds:
     elif config.compare:
         recent = World(base.model, base.codec, replace(settings, retrieval=replace(retrieval, strategy="recent")))
     info = {"name": config.weights, "sha256": weights.fingerprint(weights.resolve(config.weights))}
-    return Worlds(World(base.model, base.codec, settings), recent, info)
+    if config.world is None:
+        return Worlds(World(base.model, base.codec, settings), recent, info)
+    kept = World.create(
+        config.world, config.weights, retrieval=retrieval, num_steps=settings.num_steps, seed=config.seed
+    )
+    return Worlds(kept, recent, info)
 
 
 class StopOnInterrupt:

@@ -1,0 +1,239 @@
+"""The commands `cam world ...`: looking at worlds, branching, sharing and repairing them."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class List:
+    """The worlds in a folder."""
+
+    folder: Annotated[Path, tyro.conf.Positional] = Path("worlds")
+    """Folder whose subfolders are worlds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """What a world holds: settings, branches and, with --chunks, every chunk."""
+
+    world: Annotated[Path, tyro.conf.Positional]
+    """Folder of the world."""
+    chunks: bool = False
+    """List every chunk with its parent and frames: the numbers that --at takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fork:
+    """A new branch that shares all history up to a chunk."""
+
+    world: Annotated[Path, tyro.conf.Positional]
+    """Folder of the world."""
+    name: Annotated[str, tyro.conf.Positional]
+    """Name of the new branch."""
+    branch: str = "main"
+    """Branch to fork."""
+    at: int | None = None
+    """Last chunk to share (`cam world info WORLD --chunks`); the last one of the branch if not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewind:
+    """Let a branch end at an earlier chunk. What came after stays in the world until `compact`."""
+
+    world: Annotated[Path, tyro.conf.Positional]
+    """Folder of the world."""
+    at: int
+    """Chunk that becomes the last one (`cam world info WORLD --chunks`)."""
+    branch: str = "main"
+    """Branch to rewind."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delete:
+    """Remove a branch. Its chunks stay in the world until `compact`."""
+
+    world: Annotated[Path, tyro.conf.Positional]
+    """Folder of the world."""
+    branch: Annotated[str, tyro.conf.Positional]
+    """Branch to remove."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a world into one file, to keep or to send."""
+
+    world: Annotated[Path, tyro.conf.Positional]
+    """Folder of the world."""
+    target: Annotated[Path, tyro.conf.Positional]
+    """File to write, e.g. attic.camworld."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """Unpack an exported world into a new folder. Safe for files from strangers: nothing in them is executed."""
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """An exported world."""
+    world: Annotated[Path, tyro.conf.Positional]
+    """Folder to make."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Read everything once and say which chunks are damaged; memory leaves those out from then on."""
+
+    world: Annotated[Path, tyro.conf.Positional]
+    """Folder of the world."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compact:
+    """Remove what no branch reaches, and leftovers of interrupted runs."""
+
+    world: Annotated[Path, tyro.conf.Positional]
+    """Folder of the world."""
+
+
+_named = tyro.conf.subcommand
+WorldCommand = Annotated[
+    Annotated[List, _named("list")]
+    | Annotated[Info, _named("info")]
+    | Annotated[Fork, _named("fork")]
+    | Annotated[Rewind, _named("rewind")]
+    | Annotated[Delete, _named("delete")]
+    | Annotated[Export, _named("export")]
+    | Annotated[Import, _named("import")]
+    | Annotated[Verify, _named("verify")]
+    | Annotated[Compact, _named("compact")],
+    tyro.conf.subcommand("world", description="World files: look, fork, rewind, share, verify."),
+]
+
+
+def _list(command: List) -> int:
+    from context_as_memory.errors import UserError
+    from context_as_memory.worldfile import WorldFile
+    from context_as_memory.worldfile.schema import DATABASE
+
+    if not command.folder.is_dir():
+        raise UserError(f"{command.folder} is no folder; name one that holds worlds")
+    found = sorted(path.parent for path in command.folder.glob(f"*/{DATABASE}"))
+    for folder in found:
+        try:
+            with WorldFile.open(folder, write=False) as file:
+                branches = [f"{info.name} ({info.frames} frames)" for info in file.branches()]
+                print(f"{folder}: {', '.join(branches)}")
+        except UserError as error:  # one damaged world does not hide the others
+            print(f"{folder}: {error}")
+    if not found:
+        print(f"no worlds in {command.folder}")
+    return 0
+
+
+def _info(command: Info) -> int:
+    from context_as_memory.worldfile import WorldFile
+
+    with WorldFile.open(command.world, write=False) as file:
+        settings = file.settings
+        print(f"{command.world}: {settings['width']}x{settings['height']}, weights {settings.get('weights', '?')}")
+        for branch in file.branches():
+            print(f"  branch {branch.name}: {branch.frames} frames, last chunk {branch.head}")
+        chunks = file.chunks()
+        lost = sum(info.lost for info in chunks)
+        print(f"  {len(chunks)} chunks" + (f", {lost} of them damaged" if lost else ""))
+        for info in chunks if command.chunks else ():
+            when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(info.created_s))
+            span = f"frames {info.first} to {info.first + info.frames - 1}"
+            print(f"  chunk {info.id} after {info.parent}: {span}, {when}" + (", damaged" if info.lost else ""))
+    return 0
+
+
+def _fork(command: Fork) -> int:
+    from context_as_memory.worldfile import WorldFile
+
+    with WorldFile.open(command.world) as file:
+        branch = file.fork(command.name, command.branch, command.at)
+    print(f"branch {branch.name} of {command.world} has {branch.frames} frames; go on with")
+    print(f'  cam generate --world {command.world} --branch {branch.name} --actions "w-40" --out outputs/{branch.name}')
+    return 0
+
+
+def _rewind(command: Rewind) -> int:
+    from context_as_memory.worldfile import WorldFile
+
+    with WorldFile.open(command.world) as file:
+        before = file.branch(command.branch).head
+        branch = file.rewind(command.branch, command.at)
+    print(f"branch {branch.name} of {command.world} has {branch.frames} frames; its last chunk was {before} before")
+    return 0
+
+
+def _delete(command: Delete) -> int:
+    from context_as_memory.worldfile import WorldFile
+
+    with WorldFile.open(command.world) as file:
+        head = file.branch(command.branch).head
+        file.delete(command.branch)
+    print(
+        f"branch {command.branch} of {command.world} is gone; its last chunk was {head}, and `compact` frees its space"
+    )
+    return 0
+
+
+def _export(command: Export) -> int:
+    from context_as_memory.worldfile import WorldFile, export_world
+
+    with WorldFile.open(command.world, write=False) as file:
+        print(export_world(file, command.target))
+    return 0
+
+
+def _import(command: Import) -> int:
+    from context_as_memory.worldfile import import_world
+
+    print(import_world(command.source, command.world))
+    return 0
+
+
+def _verify(command: Verify) -> int:
+    from context_as_memory.worldfile import WorldFile, verify
+
+    with WorldFile.open(command.world) as file:
+        verdict = verify(file)
+        chunks = {info.id: info for info in file.chunks()}
+    for number, problems in verdict.problems.items():
+        info = chunks[number]
+        print(f"lost: chunk {number}, frames {info.first} to {info.first + info.frames - 1}: {'; '.join(problems)}")
+    for complaint in verdict.database:
+        print(f"database: {complaint}")
+    if verdict.orphans:
+        print(f"{len(verdict.orphans)} files belong to no chunk; `cam world compact` removes them")
+    if verdict.sound:
+        print(f"{command.world}: all {verdict.chunks} chunks are whole")
+    return 0 if verdict.sound else 1
+
+
+def _compact(command: Compact) -> int:
+    from context_as_memory.worldfile import WorldFile, compact
+
+    with WorldFile.open(command.world) as file:
+        removed, freed = compact(file)
+    print(f"{command.world}: {removed} chunks removed, {freed / 1e6:.1f} MB given back")
+    return 0
+
+
+RUN: dict[type, Callable[[Any], int]] = {
+    List: _list,
+    Info: _info,
+    Fork: _fork,
+    Rewind: _rewind,
+    Delete: _delete,
+    Export: _export,
+    Import: _import,
+    Verify: _verify,
+    Compact: _compact,
+}
