@@ -13,7 +13,9 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import sqlite3
+import tempfile
 import time
 import uuid
 from collections import OrderedDict
@@ -83,16 +85,24 @@ class WorldFile:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder} exists and is not an empty folder; choose another place for the world")
         with _clear_errors(folder):
-            for part in (folder, folder / FRAMES, folder / LATENTS):
-                part.mkdir(parents=True, exist_ok=True)
-            lease = Lease(folder)
-            database = schema.create(folder)
-            made = cls(folder, database, lease)
-            with made.transaction():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            # Made under another name: a world appears whole or not at all.
+            scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+            try:
+                scratch.chmod(0o755)
+                for part in (FRAMES, LATENTS):
+                    (scratch / part).mkdir()
+                database = schema.create(scratch)
+                database.execute("BEGIN IMMEDIATE")
                 rows = [(key, json.dumps(value)) for key, value in settings.items()]
                 database.executemany("INSERT INTO setting VALUES (?, ?)", rows)
                 database.execute("INSERT INTO branch VALUES (?, NULL, ?)", (MAIN, time.time()))
-        return made
+                database.execute("COMMIT")
+                database.close()
+                os.rename(scratch, folder)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+        return cls.open(folder)
 
     @classmethod
     def open(cls, folder: Path | str, *, write: bool = True) -> Self:
