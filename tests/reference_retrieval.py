@@ -1,4 +1,4 @@
-"""Slow, obvious versions of what retrieval.py does with array expressions: a polygon library and plain loops."""
+"""Slow, obvious versions of what retrieval does with array expressions: a polygon library and plain loops."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,8 @@ import numpy as np
 from shapely.geometry import Polygon
 
 from context_as_memory.camera import PlanarViews
-from context_as_memory.retrieval import COLUMNS, ROWS, SHORTLIST, RetrievalConfig
+from context_as_memory.retrieval import RetrievalConfig
+from context_as_memory.retrieval.coverage import COLUMNS, ROWS, SHORTLIST
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(40)
 

@@ -13,23 +13,19 @@ import reference_retrieval as reference
 from context_as_memory.camera import Cameras, PlanarViews, ground_basis, look, pinhole, planar
 from context_as_memory.errors import UserError
 from context_as_memory.retrieval import (
-    MIN_OVERLAP,
     STRATEGIES,
     Retrieval,
     RetrievalConfig,
+    ViewIndex,
     explained,
-    fov_overlap,
-    fov_overlap_area,
-    greedy_cover,
-    key_poses,
-    paper_overlap,
-    ranking_poses,
     retrieve,
-    runs,
     take,
     target_samples,
-    thin_runs,
 )
+from context_as_memory.retrieval.coverage import greedy_cover, key_poses, ranking_poses
+from context_as_memory.retrieval.index import pose_bins
+from context_as_memory.retrieval.overlap import MIN_OVERLAP, fov_overlap, fov_overlap_area
+from context_as_memory.retrieval.paper import paper_overlap, runs, thin_runs
 
 SEEDS = st.integers(0, 2**32 - 1)
 NEAR, FAR = 0.1, 15.0
@@ -357,3 +353,66 @@ def test_import_is_light() -> None:
     heavy = "m for m in ('torch', 'scipy', 'matplotlib') if m in sys.modules"
     code = f"import sys, context_as_memory.retrieval; print([{heavy}])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+# --- the index --------------------------------------------------------------------------------------------------------
+
+
+def _pitched(rng: np.random.Generator, number: int, box_m: float, pitch_deg: float) -> Cameras:
+    """A random walk whose cameras look up and down by up to so many degrees."""
+    yaw = np.cumsum(rng.normal(0, 0.4, number))
+    position = np.mod(np.cumsum(rng.normal(0, 0.6, (number, 3)), axis=0), box_m)
+    level = look(position, yaw, K, 160, 96)
+    pitch = np.radians(rng.uniform(-pitch_deg, pitch_deg, number))
+    tilt = np.tile(np.eye(4), (number, 1, 1))
+    tilt[:, 1, 1], tilt[:, 1, 2], tilt[:, 2, 1], tilt[:, 2, 2] = (
+        np.cos(pitch), -np.sin(pitch), np.sin(pitch), np.cos(pitch),
+    )  # fmt: skip
+    return Cameras(level.c2w @ tilt, level.K, 160, 96)
+
+
+@settings(max_examples=25, deadline=None)
+@given(SEEDS, st.sampled_from([5.0, 60.0]), st.sampled_from([0.0, 40.0]), st.booleans())
+def test_the_index_gives_what_looking_at_everything_gives(seed, box_m, pitch_deg, crowded):
+    """Reference: the same rule over all frames (or, in a crowd, the newest of each bin, found by a plain loop)."""
+    rng = np.random.default_rng(seed)
+    bank = _pitched(rng, 120, box_m, pitch_deg)
+    target = bank[[int(rng.integers(120))]]
+    config = RetrievalConfig(far_m=6.0, crowded=0 if crowded else 10**6, bin_m=1.5, bin_rad=0.4)
+    index = ViewIndex(config)
+    for end in sorted({*rng.integers(1, 120, 5).tolist(), 120}):
+        found = retrieve(bank[:end], target, config, recent=end - 1, index=index)
+        views = planar(bank[:end], index.basis)
+        candidates = np.ones(end, bool)
+        if crowded:
+            newest = {}
+            for row, key in enumerate(map(tuple, pose_bins(views, config).tolist())):
+                newest[key] = row
+            candidates = np.isin(np.arange(end), list(newest.values()))
+        allowed = candidates & (np.arange(end) != end - 1)
+        overlap = fov_overlap(planar(target, index.basis), views, config.near_m, config.far_m)[0]
+        expected = np.flatnonzero(allowed & (overlap > MIN_OVERLAP))
+        np.testing.assert_array_equal(np.setdiff1d(found.candidates, [end - 1]), expected)
+        if pitch_deg == 0:  # one and the same ground: the whole answer is that of the plain call
+            plain = retrieve(bank[:end], target, config, recent=end - 1, allowed=candidates)
+            np.testing.assert_array_equal(found.indices, plain.indices)
+            np.testing.assert_allclose(found.scores, plain.scores, atol=1e-12)
+
+
+@settings(max_examples=15, deadline=None)
+@given(SEEDS, st.sampled_from([0.0, 60.0]))
+def test_an_index_that_grew_equals_one_that_was_read_at_once(seed, pitch_deg):
+    """Bit for bit, so that a saved world goes on exactly as it would have."""
+    rng = np.random.default_rng(seed)
+    bank = _pitched(rng, 80, 8.0, pitch_deg)
+    config = RetrievalConfig(crowded=0)
+    grown, read = ViewIndex(config), ViewIndex(config)
+    for end in range(1, 81):
+        grown.update(bank[:end])
+    read.update(bank)
+    np.testing.assert_array_equal(grown.basis, read.basis)
+    for a, b in zip(vars(grown.all_views()).values(), vars(read.all_views()).values(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    goals = planar(bank[[5]], read.basis)
+    np.testing.assert_array_equal(grown.within_reach(goals), read.within_reach(goals))
+    assert len(read.within_reach(goals)) <= len(np.unique(pose_bins(read.all_views(), config), axis=0))

@@ -119,7 +119,10 @@ class MemoryBank:
         """Cameras of all stored frames."""
         if self._size is None:
             raise UserError("memory: the bank is empty; reset the world with at least one start frame")
-        return Cameras(self._c2w[: len(self)].copy(), self._K[: len(self)].copy(), *self._size)
+        # Entries never change and were checked when they came: a view of them costs nothing, however many there are.
+        c2w, K = self._c2w[: len(self)], self._K[: len(self)]
+        c2w.flags.writeable = K.flags.writeable = False
+        return Cameras.known_good(c2w, K, *self._size)
 
     def frames_u8(self, index: int | slice | np.ndarray) -> np.ndarray:
         """Stored frames, uint8 [n, H, W, 3] (an integer index gives n = 1)."""

@@ -26,7 +26,7 @@ from .compute import fast, pick_device
 from .diffusion import TIMESTEPS, FlowMatching, euler_sample
 from .errors import UserError
 from .memory import MemoryBank
-from .retrieval import Retrieval, RetrievalConfig, retrieve
+from .retrieval import Retrieval, RetrievalConfig, ViewIndex, retrieve
 from .tokens import ModelInputs, TokenLayout, build_model_inputs
 from .transformer import KeysValues, WorldTransformer
 from .weights import build_config, fingerprint, from_pretrained, open_codec, read_json, resolve
@@ -80,6 +80,8 @@ class World:
         # Numbers the noise of a chunk; with the seed it is the whole random state.
         self._chunks = 0 if store is None else store.steps
         self._kept: OrderedDict[int, KeysValues] = OrderedDict()  # by bank entry, least recently used first
+        self._index: ViewIndex | None = None
+        self._indexed: MemoryBank | None = None  # the bank it is an index of
 
     @classmethod
     def from_pretrained(cls, name: str | Path = "default", *, device: str = "auto", **changes: object) -> "World":
@@ -169,6 +171,7 @@ class World:
             raise
         self._chunks = 0
         self._kept.clear()
+        self._index = None
 
     @torch.inference_mode()
     def remember(self, frames_u8: np.ndarray, cameras: Cameras) -> None:
@@ -209,7 +212,9 @@ class World:
             found = retrieval
         else:
             rule, allowed = retrieval or rule, self.bank.readable()
-            found = retrieve(memory, targets, rule, recent=recent, allowed=allowed, seed=seed)
+            found = retrieve(
+                memory, targets, rule, recent=recent, allowed=allowed, index=self._index_for(rule), seed=seed
+            )
         clock.lap("retrieve")
 
         layout = replace(self.config.layout, max_context=max(self.config.layout.max_context, len(found.indices)))
@@ -246,6 +251,16 @@ class World:
     def chunk_frames(self) -> int:
         """New frames per step."""
         return self.config.chunk_latents * self.codec.temporal_factor
+
+    def _index_for(self, rule: RetrievalConfig) -> ViewIndex:
+        """The index over this bank; made anew for a rule that sees another distance or sorts into other bins."""
+
+        def grid(config: RetrievalConfig) -> tuple[float, ...]:
+            return config.near_m, config.far_m, config.crowded, config.bin_m, config.bin_rad
+
+        if self._index is None or self._indexed is not self.bank or grid(self._index.config) != grid(rule):
+            self._index, self._indexed = ViewIndex(rule), self.bank
+        return self._index
 
     def _padded(self, cameras: Cameras) -> Cameras:
         """A path that ends inside a chunk stands still to its end; the surplus frames are cut off again."""

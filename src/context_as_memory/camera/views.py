@@ -17,15 +17,15 @@ class PlanarViews:
     half_width_tan: np.ndarray
 
 
-def ground_basis(cameras: Cameras) -> np.ndarray:
-    """Orthonormal basis [2,3] of the plane orthogonal to the mean up (-down) of the cameras.
+def ground_basis(cameras: Cameras, up: np.ndarray | None = None) -> np.ndarray:
+    """Orthonormal basis [2,3] of the plane orthogonal to the mean up (-down) of the cameras, or to `up` [3].
 
     The first row is the level heading of the first camera and the second points to its left, so that rows and up are
     right-handed. Moving the world rigidly rotates the rows with it.
     """
     if not len(cameras):
         raise UserError("no cameras to find the ground from; give at least one")
-    up = -cameras.down.mean(axis=0)
+    up = -cameras.down.mean(axis=0) if up is None else up
     if np.linalg.norm(up) < 1e-3:  # as many cameras upside down as upright: any choice will do, but always the same one
         up = -cameras.down[0]
     up = up / np.linalg.norm(up)
@@ -38,12 +38,17 @@ def planar(cameras: Cameras, basis: np.ndarray) -> PlanarViews:
 
     A camera that looks straight up or down keeps the heading of its image: the one with its x axis to the right.
     """
-    heading = cameras.forward @ basis.T
-    right = cameras.right @ basis.T
+    heading, right, origin = (_coordinates(x, basis) for x in (cameras.forward, cameras.right, cameras.position))
     vertical = np.linalg.norm(heading, axis=1) < 1e-3
     heading[vertical] = np.stack([-right[:, 1], right[:, 0]], axis=1)[vertical]
     heading /= np.linalg.norm(heading, axis=1, keepdims=True)
-    return PlanarViews(cameras.position @ basis.T, heading, cameras.half_width_tan)
+    return PlanarViews(origin, heading, cameras.half_width_tan)
+
+
+def _coordinates(vectors: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """vectors [N,3] in a basis [2,3]: [N,2]. Written out, since the last digit of a library's matrix product depends on
+    how many rows it is given, and a bank that grew must equal one that was read at once."""
+    return vectors[:, :1] * basis[:, 0] + vectors[:, 1:2] * basis[:, 1] + vectors[:, 2:] * basis[:, 2]
 
 
 def wedge_polygon(views: PlanarViews, near_m: float, far_m: float) -> np.ndarray:

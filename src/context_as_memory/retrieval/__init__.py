@@ -1,0 +1,23 @@
+"""Which stored frames go into the context of the next chunk? Decided from camera poses alone (numpy only).
+
+A frame's view, seen from above, is a wedge: the trapezoid between a near and a far depth inside its horizontal field of
+view. Two frames can only show the same things where their wedges overlap. Five strategies:
+
+`coverage`  exact wedge overlap, then greedy residual coverage: each pick must show parts of the target views that the
+            picks before it (and the most recent frame) do not show from a similar direction and distance. The default.
+`paper`     the rule of Context-as-Memory (arXiv 2506.03141, section 3.3 and figure 4): both left and both right
+            boundary rays of a pair meet; then one random frame of each run of consecutive survivors; then far ones.
+`recent`    a sliding window over the newest frames (Diffusion Forcing, arXiv 2502.06764).
+`random`    frames drawn without replacement.
+`first`     the oldest frames.
+
+Every answer is deterministic given the seed, holds no index twice, and may be shorter than asked for: a context padded
+with frames that show nothing of the target costs time and teaches nothing.
+"""
+
+from context_as_memory.retrieval.config import STRATEGIES, Retrieval, RetrievalConfig, take
+from context_as_memory.retrieval.core import retrieve
+from context_as_memory.retrieval.coverage import explained, target_samples
+from context_as_memory.retrieval.index import ViewIndex
+
+__all__ = ["STRATEGIES", "Retrieval", "RetrievalConfig", "ViewIndex", "explained", "retrieve", "take", "target_samples"]

@@ -1,0 +1,92 @@
+"""The one entry: cameras in, frame numbers out."""
+
+import numpy as np
+
+from context_as_memory.camera import Cameras, ground_basis, planar
+from context_as_memory.errors import UserError
+from context_as_memory.retrieval.config import Bools, Floats, Indices, Retrieval, RetrievalConfig, take
+from context_as_memory.retrieval.coverage import coverage, key_poses, ranking_poses
+from context_as_memory.retrieval.index import ViewIndex
+from context_as_memory.retrieval.overlap import MIN_OVERLAP, fov_overlap
+from context_as_memory.retrieval.paper import paper_overlap, thin_runs
+
+
+def retrieve(
+    bank: Cameras,
+    target: Cameras,
+    config: RetrievalConfig,
+    *,
+    recent: int | None,
+    allowed: Bools | None = None,
+    index: ViewIndex | None = None,
+    seed: int = 0,
+) -> Retrieval:
+    """Chooses the context for a chunk.
+
+    bank: cameras of all N stored frames. target: cameras of the T >= 1 frames to be generated. recent: index of the
+    most recent frame, always in the context and listed last; None: there is none. allowed: bool [N], entries that may
+    be retrieved (all if None; `recent` needs no permission). index: an index kept from call to call, brought up to date
+    with the bank here; `coverage` then costs about the same however many frames there are. seed: for the random draws
+    of `paper` and `random`. Raises UserError for a bad index, mask or empty target.
+    """
+    number = len(bank)
+    if len(target) == 0:
+        raise UserError("no target cameras: give the camera of at least one frame to be generated")
+    if recent is not None and not 0 <= recent < number:
+        raise UserError(f"recent frame {recent} is not in the bank: its {number} frames are numbered from 0")
+    if allowed is not None and (allowed.shape != (number,) or allowed.dtype != np.bool_):
+        raise UserError(f"allowed is {allowed.dtype} {list(allowed.shape)}: give {number} booleans, one a frame")
+    if number == 0:
+        return Retrieval(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64))
+
+    if index is None:
+        basis = ground_basis(bank)
+        views = planar(bank, basis)
+    else:
+        index.update(bank)
+        basis, views = index.basis, index.all_views()
+    goals = planar(target, basis)
+    keys = key_poses(goals)
+    rankers = ranking_poses(keys, config.far_m)
+    if index is not None and config.strategy == "coverage":
+        pool = index.within_reach(rankers)
+    else:
+        pool = np.arange(number)
+    if allowed is not None:
+        pool = pool[allowed[pool]]
+    last_eligible = recent is not None and (allowed is None or bool(allowed[recent]))
+    pool = pool[pool != recent]  # it has a slot of its own
+    budget = config.max_context - (recent is not None)
+    rng = np.random.default_rng(seed)
+    last = np.array([], np.int64) if recent is None else np.array([recent])
+
+    def overlap(indices: Indices) -> Floats:
+        return np.asarray(fov_overlap(rankers, take(views, indices), config.near_m, config.far_m).mean(0))
+
+    candidates: Indices = pool
+    recent_passes: Bools = np.ones(len(last), bool)
+    if config.strategy == "coverage":
+        shared = overlap(np.append(pool, last))
+        passed = np.flatnonzero(shared[: len(pool)] > MIN_OVERLAP)
+        candidates = pool[passed]
+        picks, scores = coverage(views, keys, candidates, shared[passed], recent, budget, config)
+        scores = np.append(scores, shared[len(pool) :])
+        recent_passes = np.asarray(shared[len(pool) :] > MIN_OVERLAP)
+    elif config.strategy == "paper":
+        share = paper_overlap(goals, take(views, pool), config).mean(0)
+        candidates = pool[share > 0]
+        picks = thin_runs(candidates, views.origin, goals.origin.mean(0), recent, budget, config.paper_far_share, rng)
+        scores = np.append(share[np.searchsorted(pool, picks)], overlap(last))
+        recent_passes = np.asarray(paper_overlap(goals, take(views, last), config).any(0))
+    else:
+        if config.strategy == "recent":
+            older = pool if recent is None else pool[pool < recent]
+            picks = older[max(0, len(older) - budget) :]
+        elif config.strategy == "random":
+            picks = rng.permutation(pool)[:budget]
+        else:
+            picks = pool[:budget]
+        scores = overlap(np.append(picks, last))
+    if last_eligible:
+        candidates = np.union1d(candidates, last[recent_passes])
+    return Retrieval(np.append(picks, last).astype(np.int64), scores.astype(np.float64), candidates.astype(np.int64))

@@ -1,0 +1,127 @@
+"""The strategy `coverage`: greedy, over what is still unexplained."""
+
+import numpy as np
+
+from context_as_memory.camera import PlanarViews
+from context_as_memory.retrieval.config import Bools, Floats, Indices, RetrievalConfig, take
+
+COLUMNS, ROWS = 24, 12  # samples of each key pose: image columns x log-spaced depths
+SHORTLIST = 256  # candidates that enter the greedy stage, best overlap first
+STAND_IN_MOVE, STAND_IN_TURN = 0.1, 0.25  # shares of the far limit and the field of view: see ranking_poses
+VIEWS_AT_ONCE = 32  # intermediate arrays stay in the processor's cache
+
+
+def key_poses(target: PlanarViews) -> PlanarViews:
+    """The first, middle and last pose of a chunk (fewer when it has fewer)."""
+    number = len(target.origin)
+    return take(target, np.unique(np.array([0, number // 2, number - 1])))
+
+
+def ranking_poses(keys: PlanarViews, far_m: float) -> PlanarViews:
+    """The key poses by which candidates are ranked: all, or just the middle one if the others hardly differ from it."""
+    middle = take(keys, slice(len(keys.origin) // 2, len(keys.origin) // 2 + 1))
+    moved = np.hypot(*(keys.origin - middle.origin).T)
+    turned = np.arccos(np.clip(keys.heading @ middle.heading[0], -1.0, 1.0))
+    alike = (moved <= STAND_IN_MOVE * far_m) & (turned <= STAND_IN_TURN * 2 * np.arctan(middle.half_width_tan))
+    return middle if alike.all() else keys
+
+
+def target_samples(keys: PlanarViews, near_m: float, far_m: float) -> tuple[Floats, Floats, Floats]:
+    """Sample points of the key views, COLUMNS image columns x ROWS log-spaced depths each.
+
+    Returns points [S, 2] in metres, unit directions to them from the view's own origin [S, 2], distances [S] in metres.
+    """
+    column = (np.arange(COLUMNS) + 0.5) / COLUMNS * 2 - 1
+    depth = near_m * (far_m / near_m) ** ((np.arange(ROWS) + 0.5) / ROWS)
+    right = np.stack([keys.heading[:, 1], -keys.heading[:, 0]], 1)
+    ray = keys.heading[:, None] + column[:, None] * (keys.half_width_tan[:, None] * right)[:, None]  # [P, COLUMNS, 2]
+    step = depth[:, None] * ray[:, :, None]
+    points = (keys.origin[:, None, None] + step).reshape(-1, 2)
+    distance = np.sqrt((step**2).sum(-1)).reshape(-1)
+    return points, step.reshape(-1, 2) / distance[:, None], distance
+
+
+def explained(samples: tuple[Floats, Floats, Floats], views: PlanarViews, config: RetrievalConfig) -> Bools:
+    """Which of the target's samples [S] each view [C] explains: bool [C, S].
+
+    A sample counts when it lies in the view's wedge, is seen from a direction at most `parallax_rad` away from the
+    target's, and at `scale_band` times the target's distance. Similar rays hit the same surface first, so this stands
+    in for "not hidden by a wall" without knowing any depth, and it asks for usable resolution.
+    """
+    points, rays, distance = samples
+    if not len(points) or not len(views.origin):
+        return np.zeros((len(views.origin), len(points)), bool)
+    centre = points.mean(0)  # small numbers lose no digits far from the world's origin
+    (px, py), (ox, oy), (hx, hy) = (points - centre).T, (views.origin - centre).T, views.heading.T
+    (rx, ry), k, one = rays.T, views.half_width_tan, np.ones_like
+    # Every condition is (numbers of the view) . (numbers of the sample) >= 0, one thin matrix product each. The places
+    # from which a sample has at most the allowed parallax fill a wedge with its tip on the sample: two half-planes.
+    point, origin = np.array([px, py, one(px)]), np.array([ox, oy, one(ox)])
+    ahead, across = np.array([hx, hy, -hx * ox - hy * oy]), np.array([hy, -hx, hx * oy - hy * ox])
+    near, far = np.array([[0.0], [0.0], [config.near_m]]), np.array([[0.0], [0.0], [config.far_m]])
+    square = np.array([-2 * ox, -2 * oy, one(ox), ox * ox + oy * oy])  # . (px, py, p.p, 1): squared distance
+    low, high = (np.array([px, py, px * px + py * py - (band * distance) ** 2, one(px)]) for band in config.scale_band)
+    sin, cos = np.sin(config.parallax_rad), np.cos(config.parallax_rad)
+    normals = [(-sin * rx - side * cos * ry, -sin * ry + side * cos * rx) for side in (-1.0, 1.0)]
+    forms = [
+        (ahead - near, point),
+        (far - ahead, point),
+        (k * ahead - across, point),
+        (k * ahead + across, point),
+        (square, low),
+        (-square, high),
+        *((origin, np.array([nx, ny, -nx * px - ny * py])) for nx, ny in normals),
+    ]
+    inside = np.empty((len(ox), len(px)), bool)
+    for first in range(0, len(ox), VIEWS_AT_ONCE):
+        rows = slice(first, first + VIEWS_AT_ONCE)
+        least = forms[0][0].T[rows] @ forms[0][1]
+        value = np.empty_like(least)
+        for of_views, of_samples in forms[1:]:
+            np.minimum(least, np.matmul(of_views.T[rows], of_samples, out=value), out=least)
+        np.greater_equal(least, 0.0, out=inside[rows])
+    return inside
+
+
+def greedy_cover(claims: Bools, tie_break: Floats, budget: int, least: float) -> tuple[list[int], list[int]]:
+    """Repeatedly picks the row of claims [C, S] with most samples that no earlier pick has claimed.
+
+    Equal gains go to the larger tie_break [C] in [0, 1), then to the earlier row. Stops at `budget` picks, at a gain
+    below `least` samples, or at none. Returns the rows and their gains.
+    """
+    packed = np.packbits(claims, axis=1)  # in 64-bit words a pick is an AND and a bit count
+    words = np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8))).view(np.uint64)
+    rows: list[int] = []
+    gains: list[int] = []
+    while len(rows) < min(budget, len(claims)):
+        gain = np.bitwise_count(words).sum(1)
+        best = int(np.argmax(gain + tie_break))
+        if gain[best] < max(least, 1):
+            break
+        rows.append(best)
+        gains.append(int(gain[best]))
+        words = words & ~words[best]
+    return rows, gains
+
+
+def coverage(
+    views: PlanarViews,
+    keys: PlanarViews,
+    candidates: Indices,
+    overlap: Floats,
+    recent: int | None,
+    budget: int,
+    config: RetrievalConfig,
+) -> tuple[Indices, Floats]:
+    """Greedy residual coverage over the best candidates (ascending indices with their overlaps)."""
+    tie_break = overlap[::-1].round(6)  # newest first; rounded, so that equal views tie whatever their last digit
+    best = np.sort(np.argsort(-tie_break, kind="stable")[:SHORTLIST])
+    rows = candidates[::-1][best]
+    samples = target_samples(keys, config.near_m, config.far_m)
+    number = len(samples[0])
+    if recent is not None:
+        new = ~explained(samples, take(views, np.array([recent])), config)[0]
+        samples = (samples[0][new], samples[1][new], samples[2][new])
+    claims = explained(samples, take(views, rows), config)
+    picked, gains = greedy_cover(claims, tie_break[best] * 0.99, budget, config.min_gain * number)
+    return rows[picked], np.array(gains, np.float64) / number

@@ -1,0 +1,156 @@
+"""Views of a bank that grows, kept so that a query looks at the few that can matter, however many there are.
+
+Two ideas. A wedge lies in a circle, so two wedges can only overlap where their circles touch: a grid over the centres
+gives exactly the candidates, and appending to it costs the same for the first and the millionth frame. And in a bounded
+world the number of frames grows but the number of *different* views does not: from `crowded` frames on, only the newest
+frame of each pose bin (`bin_m` x `bin_rad`) is a candidate. The others stay stored, and can still be asked for.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from context_as_memory.camera import Cameras, PlanarViews, ground_basis, planar
+from context_as_memory.retrieval.config import Bools, Floats, Indices, RetrievalConfig
+from context_as_memory.retrieval.overlap import circles
+
+LEVEL_RAD = float(np.radians(0.5))  # the ground is laid anew when the cameras' mean up has turned by more than this
+
+
+class ViewIndex:
+    """Planar views of all entries of a bank, in the same order, with a grid over the current candidates."""
+
+    def __init__(self, config: RetrievalConfig) -> None:
+        self.config = config
+        self._cameras: Cameras | None = None
+        self._length = 0
+        self._up_sum = np.zeros(3)
+        self.basis: Floats = np.eye(2, 3)
+        self._start(64)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def _start(self, room: int) -> None:
+        """Empty tables with room for so many views."""
+        self._origin, self._heading = np.empty((room, 2)), np.empty((room, 2))
+        self._k, self._centre, self._radius = np.empty(room), np.empty((room, 2)), np.empty(room)
+        self._length, self._widest = 0, 0.0
+        self._bins: dict[tuple[int, int, int, int], int] = {}
+        self._cells: dict[tuple[int, int], _Cell] = {}
+
+    def update(self, cameras: Cameras) -> None:
+        """Take in what a bank has gained: `cameras` are all of its entries, of which the first are known already.
+
+        Taking entries in at once or one by one makes the same index, bit for bit.
+        """
+        while self._length < len(cameras):
+            ups = np.concatenate([self._up_sum[None], -cameras.down[self._length :]])
+            sums = np.add.accumulate(ups)[1:]  # in order, as one by one
+            if self._length == 0:
+                self.basis = ground_basis(cameras, sums[0])
+            tilted = sums @ np.cross(self.basis[0], self.basis[1]) < np.cos(LEVEL_RAD) * np.linalg.norm(sums, axis=1)
+            level = int(np.argmax(tilted)) if tilted.any() else len(sums)
+            if level:
+                end = self._length + level
+                self._append(planar(_part(cameras, self._length, end), self.basis))
+                self._up_sum = sums[level - 1]
+            else:  # lay the ground anew, under all that is known and one more
+                end = self._length + 1
+                self.basis, self._up_sum = ground_basis(cameras, sums[0]), sums[0]
+                self._start(max(64, 2 * end))
+                self._append(planar(_part(cameras, 0, end), self.basis))
+
+    def _append(self, views: PlanarViews) -> None:
+        start, end = self._length, self._length + len(views.origin)
+        if end > len(self._k):
+            for name in ("_origin", "_heading", "_k", "_centre", "_radius"):
+                old = getattr(self, name)
+                grown = np.empty((2 * end, *old.shape[1:]))
+                grown[:start] = old[:start]
+                setattr(self, name, grown)
+        centre, radius = circles(views, self.config.near_m, self.config.far_m)
+        rows = slice(start, end)
+        self._origin[rows], self._heading[rows], self._k[rows] = views.origin, views.heading, views.half_width_tan
+        self._centre[rows], self._radius[rows] = centre, radius
+        self._length, self._widest = end, max(self._widest, float(radius.max()))
+        bins = pose_bins(views, self.config)
+        cells = np.floor(centre / self.config.far_m).astype(np.int64)
+        for row, key, cell in zip(
+            range(start, end), map(tuple, bins.tolist()), map(tuple, cells.tolist()), strict=True
+        ):
+            older = self._bins.get(key)
+            if older is not None:
+                at = np.floor(self._centre[older] / self.config.far_m).astype(np.int64).tolist()
+                self._cells[at[0], at[1]].remove(older)
+            self._bins[key] = row
+            self._cells.setdefault(cell, _Cell()).add(row)
+
+    def views(self, rows: Indices | Sequence[int]) -> PlanarViews:
+        """Views of the given entries."""
+        return PlanarViews(self._origin[rows], self._heading[rows], self._k[rows])
+
+    def all_views(self) -> PlanarViews:
+        """Views of all entries."""
+        rows = slice(0, self._length)
+        return PlanarViews(self._origin[rows], self._heading[rows], self._k[rows])
+
+    @property
+    def crowded(self) -> bool:
+        """Whether only the newest frame of each pose bin is a candidate."""
+        return self._length > self.config.crowded
+
+    def within_reach(self, targets: PlanarViews) -> Indices:
+        """Candidates, ascending, whose view can overlap one of the targets' views: never too few."""
+        centre, radius = circles(targets, self.config.near_m, self.config.far_m)
+        if not self.crowded:
+            rows = np.arange(self._length)
+        else:
+            reach = (self._widest + float(radius.max())) / self.config.far_m
+            low = np.floor(centre.min(axis=0) / self.config.far_m - reach).astype(int)
+            high = np.floor(centre.max(axis=0) / self.config.far_m + reach).astype(int)
+            spots = [(x, y) for x in range(low[0], high[0] + 1) for y in range(low[1], high[1] + 1)]
+            found = [self._cells[spot].rows() for spot in spots if spot in self._cells]
+            rows = np.sort(np.concatenate(found)) if found else np.empty(0, np.int64)
+        touches: Bools = np.zeros(len(rows), bool)
+        for one, r in zip(centre, radius, strict=True):
+            dx, dy = (self._centre[rows] - one).T
+            touches |= dx * dx + dy * dy <= (self._radius[rows] + r) ** 2
+        return rows[touches]
+
+
+def _part(cameras: Cameras, start: int, end: int) -> Cameras:
+    rows = slice(start, end)
+    return Cameras.known_good(cameras.c2w[rows], cameras.K[rows], cameras.width, cameras.height)
+
+
+class _Cell:
+    """Row numbers in no order; adding and removing cost the same however many there are."""
+
+    def __init__(self) -> None:
+        self._rows, self._place = np.empty(8, np.int64), dict[int, int]()
+
+    def add(self, row: int) -> None:
+        count = len(self._place)
+        if count == len(self._rows):
+            self._rows = np.concatenate([self._rows, np.empty(count, np.int64)])
+        self._rows[count] = row
+        self._place[row] = count
+
+    def remove(self, row: int) -> None:
+        hole, last = self._place.pop(row), len(self._place)
+        if hole != last:
+            moved = int(self._rows[last])
+            self._rows[hole] = moved
+            self._place[moved] = hole
+
+    def rows(self) -> Indices:
+        return self._rows[: len(self._place)]
+
+
+def pose_bins(views: PlanarViews, config: RetrievalConfig) -> Indices:
+    """Which bin each view falls into: position, heading and lens, int64 [N, 4]."""
+    x, y = np.floor(views.origin / config.bin_m).T
+    yaw = np.floor(np.arctan2(views.heading[:, 1], views.heading[:, 0]) / config.bin_rad)
+    lens = np.round(np.log(views.half_width_tan) / 0.2)
+    return np.stack([x, y, yaw, lens], axis=1).astype(np.int64)

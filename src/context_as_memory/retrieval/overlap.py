@@ -1,0 +1,120 @@
+"""Exact overlap of two wedges in closed form, by Green's theorem over the boundary of their intersection."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from context_as_memory.camera import PlanarViews
+from context_as_memory.retrieval.config import Bools, Floats, check_depths, take
+
+MIN_OVERLAP = 1e-6  # overlaps below this are rounding, not shared view
+BLOCK = 2048  # pairs at once: intermediate arrays stay in the processor's cache
+
+Pick = slice | list[int]
+Pose = tuple[Floats, Floats, Floats, Floats]  # x, z, sin, cos: see relative_pose
+Segments = tuple[Floats, Floats, Floats, Floats]  # x0, z0, dx, dz
+Share = Callable[[Pose, Floats, Floats, float, float], Floats]
+
+
+def fov_overlap(target: PlanarViews, candidates: PlanarViews, near_m: float, far_m: float) -> Floats:
+    """Share of each target's image that lies in each candidate's wedge: float64 [T, N] in [0, 1], exact (about 1e-7).
+
+    Area is weighed by 1/depth^2 as seen from the target, i.e. measured in image column x log-depth, so a metre close by
+    counts as much as it fills the picture; the share is of the target wedge's own measure (log-uniform depth).
+    Raises UserError unless 0 < near_m < far_m.
+    """
+    return _overlap(target, candidates, near_m, far_m, _image_share)
+
+
+def fov_overlap_area(target: PlanarViews, candidates: PlanarViews, near_m: float, far_m: float) -> Floats:
+    """Like `fov_overlap` but in plain ground area: share of the target wedge's area, float64 [T, N] in [0, 1]."""
+    return _overlap(target, candidates, near_m, far_m, _ground_share)
+
+
+def _overlap(target: PlanarViews, candidates: PlanarViews, near_m: float, far_m: float, share: Share) -> Floats:
+    check_depths(near_m, far_m)
+    result = np.zeros((len(target.origin), len(candidates.origin)))
+    t, c = np.nonzero(_within_reach(target, candidates, near_m, far_m))
+    x, z, sin, cos = relative_pose(take(target, t), take(candidates, c))
+    # Identical poses share all edges, and an edge on a boundary is neither inside nor outside. A shift far below any
+    # tolerance, in a direction no real edge has, makes every such case generic.
+    x, z = x + 0.61e-7 * near_m, z + 0.79e-7 * near_m
+    k_t, k_c = target.half_width_tan[t], candidates.half_width_tan[c]
+    found = np.empty(len(t))
+    with np.errstate(all="ignore"):  # edges parallel to a boundary or clipped away divide by zero, to no effect
+        for first in range(0, len(t), BLOCK):
+            part = slice(first, first + BLOCK)
+            found[part] = share((x[part], z[part], sin[part], cos[part]), k_t[part], k_c[part], near_m, far_m)
+    result[t, c] = np.clip(found, 0.0, 1.0)
+    return result
+
+
+def _within_reach(target: PlanarViews, candidates: PlanarViews, near_m: float, far_m: float) -> Bools:
+    """[T, N]: the enclosing circles of the two wedges touch. A cheap test that never rejects a true overlap."""
+    (centre_t, radius_t), (centre_c, radius_c) = circles(target, near_m, far_m), circles(candidates, near_m, far_m)
+    dx, dy = (centre_c[None, :, axis] - centre_t[:, None, axis] for axis in (0, 1))
+    reach = radius_t[:, None] + radius_c[None, :]
+    return np.asarray(dx * dx + dy * dy <= reach * reach)
+
+
+def circles(views: PlanarViews, near_m: float, far_m: float) -> tuple[Floats, Floats]:
+    """The smallest circle on the heading that encloses each wedge: centres [N, 2], radii [N], metres."""
+    k = views.half_width_tan
+    ahead = np.minimum(far_m, (1 + k * k) * (near_m + far_m) / 2)
+    return views.origin + ahead[:, None] * views.heading, np.hypot(k * far_m, far_m - ahead)
+
+
+def relative_pose(target: PlanarViews, candidates: PlanarViews) -> Pose:
+    """Candidates [M] as seen by their targets [M] (or [1]): x to the right, z ahead, sine and cosine of the turn."""
+    offset_x, offset_y = (candidates.origin - target.origin).T
+    (hx, hy), (cx, cy) = target.heading.T, candidates.heading.T
+    return offset_x * hy - offset_y * hx, offset_x * hx + offset_y * hy, cx * hy - cy * hx, cx * hx + cy * hy
+
+
+def _boundary(
+    pose: Pose, k_t: Floats, k_c: Floats, near_m: float, far_m: float, edges: tuple[list[int], list[int]]
+) -> tuple[Segments, Segments]:
+    """The boundary of the intersection as segments x0, z0, dx, dz in the target frame.
+
+    For convex shapes it is (candidate's edges inside the target) + (target's edges inside the candidate). First answer:
+    the candidate's four edges [4, M], counter-clockwise. Second: the target's edges from corners edges[0] to edges[1]
+    (corners: 0 near left, 1 near right, 2 far right, 3 far left). What is clipped away has zero length.
+    """
+    x, z, sin, cos = pose
+    depth = np.array([near_m, near_m, far_m, far_m, near_m])[:, None]
+    across = np.array([-near_m, near_m, far_m, -far_m, -near_m])[:, None]
+    corner_x, corner_z = x + k_c * across * cos + depth * sin, z - k_c * across * sin + depth * cos
+    own_x, own_z = k_t * across, depth + 0 * k_t
+    seen_x, seen_z = (own_x - x) * cos - (own_z - z) * sin, (own_x - x) * sin + (own_z - z) * cos  # by the candidate
+
+    def clipped(x: Floats, z: Floats, frame_x: Floats, frame_z: Floats, k: Floats, start: Pick, end: Pick) -> Segments:
+        before, after = np.zeros(1), np.zeros(1)  # parts of the edge cut off at its start (negative) and its end
+        for height in (frame_z - near_m, far_m - frame_z, k * frame_z - frame_x, k * frame_z + frame_x):  # >= 0: inside
+            under, rise = np.minimum(height, 0.0), height[end] - height[start]
+            before, after = np.fmin(before, under[start] / rise), np.fmax(after, under[end] / rise)
+        length, dx, dz = np.maximum(1.0 - after + before, 0.0), x[end] - x[start], z[end] - z[start]
+        return x[start] - before * dx, z[start] - before * dz, length * dx, length * dz
+
+    theirs = clipped(corner_x, corner_z, corner_x, corner_z, k_t, slice(0, 4), slice(1, 5))
+    return theirs, clipped(own_x, own_z, seen_x, seen_z, k_c, *edges)
+
+
+def _image_share(pose: Pose, k_t: Floats, k_c: Floats, near_m: float, far_m: float) -> Floats:
+    """Intersection in d(x/z) dz/z = dA/z^2 as a share of the target's. By Green's theorem it is the integral of
+    x/z^2 dz over the boundary: edges of constant depth add nothing, so of the target only its two sides count."""
+    (x0, z0, dx, dz), (_, side_z, _, side_dz) = _boundary(pose, k_t, k_c, near_m, far_m, ([1, 0], [2, 3]))
+    # Along x = x0 + t dx, z = z0 + t dz with r = dz/z0: the exact integral, arranged so that r -> 0 loses no digits.
+    r = dz / z0
+    tail = r / (1 + r)
+    theirs = np.where(dz == 0, 0.0, (x0 * tail + dx * ((np.log1p(r) - tail) / r)) / z0)
+    own = np.where(side_dz == 0, 0.0, k_t * np.log1p(side_dz / side_z))
+    return np.asarray((theirs.sum(0) + own.sum(0)) / (2 * k_t * np.log(far_m / near_m)))
+
+
+def _ground_share(pose: Pose, k_t: Floats, k_c: Floats, near_m: float, far_m: float) -> Floats:
+    """Intersection in ground area as a share of the target's: half the sum of cross(p, dp) over the boundary. The
+    target's sides run through the origin and add nothing."""
+    area = np.zeros_like(k_t)
+    for x0, z0, dx, dz in _boundary(pose, k_t, k_c, near_m, far_m, ([0, 2], [1, 3])):
+        area += np.where((dx == 0) & (dz == 0), 0.0, x0 * dz - z0 * dx).sum(0) / 2
+    return area / (k_t * (far_m**2 - near_m**2))
