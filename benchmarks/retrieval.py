@@ -5,8 +5,8 @@
 One process, one thread, runs in turns. `bounded`: walks in a box of 25 m, where views repeat; `spread`: walks in a
 square whose side grows so that the density stays that of the bounded world with 1,000 cameras. Ours: the whole
 selection of a chunk of 4 targets with an index that is kept (`retrieve(..., index=...)`), 7 frames and the recent one.
-Beside it, written plainly from the papers: the sphere Monte Carlo greedy rule of WorldMem (10,000 points) and the
-256-point frustum scan of Memorizon, both over all stored cameras.
+Beside it, written plainly from the papers (published_rules.py): the sphere Monte Carlo greedy rule of WorldMem (10,000
+points) and the 256-point frustum scan of Memorizon, both over all stored cameras.
 """
 
 import argparse
@@ -16,12 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from published_rules import memorizon, worldmem
 
 from context_as_memory.camera import Cameras, look, pinhole
 from context_as_memory.retrieval import RetrievalConfig, ViewIndex, retrieve
 
 K = pinhole(90, 160, 96)
-PICKS, POINTS, FRUSTUM_POINTS = 7, 10_000, 256
+PICKS = 7
 
 
 def walk(number: int, side_m: float, seed: int = 0) -> Cameras:
@@ -40,50 +41,6 @@ def spread(number: int, side_m: float, seed: int = 0) -> Cameras:
     rng = np.random.default_rng(seed)
     position = np.concatenate([side_m * rng.random((number, 2)), np.zeros((number, 1))], axis=1)
     return look(position, rng.uniform(-np.pi, np.pi, number), K, 160, 96)
-
-
-def monte_carlo(bank: Cameras, target: Cameras, rng: np.random.Generator, radius_m: float = 15.0) -> list[int]:
-    """WorldMem's rule, plainly: random points in a sphere around the target; greedily the camera that sees most of the
-    target's points not seen by those chosen before."""
-    direction = rng.normal(size=(POINTS, 3))
-    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-    points = target.position[0] + direction * radius_m * rng.random((POINTS, 1)) ** (1 / 3)
-    masks = np.stack([seen(camera, points) for camera in bank])
-    left, chosen = seen(target[0], points), list[int]()
-    for _ in range(PICKS):
-        gain = (masks & left).sum(axis=1)
-        chosen.append(int(gain.argmax()))
-        left &= ~masks[chosen[-1]]
-    return chosen
-
-
-def frustum_scan(bank: Cameras, target: Cameras) -> np.ndarray:
-    """Memorizon's rule, plainly: fixed points in the target's frustum, log-spaced in depth; the share of them that each
-    camera sees, less a little for its distance; the best few."""
-    u, v, depth = np.meshgrid(np.linspace(-0.9, 0.9, 8), np.linspace(-0.9, 0.9, 4), np.geomspace(0.5, 15, 8))
-    rays = np.stack([u * target.half_width_tan[0], v * target.half_height_tan[0], np.ones_like(u)], axis=-1)
-    local = (rays * depth[..., None]).reshape(-1, 3)
-    points = local @ target.c2w[0, :3, :3].T + target.position[0]
-    score = np.empty(len(bank))
-    for start in range(0, len(bank), 4096):
-        part = slice(start, start + 4096)
-        offset = points[None] - bank.position[part, None]
-        inside = np.einsum("nij,npi->npj", bank.c2w[part, :3, :3], offset)
-        ahead = inside[..., 2]
-        ok = (ahead > 0.1) & (ahead < 15)
-        ok &= np.abs(inside[..., 0]) <= bank.half_width_tan[part, None] * ahead
-        ok &= np.abs(inside[..., 1]) <= bank.half_height_tan[part, None] * ahead
-        score[part] = ok.mean(axis=1)
-    score -= 0.01 * np.linalg.norm(bank.position - target.position[0], axis=1)
-    return np.argsort(-score)[:PICKS]
-
-
-def seen(camera: Cameras, points: np.ndarray) -> np.ndarray:
-    """Which points [P, 3] one camera has in its picture: bool [P]."""
-    local = (points - camera.position[0]) @ camera.c2w[0, :3, :3]
-    ahead = local[:, 2]
-    wide = np.abs(local[:, 0]) <= camera.half_width_tan[0] * ahead
-    return (ahead > 0) & wide & (np.abs(local[:, 1]) <= camera.half_height_tan[0] * ahead)
 
 
 def times_ms(runs: dict[str, Callable[[int], object]], repeats: int) -> dict[str, np.ndarray]:
@@ -126,8 +83,8 @@ def main() -> None:
             if name == "bounded" and stored <= 10_000:
                 rng = np.random.default_rng(0)
                 few = {
-                    "monte_carlo": lambda n, bank=bank, chunk=chunk, rng=rng: monte_carlo(bank, chunk(n), rng),
-                    "frustum_samples": lambda n, bank=bank, chunk=chunk: frustum_scan(bank, chunk(n)),
+                    "monte_carlo": lambda n, bank=bank, chunk=chunk, rng=rng: worldmem(bank, chunk(n), PICKS, rng),
+                    "frustum_samples": lambda n, bank=bank, chunk=chunk: memorizon(bank, chunk(n), PICKS),
                 }
                 compared = times_ms({"ours": ours, **few}, 3)
                 for rule in few:

@@ -84,21 +84,25 @@ def coverage(
 ) -> tuple[list[int], list[float]]:
     """Greedy residual coverage among the frames of `overlap`."""
     points = samples(keys, config)
-    left = set(range(len(points)))
-    if recent is not None:
-        left = {s for s in left if not explains(views, recent, *points[s], config)}
+    times = [0 if recent is None else int(explains(views, recent, *point, config)) for point in points]
     ranked = sorted(overlap, key=lambda i: (-round(overlap[i], 6), -i))[:SHORTLIST]
-    claims = {i: {s for s in left if explains(views, i, *points[s], config)} for i in ranked}
+    claims = {i: {s for s in range(len(points)) if explains(views, i, *points[s], config)} for i in ranked}
     picks: list[int] = []
     gains: list[float] = []
-    while len(picks) < budget and claims:
-        best = max(claims, key=lambda i: (len(claims[i] & left), round(overlap[i], 6), i))
-        gain = len(claims[best] & left)
-        if gain == 0 or gain < config.min_gain * len(points):
-            break
-        left -= claims[best]
-        picks.append(best)
-        gains.append(gain / len(points))
+    for layer in range(config.layers):
+        left = {s for s, number in enumerate(times) if number <= layer}
+        rest = [i for i in claims if i not in picks]
+        while len(picks) < budget and rest:
+            best = max(rest, key=lambda i: (len(claims[i] & left), round(overlap[i], 6), i))
+            gain = len(claims[best] & left)
+            if gain == 0 or gain < config.min_gain * len(points):
+                break
+            left -= claims[best]
+            for s in claims[best]:
+                times[s] += 1
+            picks.append(best)
+            rest.remove(best)
+            gains.append(gain / len(points))
     return picks, gains
 
 

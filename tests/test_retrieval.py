@@ -146,13 +146,13 @@ def test_explained_equals_loop(seed: int) -> None:
     assert slow.any() and (fast == slow).all()
 
 
-@settings(max_examples=8)
-@given(SEEDS, st.integers(1, 10), st.sampled_from([0.0, 0.01, 0.1]), st.booleans())
-def test_coverage_equals_plain_greedy(seed: int, size: int, min_gain: float, with_recent: bool) -> None:
+@settings(max_examples=12, deadline=None)
+@given(SEEDS, st.integers(1, 10), st.sampled_from([0.0, 0.01, 0.1]), st.booleans(), st.integers(1, 3))
+def test_coverage_equals_plain_greedy(seed: int, size: int, min_gain: float, with_recent: bool, layers: int) -> None:
     bank = walk(seed, 90)
     cameras, target = bank[:80], bank[82:86]
     recent = 79 if with_recent else None
-    config = RetrievalConfig(max_context=size, min_gain=min_gain)
+    config = RetrievalConfig(max_context=size, min_gain=min_gain, layers=layers)
     answer = retrieve(cameras, target, config, recent=recent)
     basis = ground_basis(cameras)
     views, keys = planar(cameras, basis), key_poses(planar(target, basis))

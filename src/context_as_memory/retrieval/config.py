@@ -23,7 +23,7 @@ class RetrievalConfig:
     near_m, far_m: depth limits of a view for the overlap (metres, 0 < near < far).
     coverage: a stored frame explains a sample of the target view only if it sees it from a direction at most
     `parallax_rad` away and from `scale_band` times the target's distance; picking stops when the best gain is under
-    `min_gain` of all samples.
+    `min_gain` of all samples, and starts again to explain every sample once more until that was done `layers` times.
     paper: limits on the distance from the target camera to the meeting points of the rays (`paper_near_m`,
     `paper_far_m`; None: no far limit, as in the published labels); headings within `paper_parallel_rad` count as
     parallel; `paper_far_share` of the slots go to frames far apart in space and time when runs alone leave too many;
@@ -40,6 +40,7 @@ class RetrievalConfig:
     parallax_rad: float = float(np.radians(35.0))
     scale_band: tuple[float, float] = (0.4, 2.5)
     min_gain: float = 0.01
+    layers: int = 1
     paper_near_m: float = 1.0
     paper_far_m: float | None = None
     paper_parallel_rad: float = 0.01
@@ -63,6 +64,8 @@ class RetrievalConfig:
         for name in ("min_gain", "paper_far_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}: give a share from 0 to 1")
+        if self.layers < 1:
+            raise UserError(f"layers is {self.layers}: give at least 1")
         if self.crowded < 0 or self.bin_m <= 0 or not 0 < self.bin_rad <= np.pi:
             raise UserError(
                 f"crowded {self.crowded}, bin_m {self.bin_m}, bin_rad {self.bin_rad}: need >= 0, > 0, (0, pi]"

@@ -113,15 +113,26 @@ def coverage(
     budget: int,
     config: RetrievalConfig,
 ) -> tuple[Indices, Floats]:
-    """Greedy residual coverage over the best candidates (ascending indices with their overlaps)."""
+    """Greedy residual coverage over the best candidates (ascending indices with their overlaps).
+
+    In `layers` rounds: the first explains every sample once, the most recent frame counting; the next explain those
+    again that few frames explain, since what seems to be shown may be hidden by a wall there.
+    """
     tie_break = overlap[::-1].round(6)  # newest first; rounded, so that equal views tie whatever their last digit
     best = np.sort(np.argsort(-tie_break, kind="stable")[:SHORTLIST])
     rows = candidates[::-1][best]
     samples = target_samples(keys, config.near_m, config.far_m)
     number = len(samples[0])
-    if recent is not None:
-        new = ~explained(samples, take(views, np.array([recent])), config)[0]
-        samples = (samples[0][new], samples[1][new], samples[2][new])
     claims = explained(samples, take(views, rows), config)
-    picked, gains = greedy_cover(claims, tie_break[best] * 0.99, budget, config.min_gain * number)
+    times = np.zeros(number, np.int64)
+    if recent is not None:
+        times += explained(samples, take(views, np.array([recent])), config)[0]
+    picked: list[int] = []
+    gains: list[int] = []
+    for layer in range(config.layers):
+        left = claims & (times <= layer)
+        left[picked] = False
+        more, gained = greedy_cover(left, tie_break[best] * 0.99, budget - len(picked), config.min_gain * number)
+        picked, gains = picked + more, gains + gained
+        times += claims[more].sum(axis=0)
     return rows[picked], np.array(gains, np.float64) / number
