@@ -50,7 +50,7 @@ demo: $(VENV)/.installed
 	$(BIN)/cam generate --demo --out outputs/demo
 
 lint: $(VENV)/.installed-test
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff check src tests benchmarks scripts examples
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
