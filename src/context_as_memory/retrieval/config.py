@@ -40,7 +40,7 @@ class RetrievalConfig:
     parallax_rad: float = float(np.radians(35.0))
     scale_band: tuple[float, float] = (0.4, 2.5)
     min_gain: float = 0.01
-    layers: int = 1
+    layers: int = 3
     paper_near_m: float = 1.0
     paper_far_m: float | None = None
     paper_parallel_rad: float = 0.01
