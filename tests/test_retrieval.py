@@ -177,12 +177,16 @@ def test_greedy_cover_prefers_gain_then_overlap_then_the_earlier_row() -> None:
 
 
 def test_a_look_back_recalls_what_was_seen_there_and_nothing_twice() -> None:
-    """Turning once around on the spot, then on to where the turn began: one old frame is enough, not its neighbours."""
+    """Turning once around on the spot, then on to where the turn began: to explain all once, one old frame is enough,
+    not its neighbours. Every further layer explains it once more, with another frame."""
     yaw = np.radians(np.arange(0, 330, 3.0))
     bank = look([0, 0, 0], yaw, K, 160, 96)
     target = look([0, 0, 0], np.radians([360.0]), K, 160, 96)
-    answer = retrieve(bank, target, RetrievalConfig(), recent=len(bank) - 1)
+    answer = retrieve(bank, target, RetrievalConfig(layers=1), recent=len(bank) - 1)
     assert answer.indices.tolist() == [0, len(bank) - 1]
+    three = retrieve(bank, target, RetrievalConfig(layers=3), recent=len(bank) - 1)
+    assert three.indices.tolist()[0] == 0 and len(three.indices) > 2
+    assert (np.minimum(yaw, 2 * np.pi - yaw)[three.indices[:-1]] < np.radians(20)).all()
     paper = retrieve(bank, target, RetrievalConfig(strategy="paper"), recent=len(bank) - 1)
     turn = np.abs((yaw[paper.candidates] + np.pi) % (2 * np.pi) - np.pi)
     assert (turn < np.radians(70.1)).all() and len(paper.candidates) > 20
