@@ -26,8 +26,8 @@ def test_they_are_small():
 def test_a_look_to_the_side_and_back_keeps_the_picture(world, name):
     """After turning by 15 degrees and back, the start view must be closer to the start frame than plain grey.
 
-    A test of the plumbing, not of quality: measured 1.7 to 2.8 dB closer with the first weights. Better weights should
-    raise the bound.
+    A test of the plumbing, not of quality: measured 5.4 to 11.3 dB closer with the second weights. Better weights
+    should raise the bound.
     """
     start = start_frame(name)
     world.reset(start.frame[None], start.camera)
@@ -35,4 +35,4 @@ def test_a_look_to_the_side_and_back_keeps_the_picture(world, name):
     back = chunks[-1].frames_u8[-1]
     np.testing.assert_allclose(chunks[-1].cameras.c2w[-1], start.camera.c2w[0], atol=1e-9)
     grey = np.broadcast_to(start.frame.mean(axis=(0, 1)).astype(np.uint8), start.frame.shape)
-    assert float(psnr(back, start.frame)) > float(psnr(grey, start.frame)) + 1.5
+    assert float(psnr(back, start.frame)) > float(psnr(grey, start.frame)) + 4.0
