@@ -171,7 +171,6 @@ class World:
             raise
         self._chunks = 0
         self._kept.clear()
-        self._index = None
 
     @torch.inference_mode()
     def remember(self, frames_u8: np.ndarray, cameras: Cameras) -> None:

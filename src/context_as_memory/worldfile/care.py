@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from context_as_memory.errors import UserError
+from context_as_memory.video import partial_path
 from context_as_memory.worldfile import schema
-from context_as_memory.worldfile.file import FRAMES, LATENTS, ChunkInfo, WorldFile
+from context_as_memory.worldfile.file import FRAMES, LATENTS, ChunkInfo, WorldFile, appearing
 
 _MEMBER = re.compile(rf"{schema.DATABASE}|{FRAMES}/[0-9a-f]{{32}}\.png|{LATENTS}/[0-9a-f]{{32}}\.safetensors")
 MAX_MEMBER_BYTES = 4_000_000_000
@@ -110,7 +111,7 @@ def export_world(world: WorldFile, target: Path | str) -> Path:
     target = Path(target)
     if target.exists():
         raise UserError(f"{target} already exists; remove it or choose another name")
-    partial = target.with_name(target.name + ".partial")
+    partial = partial_path(target)
     try:
         with tempfile.TemporaryDirectory(prefix="export-") as scratch:
             copy = sqlite3.connect(Path(scratch) / schema.DATABASE)
@@ -148,32 +149,30 @@ def import_world(source: Path | str, folder: Path | str) -> Path:
     source, folder = Path(source), Path(folder)
     if folder.exists():
         raise UserError(f"{folder} already exists; choose another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        scratch.chmod(0o755)
-        for part in (FRAMES, LATENTS):
-            (scratch / part).mkdir()
-        try:
-            with tarfile.open(source, "r:") as archive:
-                for member in archive:
-                    _take(archive, member, scratch, source)
-        except tarfile.TarError as error:
-            raise UserError(f"{source} is no exported world, or cut short ({error})") from error
-        if not (scratch / schema.DATABASE).exists():
-            raise UserError(f"{source} is no exported world: {schema.DATABASE} is missing in it")
-        try:
-            database = schema.connect(scratch, write=True)  # refuses what is no world
-        except UserError as error:
-            raise UserError(f"{source}: {error}") from error
-        database.execute("PRAGMA journal_mode = WAL")
-        database.close()
-        os.rename(scratch, folder)
+        with appearing(folder) as scratch:
+            _unpack(source, scratch)
     except (OSError, sqlite3.Error) as error:
         raise UserError(f"{source} cannot be imported ({error}); nothing was kept") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return folder
+
+
+def _unpack(source: Path, folder: Path) -> None:
+    """Take the members of an archive into the folders of a world, and make sure that they are one."""
+    try:
+        with tarfile.open(source, "r:") as archive:
+            for member in archive:
+                _take(archive, member, folder, source)
+    except tarfile.TarError as error:
+        raise UserError(f"{source} is no exported world, or cut short ({error})") from error
+    if not (folder / schema.DATABASE).exists():
+        raise UserError(f"{source} is no exported world: {schema.DATABASE} is missing in it")
+    try:
+        database = schema.connect(folder, write=True)  # refuses what is no world
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+    database.execute("PRAGMA journal_mode = WAL")
+    database.close()
 
 
 def _take(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, source: Path) -> None:

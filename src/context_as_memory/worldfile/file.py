@@ -33,6 +33,7 @@ from torch import Tensor
 
 from context_as_memory.camera import Cameras
 from context_as_memory.errors import UserError
+from context_as_memory.video import partial_path
 from context_as_memory.worldfile import schema
 from context_as_memory.worldfile.lease import Lease
 
@@ -84,24 +85,14 @@ class WorldFile:
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder} exists and is not an empty folder; choose another place for the world")
-        with _clear_errors(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            # Made under another name: a world appears whole or not at all.
-            scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-            try:
-                scratch.chmod(0o755)
-                for part in (FRAMES, LATENTS):
-                    (scratch / part).mkdir()
-                database = schema.create(scratch)
-                database.execute("BEGIN IMMEDIATE")
-                rows = [(key, json.dumps(value)) for key, value in settings.items()]
-                database.executemany("INSERT INTO setting VALUES (?, ?)", rows)
-                database.execute("INSERT INTO branch VALUES (?, NULL, ?)", (MAIN, time.time()))
-                database.execute("COMMIT")
-                database.close()
-                os.rename(scratch, folder)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+        with _clear_errors(folder), appearing(folder) as scratch:
+            database = schema.create(scratch)
+            database.execute("BEGIN IMMEDIATE")
+            rows = [(key, json.dumps(value)) for key, value in settings.items()]
+            database.executemany("INSERT INTO setting VALUES (?, ?)", rows)
+            database.execute("INSERT INTO branch VALUES (?, NULL, ?)", (MAIN, time.time()))
+            database.execute("COMMIT")
+            database.close()
         return cls.open(folder)
 
     @classmethod
@@ -441,9 +432,25 @@ def decode_frames(data: bytes, frames: int, width: int, height: int, what: str) 
         raise UserError(f"{what} cannot be read ({error})") from error
 
 
+@contextmanager
+def appearing(folder: Path) -> Iterator[Path]:
+    """The folders of a world under a hidden name beside `folder`. They get that name when the block ends well, and go
+    when it does not: a world appears whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        scratch.chmod(0o755)  # mkdtemp makes private folders
+        for part in (FRAMES, LATENTS):
+            (scratch / part).mkdir()
+        yield scratch
+        os.rename(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def _write_file(path: Path, data: bytes) -> None:
     """Write a file so that it is on the disk, whole, when this returns."""
-    partial = path.with_name(path.name + ".partial")
+    partial = partial_path(path)
     try:
         with open(partial, "wb") as file:
             file.write(data)
