@@ -175,7 +175,7 @@ def test_dataset_and_world_build_identical_inputs():
         targets = segment.target_index[0]
         if targets[1] < targets[0]:
             continue  # drawn backwards in time; the world below walks forwards
-        batch = collate([segment], [latents])
+        batch = collate([segment], [latents], [0])
         world = tiny.world()
         bank_size = int(targets[0])
         world.bank = MemoryBank()

@@ -100,6 +100,8 @@ class _Training:
     """End this call with a checkpoint; the same command continues."""
     batch_size: int | None = None
     """Samples per step and process."""
+    learning_rate: float | None = None
+    """Its plateau; a run with `--init` often wants half of the recipe's."""
     seed: int | None = None
     """Initial weights, order of samples, noise."""
     device: str | None = None
@@ -300,9 +302,9 @@ def _training_changes(command: _Training) -> dict[str, Any]:
         import torch
 
         torch.set_num_threads(command.threads)
-    names = ("steps", "budget_minutes", "stop_after_minutes", "batch_size", "seed", "device")
+    names = ("steps", "budget_minutes", "stop_after_minutes", "batch_size", "learning_rate", "seed", "device")
     changes = {name: getattr(command, name) for name in names if getattr(command, name) is not None}
-    for name in ("steps", "budget_minutes", "stop_after_minutes", "batch_size"):
+    for name in ("steps", "budget_minutes", "stop_after_minutes", "batch_size", "learning_rate"):
         if name in changes and changes[name] <= 0:
             raise UserError(f"--{name.replace('_', '-')} is {changes[name]}; give more than 0")
     return changes

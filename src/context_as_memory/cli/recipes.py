@@ -12,6 +12,7 @@ from ..diffusion import FlowMatching
 from ..errors import UserError
 from ..retrieval import RetrievalConfig
 from ..training.codec import CodecRecipe
+from ..training.critic import CriticConfig
 from ..training.trainer import TrainConfig
 from ..training.world import WorldRecipe
 from ..transformer import TransformerConfig
@@ -49,6 +50,8 @@ def world_base() -> WorldRecipe:
     return WorldRecipe(
         model=TransformerConfig(num_attention_heads=3, attention_head_dim=128, ffn_dim=1536, num_layers=11),
         flow=FlowMatching(shift=2.0, preconditioned=True),
+        own_frames=0.5,
+        critic=CriticConfig(strength=0.5),
         train=TrainConfig(
             steps=200_000, budget_minutes=27, batch_size=256, optimizer="muon", learning_rate=2e-3, data_workers=14
         ),
@@ -69,7 +72,8 @@ def world_light() -> WorldRecipe:
         log_every=10,
         sample_every=250,
     )
-    return replace(world_base(), model=model, train=train, sampling=SamplingConfig(chunks=4))
+    sampling = SamplingConfig(chunks=4, recent_only=0.2)
+    return replace(world_base(), model=model, train=train, sampling=sampling)
 
 
 def world_tiny() -> WorldRecipe:
@@ -89,6 +93,8 @@ def world_tiny() -> WorldRecipe:
         retrieval=RetrievalConfig(max_context=3),
         chunk_latents=2,
         num_steps=2,
+        own_frames=0.5,
+        critic=CriticConfig(strength=0.5, width=8),
         train=replace(_tiny_training(), batch_size=4),
     )
 

@@ -11,6 +11,7 @@ neighbouring frame has to explain the view; some chunks begin far from the recen
 that slow and fast walkers are known.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -101,19 +102,28 @@ class WorldBatch:
     pool: Tensor
     targets: Tensor
     inputs: ModelInputs
+    pool_frames: np.ndarray  # int64 [S, M]: which frames they are, numbered through all videos
+    target_frames: np.ndarray  # int64 [S G, P]
 
     def to(self, device: torch.device) -> "WorldBatch":
-        return WorldBatch(self.pool.to(device), self.targets.to(device), self.inputs.to(device))
+        return replace(
+            self, pool=self.pool.to(device), targets=self.targets.to(device), inputs=self.inputs.to(device)
+        )
 
 
-def collate(segments: list[Segment], latents: list[np.ndarray]) -> WorldBatch:
-    """Join segments and the latents [T, C, h, w] of their videos; short pools are filled up with their first frame."""
+def collate(segments: list[Segment], latents: list[np.ndarray], first_frames: Sequence[int]) -> WorldBatch:
+    """Join segments and the latents [T, C, h, w] of their videos; short pools are filled up with their first frame.
+
+    first_frames: the number of each video's first frame, where frames are numbered through all videos.
+    """
     size = max(len(segment.pool_index) for segment in segments)
-    pools, targets = [], []
-    for segment, video in zip(segments, latents, strict=True):
+    pools, targets, pool_frames, target_frames = [], [], [], []
+    for segment, video, first in zip(segments, latents, first_frames, strict=True):
         padded = np.concatenate([segment.pool_index, np.repeat(segment.pool_index[:1], size - len(segment.pool_index))])
         pools.append(np.asarray(video[padded], np.float32).swapaxes(0, 1))
         targets.append(np.asarray(video[segment.target_index], np.float32).swapaxes(1, 2))
+        pool_frames.append(first + padded)
+        target_frames.append(first + segment.target_index)
     inputs = ModelInputs(
         torch.cat([s.inputs.context_index for s in segments]),
         torch.cat([s.inputs.context_mask for s in segments]),
@@ -122,7 +132,13 @@ def collate(segments: list[Segment], latents: list[np.ndarray]) -> WorldBatch:
         segments[0].inputs.context_positions,
         segments[0].inputs.target_positions,
     )
-    return WorldBatch(torch.from_numpy(np.stack(pools)), torch.from_numpy(np.concatenate(targets)), inputs)
+    return WorldBatch(
+        torch.from_numpy(np.stack(pools)),
+        torch.from_numpy(np.concatenate(targets)),
+        inputs,
+        np.stack(pool_frames),
+        np.concatenate(target_frames),
+    )
 
 
 def _join_cameras(parts: list[CameraTensors]) -> CameraTensors:

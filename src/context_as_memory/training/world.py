@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ..camera import Cameras
@@ -16,13 +17,15 @@ from ..codec import ImageAutoencoder, VideoCodec
 from ..compute import fast, pick_device
 from ..data.dataset import SamplingConfig, Segment, WorldBatch, collate, sample_segment
 from ..data.precompute import encode_dataset, read_latents
-from ..diffusion import TIMESTEPS, FlowMatching, add_noise, euler_sample, velocity
+from ..diffusion import TIMESTEPS, FlowMatching, add_noise, clean_from_velocity, euler_sample, velocity
 from ..errors import UserError
 from ..retrieval import RetrievalConfig
 from ..tokens import TokenLayout
 from ..transformer import TransformerConfig, WorldTransformer
 from ..video import VideoWriter, to_frames
 from ..weights import fingerprint, from_pretrained, load_weights, resolve, save_pretrained
+from .critic import Adversary, CriticConfig
+from .own_frames import OwnFrames
 from .trainer import TrainConfig, Trainer
 
 
@@ -40,6 +43,8 @@ class WorldRecipe:
     sampling_shift: float = 1.0
     min_context: int = 2  # context slots of a batch are drawn from min_context .. retrieval.max_context
     context_noise: float = 0.15  # up to this much noise on memory: generated memory is never perfect
+    own_frames: float = 0.0  # share of segments whose memory is, where it can be, what the denoiser made of those frames
+    critic: CriticConfig = field(default_factory=CriticConfig)
 
     @property
     def sampling_flow(self) -> FlowMatching:
@@ -54,24 +59,34 @@ class WorldTask:
     """Velocity loss on the targets of packed segments."""
 
     def __init__(
-        self, recipe: WorldRecipe, videos: list[Video], held_out: list[Video], codec: VideoCodec | None = None
+        self,
+        recipe: WorldRecipe,
+        videos: list[Video],
+        held_out: list[Video],
+        codec: VideoCodec | None = None,
+        own_frames: OwnFrames | None = None,
     ) -> None:
         self.recipe, self.videos, self.held_out, self.codec = recipe, videos, held_out, codec
+        self.own_frames = own_frames
+        self.first_frames = np.cumsum([0] + [len(cameras) for cameras, _ in videos])
+        self.adversary = Adversary(recipe.model.out_channels, recipe.critic) if recipe.critic.strength else None
         self.layout = TokenLayout(num_targets=recipe.chunk_latents, max_context=recipe.retrieval.max_context)
         self.segments = max(1, recipe.train.batch_size // recipe.sampling.chunks)
 
-    def _draw(self, rng: np.random.Generator, slots: int) -> tuple[Segment, np.ndarray]:
-        cameras, latents = self.videos[rng.integers(len(self.videos))]
+    def _draw(self, rng: np.random.Generator, slots: int) -> tuple[Segment, np.ndarray, int]:
+        number = int(rng.integers(len(self.videos)))
+        cameras, latents = self.videos[number]
         layout = replace(self.layout, max_context=slots)
         rule = replace(self.recipe.retrieval, max_context=slots)
-        return sample_segment(cameras, layout, rule, self.recipe.sampling, rng), latents
+        segment = sample_segment(cameras, layout, rule, self.recipe.sampling, rng)
+        return segment, latents, int(self.first_frames[number])
 
     def batch(self, step: int, rank: int) -> WorldBatch:
         """All segments of a batch have the same number of context slots, so that short contexts cost less."""
         rng = np.random.default_rng((self.recipe.train.seed, step, rank))
         slots = int(rng.integers(self.recipe.min_context, self.layout.max_context + 1))
-        drawn = [self._draw(rng, slots) for _ in range(self.segments)]
-        return collate([segment for segment, _ in drawn], [latents for _, latents in drawn])
+        segments, latents, first_frames = zip(*(self._draw(rng, slots) for _ in range(self.segments)), strict=True)
+        return collate(list(segments), list(latents), first_frames)
 
     def loss(self, model: Any, batch: WorldBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Mean squared error of the velocity; loss on targets only, since only they are noisy (paper section 3.1)."""
@@ -80,21 +95,58 @@ class WorldTask:
         def normal(shape: torch.Size) -> Tensor:
             return torch.randn(shape, generator=generator).to(targets.device)
 
-        pool = batch.pool
+        pool = self._as_generated(batch, generator)
         level = torch.rand(pool.shape[0], 1, pool.shape[2], 1, 1, generator=generator).to(pool.device)
         pool = pool + recipe.context_noise * level * normal(pool.shape)
         sigma = recipe.flow.training_sigmas(len(targets), generator).to(targets.device)
         noise = normal(targets.shape)
         noisy = add_noise(targets, noise, sigma)
         output = model.predict(noisy, sigma * TIMESTEPS, pool, batch.inputs).float()
-        error = (
-            (recipe.flow.velocity_of(output, noisy, sigma) - velocity(targets, noise)).square().mean(dim=(1, 2, 3, 4))
-        )
+        predicted = recipe.flow.velocity_of(output, noisy, sigma)
+        error = (predicted - velocity(targets, noise)).square().mean(dim=(1, 2, 3, 4))
+        loss = error.mean()
         high = sigma > 0.5
         figures = {"context_slots": float(batch.inputs.context_mask.shape[2])}
         if high.any():
             figures["loss_high_noise"] = error[high].mean().item()
-        return error.mean(), figures
+        clean = clean_from_velocity(noisy, predicted, sigma)
+        if self.own_frames is not None:
+            self.own_frames.keep(batch.target_frames, clean.detach())
+            figures["own_frames"] = self.own_frames.share
+        if self.adversary is not None:
+            price, judged = self._price_of_fog(clean, targets, sigma, loss, output, generator)
+            loss, figures = loss + price, figures | judged
+        return loss, figures
+
+    def _as_generated(self, batch: WorldBatch, generator: torch.Generator) -> Tensor:
+        """The pool of memory frames, in a share of the segments as the denoiser made them, as far as it has."""
+        if self.own_frames is None:
+            return batch.pool
+        chosen = torch.rand(len(batch.pool), generator=generator) < self.recipe.own_frames
+        made, known = self.own_frames.read(batch.pool_frames)
+        replaced = (chosen.view(-1, 1) & known).to(batch.pool.device)
+        return torch.where(replaced.view(len(batch.pool), 1, -1, 1, 1), made.to(batch.pool), batch.pool)
+
+    def _price_of_fog(
+        self, clean: Tensor, targets: Tensor, sigma: Tensor, loss: Tensor, output: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The critic's loss on the predicted clean frames, scaled so that its gradient on the network's output is
+        `strength` times that of the velocity loss. It counts as much as there is noise: without noise nothing is
+        left to imagine."""
+        assert self.adversary is not None
+        frames = [rearrange(x, "b c p h w -> (b p) c h w") for x in (clean, targets)]
+        weight = sigma.repeat_interleave(clean.shape[2])
+        price, figures = self.adversary.judge(frames[0], frames[1], weight, generator)
+        ours, its = (torch.autograd.grad(x, output, retain_graph=True)[0].norm() for x in (loss, price))
+        scale = self.recipe.critic.strength * ours / its.clamp_min(1e-12)
+        return scale * price, figures
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.adversary is None else self.adversary.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.adversary is not None and state:
+            self.adversary.load_state_dict(state)
 
     def sample(self, model: Any, folder: Path, step: int) -> dict[str, float]:
         """Generate fixed validation chunks with memory and with the recent frame only, and write them."""
@@ -131,7 +183,7 @@ class WorldTask:
         segments = [
             sample_segment(cameras, self.layout, self.recipe.retrieval, rule, rng) for cameras, _ in self.held_out
         ]
-        return collate(segments, [latents for _, latents in self.held_out])
+        return collate(segments, [latents for _, latents in self.held_out], [0] * len(segments))
 
     def _generate(self, model: Any, batch: WorldBatch) -> Tensor:
         noise = torch.randn(batch.targets.shape, generator=torch.Generator().manual_seed(0)).to(batch.targets.device)
@@ -191,7 +243,11 @@ def train_world(
     if init is not None:
         start = from_pretrained(resolve(init) / "transformer", expect=WorldTransformer)
         load_weights(model, start.state_dict(), f"{init} (as --init)")
-    task = WorldTask(recipe, videos["train"], videos["val"][:8], quick)
+    own = None
+    if recipe.own_frames:
+        frames = sum(len(cameras) for cameras, _ in videos["train"])
+        own = OwnFrames(Path(out) / "own_frames", frames, videos["train"][0][1].shape[1:])
+    task = WorldTask(recipe, videos["train"], videos["val"][:8], quick, own)
     trainer = Trainer(model, task, recipe.train, Path(out))
     quick.to(trainer.device)
     figures = trainer.train()

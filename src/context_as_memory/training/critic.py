@@ -1,0 +1,108 @@
+"""A critic that knows what latents of real frames look like, against fog.
+
+The velocity loss pays a denoiser of few steps for the mean of all pictures that could come next. Where memory knows the
+place, the mean is the place; in new territory it is fog, and the next chunk is given that fog as its recent frame. The
+critic sees single frames, recorded ones and those that the denoiser believes in, and the denoiser is paid for beliefs
+that the critic cannot tell from recorded frames (adversarial training of few-step models: arXiv 2311.17042, 2501.08316).
+
+The losses are those of R3GAN (arXiv 2501.05441): each generated frame is compared with the recorded frame of the same
+view, and the critic's slope is held small at both; the slope is measured by a small random step.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticConfig:
+    """Size and strength of the critic."""
+
+    strength: float = 0.0  # gradient on the predicted frames, as a share of that of the velocity loss; 0: no critic
+    width: int = 64
+    learning_rate: float = 5e-4
+    slope: float = 1.0  # weight of the squared slope of the critic
+    slope_step: float = 0.1  # the random step that measures it, in latent units
+
+
+class Critic(nn.Module):
+    """Latents [N, C, h, w] -> how real each looks, [N]: the mean over patches of up to the whole frame."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, width, 3, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * width, 2 * width, 3, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * width, 1, 1),
+        )
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.layers(latents).mean(dim=(1, 2, 3))
+
+
+class Adversary:
+    """A critic with its optimizer. `judge` trains it on a batch and returns what the denoiser has to pay."""
+
+    def __init__(self, channels: int, config: CriticConfig) -> None:
+        self.config = config
+        self.critic = Critic(channels, config.width)
+        self.optimizer = torch.optim.AdamW(
+            self.critic.parameters(), lr=config.learning_rate, betas=(0.0, 0.99), weight_decay=0.0
+        )
+
+    def judge(
+        self, predicted: Tensor, recorded: Tensor, weight: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Frames as the denoiser predicts them and as they were recorded, both [N, C, h, w], each with a weight [N].
+
+        Returns the denoiser's loss (a scalar with a gradient to `predicted`) and figures for the log.
+        """
+        self.critic.to(predicted.device)
+        with torch.autocast(predicted.device.type, enabled=False):  # slopes are differences: too small for bf16
+            predicted, recorded = predicted.float(), recorded.float()
+            figures = self._learn(predicted.detach(), recorded, weight, generator)
+            self.critic.requires_grad_(False)
+            loss = (softplus(self.critic(recorded) - self.critic(predicted)) * weight).mean()
+            self.critic.requires_grad_(True)
+        return loss, figures
+
+    @torch.enable_grad()
+    def _learn(
+        self, predicted: Tensor, recorded: Tensor, weight: Tensor, generator: torch.Generator
+    ) -> dict[str, float]:
+        both = torch.cat((recorded, predicted))
+        step = self.config.slope_step * torch.randn(both.shape, generator=generator).to(both)
+        score, moved = self.critic(torch.cat((both, both + step))).chunk(2)
+        real, made = score.chunk(2)
+        slope = ((moved - score) / self.config.slope_step).square().mean()
+        loss = (softplus(made - real) * weight).mean() + self.config.slope * slope
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._average_over_processes()
+        self.optimizer.step()
+        told_apart = ((real > made).float() * weight).sum() / weight.sum()
+        return {"critic_told_apart": told_apart.item(), "critic_slope": slope.item()}
+
+    def _average_over_processes(self) -> None:
+        if not torch.distributed.is_initialized():
+            return
+        for parameter in self.critic.parameters():
+            torch.distributed.all_reduce(parameter.grad)
+            parameter.grad /= torch.distributed.get_world_size()  # type: ignore[operator]  # gloo has no mean
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"critic": self.critic.state_dict(), "optimizer": copy.deepcopy(self.optimizer.state_dict())}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.critic.load_state_dict(state["critic"])
+        self.optimizer.load_state_dict(state["optimizer"])
