@@ -18,12 +18,12 @@ import numpy as np
 from published_rules import memorizon, worldmem, worldplay
 
 from context_as_memory.camera import Cameras
-from context_as_memory.data.doom_map import UNITS_PER_M, DoomMap
+from context_as_memory.data.doom_map import DoomMap, horizon_rays
 from context_as_memory.data.episode import list_episodes
 from context_as_memory.data.render import load_map
 from context_as_memory.evaluation.ground_truth import Task, choose_tasks
 from context_as_memory.evaluation.metrics import mean_interval
-from context_as_memory.retrieval import RetrievalConfig, retrieve
+from context_as_memory.retrieval import PROFILE, RetrievalConfig, retrieve
 
 RAYS, BIT_M, CHUNK_FRAMES = 48, 0.25, 4
 BUDGETS = (2, 4, 8, 14)
@@ -31,19 +31,11 @@ BUDGETS = (2, 4, 8, 14)
 
 def shown(doom_map: DoomMap, cameras: Cameras) -> np.ndarray:
     """The bits of wall that each frame shows: int64 [N, RAYS], one number per bit, -1 where a ray meets none."""
-    column = (np.arange(RAYS) + 0.5) / RAYS * 2 - 1
-    bits = np.full((len(cameras), RAYS), -1, np.int64)
-    for row in range(len(cameras)):
-        forward, right = cameras.forward[row], cameras.right[row]
-        ray = forward[:2] + column[:, None] * cameras.half_width_tan[row] * right[:2]
-        place = cameras.position[row] * UNITS_PER_M
-        angle = np.arctan2(ray[:, 1], ray[:, 0])
-        depth = doom_map.ray_depth(place[:2], angle, float(place[2]))
-        hit = np.isfinite(depth)
-        point = place[:2] + np.where(hit, depth, 0)[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-        x, y = np.floor(point / (BIT_M * UNITS_PER_M)).astype(np.int64).T + 100_000
-        bits[row, hit] = (x * 1_000_000 + y)[hit]
-    return bits
+    rays, depth_m = horizon_rays(doom_map, cameras, RAYS)
+    hit = np.isfinite(depth_m)
+    point = cameras.position[:, None, :2] + np.where(hit, depth_m, 0)[..., None] * rays
+    x, y = np.moveaxis(np.floor(point / BIT_M).astype(np.int64), -1, 0) + 100_000
+    return np.where(hit, x * 1_000_000 + y, -1)
 
 
 def grown(bits: np.ndarray) -> np.ndarray:
@@ -65,18 +57,20 @@ def oracle(bits: np.ndarray, wanted: np.ndarray, frames: int) -> list[int]:
     return chosen
 
 
-def choices(task: Task, cameras: Cameras, seed: int) -> dict[str, Callable[[int], list[int]]]:
+def choices(task: Task, cameras: Cameras, profiles_m: np.ndarray, seed: int) -> dict[str, Callable[[int], list[int]]]:
     """Every rule as a function of the number of frames."""
     bank, target = cameras[: task.now], cameras[task.start : task.start + CHUNK_FRAMES]
 
     def ours(strategy: str, **changes: int) -> Callable[[int], list[int]]:
         def choose(frames: int) -> list[int]:
             rule = replace(RetrievalConfig(), strategy=strategy, max_context=frames + 1, **changes)
-            return retrieve(bank, target, rule, recent=task.now - 1, seed=seed).indices[:-1].tolist()
+            known = profiles_m[: task.now]
+            return retrieve(bank, target, rule, recent=task.now - 1, profiles_m=known, seed=seed).indices[:-1].tolist()
 
         return choose
 
     rules = {f"coverage x{layers}": ours("coverage", layers=layers) for layers in (1, 2, 3)}
+    rules |= {f"visible x{layers}": ours("visible", layers=layers) for layers in (1, 2, 3)}
     rules |= {name: ours(name) for name in ("paper", "recent", "random")}
     rng = np.random.default_rng(seed)
     rules["WorldMem"] = lambda frames: worldmem(bank, target, frames, rng, 2_000)
@@ -97,18 +91,19 @@ def main() -> None:
 
     tasks = choose_tasks(list_episodes(options.data, options.split), CHUNK_FRAMES, options.clips, options.seed)
     shares: dict[str, dict[int, list[float]]] = {}
-    episode, cameras, bits = None, None, np.empty(0)
+    episode, cameras, bits, profiles_m = None, None, np.empty(0), np.empty(0)
     for task in track(tasks, "returns"):
         if task.episode is not episode:
             episode, cameras = task.episode, task.episode.cameras()
-            bits = shown(load_map(str(episode.meta["map"])), cameras)
+            doom_map = load_map(str(episode.meta["map"]))
+            bits, profiles_m = shown(doom_map, cameras), horizon_rays(doom_map, cameras, PROFILE)[1]
         assert cameras is not None
         wanted = np.unique(bits[task.start : task.start + CHUNK_FRAMES])
         wanted = wanted[np.isin(wanted, grown(bits[: task.now]))]  # what the past has shown at all
         if len(wanted) < 20:
             continue
         late = np.isin(wanted, grown(bits[task.now - 2 : task.now]))
-        rules = choices(task, cameras, options.seed)
+        rules = choices(task, cameras, profiles_m, options.seed)
         rules["oracle"] = lambda frames, bits=bits, wanted=wanted, task=task: oracle(bits[: task.now], wanted, frames)
         for name, rule in rules.items():
             for frames in BUDGETS:

@@ -13,11 +13,13 @@ import reference_retrieval as reference
 from context_as_memory.camera import Cameras, PlanarViews, ground_basis, look, pinhole, planar
 from context_as_memory.errors import UserError
 from context_as_memory.retrieval import (
+    PROFILE,
     STRATEGIES,
     Retrieval,
     RetrievalConfig,
     ViewIndex,
     explained,
+    horizon_profile,
     retrieve,
     take,
     target_samples,
@@ -26,6 +28,7 @@ from context_as_memory.retrieval.coverage import greedy_cover, key_poses, rankin
 from context_as_memory.retrieval.index import pose_bins
 from context_as_memory.retrieval.overlap import MIN_OVERLAP, fov_overlap, fov_overlap_area
 from context_as_memory.retrieval.paper import paper_overlap, runs, thin_runs
+from context_as_memory.retrieval.visibility import in_sight
 
 SEEDS = st.integers(0, 2**32 - 1)
 NEAR, FAR = 0.1, 15.0
@@ -420,3 +423,74 @@ def test_an_index_that_grew_equals_one_that_was_read_at_once(seed, pitch_deg):
     goals = planar(bank[[5]], read.basis)
     np.testing.assert_array_equal(grown.within_reach(goals), read.within_reach(goals))
     assert len(read.within_reach(goals)) <= len(np.unique(pose_bins(read.all_views(), config), axis=0))
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS)
+def test_in_sight_equals_loop(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    views = planar(walk(seed, 6), np.eye(2, 3))
+    profiles = rng.uniform(0.5, 8, (6, PROFILE)).astype(np.float32)
+    profiles[rng.random(profiles.shape) < 0.2] = np.inf
+    points = views.origin[0] + rng.uniform(-6, 6, (40, 2))
+    found = in_sight(points, views, profiles)
+    for c in range(6):
+        (hx, hy), k = views.heading[c], views.half_width_tan[c]
+        for s, (x, y) in enumerate(points - views.origin[c]):
+            ahead, across = x * hx + y * hy, x * hy - y * hx
+            if ahead > 0 and abs(across) < k * ahead:  # inside the lens: which column is it, and how deep is that one
+                column = int((across / (k * ahead) + 1) / 2 * PROFILE)
+                assert found[c, s] == (ahead <= profiles[c, column] * 1.05 + 0.25)
+
+
+def test_visible_asks_the_frame_that_sees_past_the_wall() -> None:
+    """Two stored frames of one pose; when the newer one was made, a door was shut before its nose."""
+    bank = look(np.array([[0.0, 0, 0], [0.0, 0, 0], [0.0, 30, 0]]), np.zeros(3), K, 160, 96)
+    target = look(np.array([[0.1, 0, 0]]), np.zeros(1), K, 160, 96)
+    profiles = np.full((3, PROFILE), np.inf, np.float32)
+    profiles[1] = 0.5
+    first = {}
+    for strategy in ("coverage", "visible"):
+        rule = RetrievalConfig(strategy=strategy, max_context=2, layers=1)
+        first[strategy] = retrieve(bank, target, rule, recent=2, profiles_m=profiles).indices[0]
+        unknown = retrieve(bank, target, rule, recent=2)
+        assert unknown.indices[0] == 1  # without profiles they are the same rule: the newest of two equal views
+    assert first == {"coverage": 1, "visible": 0}
+
+
+def test_horizon_profile_reads_the_rows_at_eye_level() -> None:
+    depth = np.full((96, 160), 2.0)
+    depth[40:56] = np.linspace(1, 9, 160)
+    depth[:, -1] = 0  # unknown
+    profile = horizon_profile(depth)
+    assert profile.shape == (PROFILE,) and profile.dtype == np.float32
+    np.testing.assert_allclose(profile, np.linspace(1, 9, 160).reshape(PROFILE, 5)[:, 2], atol=0.05)
+    assert np.isinf(horizon_profile(np.full((96, 160), np.nan))).all()
+    with pytest.raises(UserError, match="32 image columns"):
+        horizon_profile(np.ones((4, 8)))
+
+
+@pytest.mark.parametrize("profiles", [np.ones((2, PROFILE)), np.ones((3, 5)), np.zeros((3, PROFILE))])
+def test_bad_profiles_are_refused(profiles: np.ndarray) -> None:
+    bank = walk(0, 3)
+    with pytest.raises(UserError, match="depth profiles"):
+        retrieve(bank, bank[[0]], RetrievalConfig(strategy="visible"), recent=2, profiles_m=profiles)
+
+
+def test_a_crowd_is_cut_to_the_nearest_which_hold_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With thousands of distinct views in reach the cut changes which weak candidates are listed, not what is picked."""
+    from context_as_memory.retrieval import index as module
+
+    rng = np.random.default_rng(3)
+    place = np.concatenate([rng.uniform(0, 25, (6000, 2)), np.zeros((6000, 1))], axis=1)
+    bank = look(place, rng.uniform(-np.pi, np.pi, 6000), K, 160, 96)
+    config = RetrievalConfig()
+    for row in range(8):
+        target = bank[[row]]
+        index = ViewIndex(config)
+        cut = retrieve(bank[100:], target, config, recent=None, index=index)
+        monkeypatch.setattr(module, "NEAREST", 10**6)
+        full = retrieve(bank[100:], target, config, recent=None, index=index)
+        monkeypatch.undo()
+        assert len(cut.candidates) <= module.NEAREST < len(full.candidates)
+        np.testing.assert_array_equal(cut.indices, full.indices)

@@ -20,6 +20,7 @@ import tiny
 from context_as_memory.cli.main import main
 from context_as_memory.errors import UserError
 from context_as_memory.memory import MemoryBank
+from context_as_memory.retrieval import PROFILE
 from context_as_memory.world import World
 from context_as_memory.worldfile import (
     MAIN,
@@ -61,9 +62,13 @@ def test_a_bank_in_a_world_file_equals_one_in_working_memory(tmp_path, dtype):
     cameras = tiny.walk(9)
     file = WorldFile.create(tmp_path / "world", SETTINGS)
     banks = [MemoryBank(), MemoryBank(BranchStore(file))]
+    profiles = np.linspace(0.5, 9, 9 * PROFILE).reshape(9, PROFILE).round(3).astype(np.float32)
+    profiles[:4], profiles[5, 3] = np.inf, np.inf
     for start, end in ((0, 1), (1, 4), (4, 9)):
+        part = slice(start, end)
         for bank in banks:
-            bank.append(tiny.pictures(9)[start:end], cameras[start:end], _latents(9, 0, dtype)[:, start:end])
+            known = profiles[part] if start == 4 else None
+            bank.append(tiny.pictures(9)[part], cameras[part], _latents(9, 0, dtype)[:, part], profiles_m=known)
     file.close()
     file = WorldFile.open(tmp_path / "world", write=False)
     banks.append(MemoryBank(BranchStore(file)))
@@ -74,6 +79,7 @@ def test_a_bank_in_a_world_file_equals_one_in_working_memory(tmp_path, dtype):
         np.testing.assert_array_equal(bank.cameras.K, cameras.K)
         np.testing.assert_array_equal(bank.frames_u8(rows), tiny.pictures(9)[rows])
         assert torch.equal(bank.latents(rows), _latents(9, 0, dtype)[:, rows])
+        np.testing.assert_array_equal(bank.profiles_m, profiles)
         assert bank.readable() is None
     file.close()
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .camera import Cameras
 from .errors import UserError
+from .retrieval.visibility import PROFILE, checked_profiles
 
 
 class Store(Protocol):
@@ -41,6 +42,10 @@ class Store(Protocol):
         """Which entries can be read, bool [N]; None if all can."""
         ...
 
+    def notes(self) -> Sequence[tuple[int, Mapping[str, Any]]]:
+        """For each `append` so far, how many entries it brought and its note."""
+        ...
+
 
 class RamStore:
     """The store in working memory; it ends with the process."""
@@ -48,10 +53,12 @@ class RamStore:
     def __init__(self) -> None:
         self._frames: list[np.ndarray] = []
         self._latents: list[Tensor] = []
+        self._notes: list[tuple[int, Mapping[str, Any]]] = []
 
     def append(self, frames_u8: np.ndarray, cameras: Cameras, latents: Tensor, note: Mapping[str, Any]) -> None:
         self._frames += [frame.copy() for frame in frames_u8]
         self._latents += [latent.detach().clone() for latent in latents.unbind(1)]
+        self._notes.append((len(frames_u8), note))
 
     def cameras(self) -> Cameras | None:
         return None  # a bank opens it empty
@@ -65,6 +72,9 @@ class RamStore:
     def readable(self) -> np.ndarray | None:
         return None
 
+    def notes(self) -> Sequence[tuple[int, Mapping[str, Any]]]:
+        return self._notes
+
 
 class MemoryBank:
     """Stored frames in the order of their making; entry i is frame i of the walk."""
@@ -74,19 +84,27 @@ class MemoryBank:
         self._c2w, self._K = np.empty((0, 4, 4)), np.empty((0, 4))  # with spare room: appending is O(1)
         self._size: tuple[int, int] | None = None  # width, height
         self._length = 0
+        # Depth along the horizon of each entry, metres, inf where unknown; part of the note, so every store keeps it.
+        self._profiles_m = np.empty((0, PROFILE), np.float32)
         held = self.store.cameras()
         if held is not None:
             self._c2w, self._K, self._length = held.c2w.copy(), held.K.copy(), len(held)
             self._size = (held.width, held.height)
+            self._profiles_m = np.concatenate([_noted_profiles(note, count) for count, note in self.store.notes()])
 
     def __len__(self) -> int:
         return self._length
 
     def append(
-        self, frames_u8: np.ndarray, cameras: Cameras, latents: Tensor, note: Mapping[str, Any] | None = None
+        self,
+        frames_u8: np.ndarray,
+        cameras: Cameras,
+        latents: Tensor,
+        note: Mapping[str, Any] | None = None,
+        profiles_m: np.ndarray | None = None,
     ) -> None:
         """Store t frames: uint8 [t, H, W, 3], t cameras of the same picture size, latents [C, t, h, w]; `note` says
-        where they come from.
+        where they come from; `profiles_m` [t, PROFILE], if known, how deep they look (`retrieval.horizon_profile`).
 
         Raises `UserError` when the three do not belong together or cannot be stored; the bank is then unchanged.
         """
@@ -103,14 +121,19 @@ class MemoryBank:
             )
         if self._size not in (None, (cameras.width, cameras.height)):
             raise UserError(f"memory: holds frames of {self._size}, got {(cameras.width, cameras.height)}")
-        self.store.append(frames_u8, cameras, latents, note or {})
+        note = dict(note or {})
+        if profiles_m is not None:
+            known = checked_profiles(profiles_m, count)
+            note["profiles_m"] = [[round(d, 3) if np.isfinite(d) else None for d in row] for row in known.tolist()]
+        self.store.append(frames_u8, cameras, latents, note)
         start, end = self._length, self._length + count
         if end > len(self._c2w):
             room = max(64, 2 * end)
-            c2w, K = np.empty((room, 4, 4)), np.empty((room, 4))
-            c2w[:start], K[:start] = self._c2w[:start], self._K[:start]
-            self._c2w, self._K = c2w, K
+            c2w, K, profiles = np.empty((room, 4, 4)), np.empty((room, 4)), np.empty((room, PROFILE), np.float32)
+            c2w[:start], K[:start], profiles[:start] = self._c2w[:start], self._K[:start], self._profiles_m[:start]
+            self._c2w, self._K, self._profiles_m = c2w, K, profiles
         self._c2w[start:end], self._K[start:end] = cameras.c2w, cameras.K
+        self._profiles_m[start:end] = _noted_profiles(note, count)
         self._size = (cameras.width, cameras.height)
         self._length = end
 
@@ -124,6 +147,11 @@ class MemoryBank:
         c2w.flags.writeable = K.flags.writeable = False
         return Cameras.known_good(c2w, K, *self._size)
 
+    @property
+    def profiles_m(self) -> np.ndarray:
+        """Depth along the horizon of all stored frames, float32 [N, PROFILE], inf where unknown."""
+        return self._profiles_m[: len(self)]
+
     def frames_u8(self, index: int | slice | np.ndarray) -> np.ndarray:
         """Stored frames, uint8 [n, H, W, 3] (an integer index gives n = 1)."""
         return self.store.frames_u8(np.atleast_1d(np.arange(len(self))[index]).tolist())
@@ -135,3 +163,11 @@ class MemoryBank:
     def readable(self) -> np.ndarray | None:
         """Which entries may be chosen from, bool [N]; None if all. In a damaged world file some are lost."""
         return self.store.readable()
+
+
+def _noted_profiles(note: Mapping[str, Any], frames: int) -> np.ndarray:
+    """Depth profiles of the frames of one append, as its note has them: all unknown if it has none."""
+    rows = note.get("profiles_m")
+    if rows is None:
+        return np.full((frames, PROFILE), np.inf, np.float32)
+    return checked_profiles(np.array(rows, np.float32), frames)  # null, read as nan, is unknown

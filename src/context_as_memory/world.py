@@ -150,8 +150,9 @@ class World:
 
     # -- the method ----------------------------------------------------------------------------------------------
 
-    def reset(self, frames_u8: np.ndarray, cameras: Cameras) -> None:
-        """Forget everything and start from T >= 1 frames, uint8 [T, H, W, 3], and their cameras.
+    def reset(self, frames_u8: np.ndarray, cameras: Cameras, profiles_m: np.ndarray | None = None) -> None:
+        """Forget everything and start from T >= 1 frames, uint8 [T, H, W, 3], their cameras and, if known, their depth
+        profiles (see `remember`).
 
         A world file never forgets: with a history it refuses, and `rewind` or `fork` are what is meant.
         """
@@ -160,12 +161,12 @@ class World:
         if self.file is not None:
             if len(self.bank):
                 raise UserError(f"the world in {self.file.folder} has a history; rewind or fork it instead of a reset")
-            self.remember(frames_u8, cameras)
+            self.remember(frames_u8, cameras, profiles_m)
             return
         before = self.bank
         self.bank = MemoryBank()
         try:
-            self.remember(frames_u8, cameras)
+            self.remember(frames_u8, cameras, profiles_m)
         except BaseException:
             self.bank = before  # bad start frames leave the world as it was
             raise
@@ -173,8 +174,12 @@ class World:
         self._kept.clear()
 
     @torch.inference_mode()
-    def remember(self, frames_u8: np.ndarray, cameras: Cameras) -> None:
-        """Add frames that were not generated here, uint8 [T, H, W, 3], to the memory, each encoded alone."""
+    def remember(self, frames_u8: np.ndarray, cameras: Cameras, profiles_m: np.ndarray | None = None) -> None:
+        """Add frames that were not generated here, uint8 [T, H, W, 3], to the memory, each encoded alone.
+
+        profiles_m: depths along the horizon, [T, PROFILE] metres (`retrieval.horizon_profile` makes them of depth
+        maps); the strategy `visible` uses them.
+        """
         size = (self.config.width, self.config.height)
         if (cameras.width, cameras.height) != size or frames_u8.shape[1:3] != size[::-1]:
             raise UserError(
@@ -184,7 +189,8 @@ class World:
         for start in range(0, len(frames_u8), 64):
             part = slice(start, start + 64)
             latents = self.codec.encode_frames(self._video(frames_u8[part]))[0]
-            self.bank.append(frames_u8[part], cameras[part], latents)
+            depths = None if profiles_m is None else profiles_m[part]
+            self.bank.append(frames_u8[part], cameras[part], latents, profiles_m=depths)
 
     @torch.inference_mode()
     def step(
@@ -212,7 +218,14 @@ class World:
         else:
             rule, allowed = retrieval or rule, self.bank.readable()
             found = retrieve(
-                memory, targets, rule, recent=recent, allowed=allowed, index=self._index_for(rule), seed=seed
+                memory,
+                targets,
+                rule,
+                recent=recent,
+                allowed=allowed,
+                index=self._index_for(rule),
+                profiles_m=self.bank.profiles_m,
+                seed=seed,
             )
         clock.lap("retrieve")
 

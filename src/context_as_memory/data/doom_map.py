@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from context_as_memory.camera import Cameras
 from context_as_memory.data.wad import Lump
 from context_as_memory.errors import UserError
 
@@ -262,3 +263,15 @@ class DoomMap:
                 raised = ceiling[open_ones].min() - 4
                 if raised - floor[door] >= BODY_HEIGHT:
                     sectors["ceiling"][door] = raised
+
+
+def horizon_rays(doom_map: DoomMap, cameras: Cameras, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """Level rays through equal image columns, left to right: ground directions [N, columns, 2] of unit depth, and the
+    depth in metres, along the viewing direction, at which each meets a wall, [N, columns]; inf where none."""
+    column = (np.arange(columns) + 0.5) / columns * 2 - 1
+    k = cameras.half_width_tan[:, None, None]
+    rays = cameras.forward[:, None, :2] + column[:, None] * k * cameras.right[:, None, :2]
+    angle, length = np.arctan2(rays[..., 1], rays[..., 0]), np.linalg.norm(rays, axis=-1)
+    places = cameras.position * UNITS_PER_M
+    reach = [doom_map.ray_depth(place[:2], row, float(place[2])) for place, row in zip(places, angle, strict=True)]
+    return rays, np.stack(reach) / UNITS_PER_M / length

@@ -1,10 +1,11 @@
 """Which stored frames go into the context of the next chunk? Decided from camera poses alone (numpy only).
 
 A frame's view, seen from above, is a wedge: the trapezoid between a near and a far depth inside its horizontal field of
-view. Two frames can only show the same things where their wedges overlap. Five strategies:
+view. Two frames can only show the same things where their wedges overlap. Six strategies:
 
 `coverage`  exact wedge overlap, then greedy residual coverage: each pick must show parts of the target views that the
             picks before it (and the most recent frame) do not show from a similar direction and distance. The default.
+`visible`   the same, where depth along the horizon is known: what a wall hides from a frame, it does not explain.
 `paper`     the rule of Context-as-Memory (arXiv 2506.03141, section 3.3 and figure 4): both left and both right
             boundary rays of a pair meet; then one random frame of each run of consecutive survivors; then far ones.
 `recent`    a sliding window over the newest frames (Diffusion Forcing, arXiv 2502.06764).
@@ -19,5 +20,17 @@ from context_as_memory.retrieval.config import STRATEGIES, Retrieval, RetrievalC
 from context_as_memory.retrieval.core import retrieve
 from context_as_memory.retrieval.coverage import explained, target_samples
 from context_as_memory.retrieval.index import ViewIndex
+from context_as_memory.retrieval.visibility import PROFILE, horizon_profile
 
-__all__ = ["STRATEGIES", "Retrieval", "RetrievalConfig", "ViewIndex", "explained", "retrieve", "take", "target_samples"]
+__all__ = [
+    "PROFILE",
+    "STRATEGIES",
+    "Retrieval",
+    "RetrievalConfig",
+    "ViewIndex",
+    "explained",
+    "horizon_profile",
+    "retrieve",
+    "take",
+    "target_samples",
+]

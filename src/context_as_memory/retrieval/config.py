@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from context_as_memory.camera import PlanarViews
 from context_as_memory.errors import UserError
 
-STRATEGIES = ("coverage", "paper", "recent", "random", "first")
+STRATEGIES = ("coverage", "visible", "paper", "recent", "random", "first")
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -24,13 +24,14 @@ class RetrievalConfig:
     coverage: a stored frame explains a sample of the target view only if it sees it from a direction at most
     `parallax_rad` away and from `scale_band` times the target's distance; picking stops when the best gain is under
     `min_gain` of all samples, and starts again to explain every sample once more until that was done `layers` times.
+    visible: the same, but a frame with a depth profile explains only what it really shows.
     paper: limits on the distance from the target camera to the meeting points of the rays (`paper_near_m`,
     `paper_far_m`; None: no far limit, as in the published labels); headings within `paper_parallel_rad` count as
     parallel; `paper_far_share` of the slots go to frames far apart in space and time when runs alone leave too many;
     `literal` keeps the published rule as it stands: no near limit, no special cases for turning on the spot and
     parallel views.
-    with an index (`ViewIndex`) and more than `crowded` stored frames, `coverage` looks only at the newest frame of each
-    pose bin, `bin_m` wide and `bin_rad` of turn.
+    with an index (`ViewIndex`) and more than `crowded` stored frames, `coverage` and `visible` look only at the
+    newest frame of each pose bin, `bin_m` wide and `bin_rad` of turn.
     """
 
     strategy: str = "coverage"
@@ -46,9 +47,9 @@ class RetrievalConfig:
     paper_parallel_rad: float = 0.01
     paper_far_share: float = 0.25
     literal: bool = False
-    crowded: int = 4096
-    bin_m: float = 0.5
-    bin_rad: float = float(np.radians(15.0))
+    crowded: int = 1024
+    bin_m: float = 1.0
+    bin_rad: float = float(np.radians(20.0))
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:

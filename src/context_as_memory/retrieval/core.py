@@ -9,6 +9,7 @@ from context_as_memory.retrieval.coverage import coverage, key_poses, ranking_po
 from context_as_memory.retrieval.index import ViewIndex
 from context_as_memory.retrieval.overlap import MIN_OVERLAP, fov_overlap
 from context_as_memory.retrieval.paper import paper_overlap, thin_runs
+from context_as_memory.retrieval.visibility import checked_profiles
 
 
 def retrieve(
@@ -19,6 +20,7 @@ def retrieve(
     recent: int | None,
     allowed: Bools | None = None,
     index: ViewIndex | None = None,
+    profiles_m: np.ndarray | None = None,
     seed: int = 0,
 ) -> Retrieval:
     """Chooses the context for a chunk.
@@ -26,8 +28,9 @@ def retrieve(
     bank: cameras of all N stored frames. target: cameras of the T >= 1 frames to be generated. recent: index of the
     most recent frame, always in the context and listed last; None: there is none. allowed: bool [N], entries that may
     be retrieved (all if None; `recent` needs no permission). index: an index kept from call to call, brought up to date
-    with the bank here; `coverage` then costs about the same however many frames there are. seed: for the random draws
-    of `paper` and `random`. Raises UserError for a bad index, mask or empty target.
+    with the bank here; `coverage` then costs about the same however many frames there are. profiles_m: [N, PROFILE]
+    depths along each frame's horizon, metres, inf where unknown; `visible` without any is `coverage`. seed: for the
+    random draws of `paper` and `random`. Raises UserError for a bad index, mask or empty target.
     """
     number = len(bank)
     if len(target) == 0:
@@ -36,6 +39,9 @@ def retrieve(
         raise UserError(f"recent frame {recent} is not in the bank: its {number} frames are numbered from 0")
     if allowed is not None and (allowed.shape != (number,) or allowed.dtype != np.bool_):
         raise UserError(f"allowed is {allowed.dtype} {list(allowed.shape)}: give {number} booleans, one a frame")
+    profiles = None
+    if config.strategy == "visible" and profiles_m is not None:
+        profiles = checked_profiles(profiles_m, number)
     if number == 0:
         return Retrieval(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64))
 
@@ -48,7 +54,8 @@ def retrieve(
     goals = planar(target, basis)
     keys = key_poses(goals)
     rankers = ranking_poses(keys, config.far_m)
-    if index is not None and config.strategy == "coverage":
+    covers = config.strategy in ("coverage", "visible")
+    if index is not None and covers:
         pool = index.within_reach(rankers)
     else:
         pool = np.arange(number)
@@ -65,11 +72,11 @@ def retrieve(
 
     candidates: Indices = pool
     recent_passes: Bools = np.ones(len(last), bool)
-    if config.strategy == "coverage":
+    if covers:
         shared = overlap(np.append(pool, last))
         passed = np.flatnonzero(shared[: len(pool)] > MIN_OVERLAP)
         candidates = pool[passed]
-        picks, scores = coverage(views, keys, candidates, shared[passed], recent, budget, config)
+        picks, scores = coverage(views, keys, candidates, shared[passed], recent, budget, config, profiles)
         scores = np.append(scores, shared[len(pool) :])
         recent_passes = np.asarray(shared[len(pool) :] > MIN_OVERLAP)
     elif config.strategy == "paper":

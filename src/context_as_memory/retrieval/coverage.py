@@ -4,9 +4,10 @@ import numpy as np
 
 from context_as_memory.camera import PlanarViews
 from context_as_memory.retrieval.config import Bools, Floats, Indices, RetrievalConfig, take
+from context_as_memory.retrieval.visibility import in_sight
 
-COLUMNS, ROWS = 24, 12  # samples of each key pose: image columns x log-spaced depths
-SHORTLIST = 256  # candidates that enter the greedy stage, best overlap first
+COLUMNS, ROWS = 16, 8  # samples of each key pose: image columns x log-spaced depths
+SHORTLIST = 128  # candidates that enter the greedy stage, best overlap first
 STAND_IN_MOVE, STAND_IN_TURN = 0.1, 0.25  # shares of the far limit and the field of view: see ranking_poses
 VIEWS_AT_ONCE = 32  # intermediate arrays stay in the processor's cache
 
@@ -112,8 +113,11 @@ def coverage(
     recent: int | None,
     budget: int,
     config: RetrievalConfig,
+    profiles_m: Floats | None = None,
 ) -> tuple[Indices, Floats]:
     """Greedy residual coverage over the best candidates (ascending indices with their overlaps).
+
+    With depth profiles [N, PROFILE] of all views, a view explains only samples in front of its own.
 
     In `layers` rounds: the first explains every sample once, the most recent frame counting; the next explain those
     again that few frames explain, since what seems to be shown may be hidden by a wall there.
@@ -123,10 +127,17 @@ def coverage(
     rows = candidates[::-1][best]
     samples = target_samples(keys, config.near_m, config.far_m)
     number = len(samples[0])
-    claims = explained(samples, take(views, rows), config)
+
+    def claimed(which: Indices) -> Bools:
+        found = explained(samples, take(views, which), config)
+        if profiles_m is not None:
+            found &= in_sight(samples[0], take(views, which), profiles_m[which])
+        return found
+
+    claims = claimed(rows)
     times = np.zeros(number, np.int64)
     if recent is not None:
-        times += explained(samples, take(views, np.array([recent])), config)[0]
+        times += claimed(np.array([recent]))[0]
     picked: list[int] = []
     gains: list[int] = []
     for layer in range(config.layers):

@@ -3,7 +3,8 @@
 Two ideas. A wedge lies in a circle, so two wedges can only overlap where their circles touch: a grid over the centres
 gives exactly the candidates, and appending to it costs the same for the first and the millionth frame. And in a bounded
 world the number of frames grows but the number of *different* views does not: from `crowded` frames on, only the newest
-frame of each pose bin (`bin_m` x `bin_rad`) is a candidate. The others stay stored, and can still be asked for.
+frame of each pose bin (`bin_m` x `bin_rad`) is a candidate, and of these the `NEAREST`, since views overlap most
+that look at the same place. The others stay stored, and can still be asked for.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,9 @@ from context_as_memory.camera import Cameras, PlanarViews, ground_basis, planar
 from context_as_memory.retrieval.config import Bools, Floats, Indices, RetrievalConfig
 from context_as_memory.retrieval.overlap import circles
 
+# Candidates of a crowded index: those whose point this share of the far limit ahead lies nearest to a target's. Measured
+# on bins of a 25 m world: among 1,024 of 3,300 views in reach are all of the 128 with most overlap.
+NEAREST, AHEAD = 1024, 0.6
 LEVEL_RAD = float(np.radians(0.5))  # the ground is laid anew when the cameras' mean up has turned by more than this
 
 
@@ -101,7 +105,8 @@ class ViewIndex:
         return self._length > self.config.crowded
 
     def within_reach(self, targets: PlanarViews) -> Indices:
-        """Candidates, ascending, whose view can overlap one of the targets' views: never too few."""
+        """Candidates, ascending, whose view can overlap one of the targets' views: all of them, or in a crowd the
+        `NEAREST`."""
         centre, radius = circles(targets, self.config.near_m, self.config.far_m)
         if not self.crowded:
             rows = np.arange(self._length)
@@ -116,7 +121,18 @@ class ViewIndex:
         for one, r in zip(centre, radius, strict=True):
             dx, dy = (self._centre[rows] - one).T
             touches |= dx * dx + dy * dy <= (self._radius[rows] + r) ** 2
-        return rows[touches]
+        rows = rows[touches]
+        return self._nearest(rows, targets) if self.crowded and len(rows) > NEAREST else rows
+
+    def _nearest(self, rows: Indices, targets: PlanarViews) -> Indices:
+        """The `NEAREST` of these, ascending, by the distance of the places that they look at."""
+        ahead = AHEAD * self.config.far_m
+        seen = self._origin[rows] + ahead * self._heading[rows]
+        distance = np.full(len(rows), np.inf)
+        for one in targets.origin + ahead * targets.heading:
+            dx, dy = (seen - one).T
+            np.minimum(distance, dx * dx + dy * dy, out=distance)
+        return np.sort(rows[np.argpartition(distance, NEAREST)[:NEAREST]])
 
 
 def _part(cameras: Cameras, start: int, end: int) -> Cameras:

@@ -388,6 +388,9 @@ class BranchStore:
             return None
         return np.repeat([not info.lost for info in self.chunks], [info.frames for info in self.chunks])
 
+    def notes(self) -> list[tuple[int, Mapping[str, Any]]]:
+        return [(info.frames, info.note) for info in self.chunks]
+
     def _locate(self, rows: Sequence[int]) -> list[tuple[ChunkInfo, int]]:
         """For each entry its chunk and its row there."""
         at = np.searchsorted(self._first, rows, side="right") - 1
