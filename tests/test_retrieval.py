@@ -28,7 +28,7 @@ from context_as_memory.retrieval.coverage import greedy_cover, key_poses, rankin
 from context_as_memory.retrieval.index import pose_bins
 from context_as_memory.retrieval.overlap import MIN_OVERLAP, fov_overlap, fov_overlap_area
 from context_as_memory.retrieval.paper import paper_overlap, runs, thin_runs
-from context_as_memory.retrieval.visibility import in_sight
+from context_as_memory.retrieval.visibility import MARGIN_M, MARGIN_SHARE, foreseen_surfaces, in_sight
 
 SEEDS = st.integers(0, 2**32 - 1)
 NEAR, FAR = 0.1, 15.0
@@ -438,24 +438,40 @@ def test_in_sight_equals_loop(seed: int) -> None:
         (hx, hy), k = views.heading[c], views.half_width_tan[c]
         for s, (x, y) in enumerate(points - views.origin[c]):
             ahead, across = x * hx + y * hy, x * hy - y * hx
-            if ahead > 0 and abs(across) < k * ahead:  # inside the lens: which column is it, and how deep is that one
+            expected = ahead > 0 and abs(across) < k * ahead  # inside the lens
+            if expected:
                 column = int((across / (k * ahead) + 1) / 2 * PROFILE)
-                assert found[c, s] == (ahead <= profiles[c, column] * 1.05 + 0.25)
+                expected = ahead <= profiles[c, column] * (1 + MARGIN_SHARE) + MARGIN_M
+            assert found[c, s] == expected
 
 
 def test_visible_asks_the_frame_that_sees_past_the_wall() -> None:
-    """Two stored frames of one pose; when the newer one was made, a door was shut before its nose."""
-    bank = look(np.array([[0.0, 0, 0], [0.0, 0, 0], [0.0, 30, 0]]), np.zeros(3), K, 160, 96)
-    target = look(np.array([[0.1, 0, 0]]), np.zeros(1), K, 160, 96)
-    profiles = np.full((3, PROFILE), np.inf, np.float32)
-    profiles[1] = 0.5
+    """Both stored frames look ahead; the newer one stands closer to the target, but before a shut door."""
+    bank = look(np.array([[1.0, 0, 0], [1.8, 0, 0], [0.0, 30, 0]]), np.zeros(3), K, 160, 96)
+    target = look(np.array([[2.0, 0, 0]]), np.zeros(1), K, 160, 96)
+    profiles = np.full((3, PROFILE), 6.0, np.float32)
+    profiles[1] = 0.15
     first = {}
     for strategy in ("coverage", "visible"):
         rule = RetrievalConfig(strategy=strategy, max_context=2, layers=1)
         first[strategy] = retrieve(bank, target, rule, recent=2, profiles_m=profiles).indices[0]
         unknown = retrieve(bank, target, rule, recent=2)
-        assert unknown.indices[0] == 1  # without profiles they are the same rule: the newest of two equal views
+        assert unknown.indices[0] == 1  # without profiles they are the same rule: the one that stands closer
     assert first == {"coverage": 1, "visible": 0}
+
+
+def test_surfaces_are_foreseen_where_they_are() -> None:
+    """A frame looks at a wall 4 m ahead; from 1 m further on the wall is foreseen at 3 m, and nothing where none was."""
+    seen = planar(look(np.array([[0.0, 0, 0]]), np.zeros(1), K, 160, 96), np.eye(2, 3))
+    goal = planar(look(np.array([[1.0, 0, 0]]), np.zeros(1), K, 160, 96), np.eye(2, 3))
+    profile = np.full((1, PROFILE), 4.0, np.float32)
+    profile[0, PROFILE // 2 :] = np.inf
+    points, rays, distance = foreseen_surfaces(goal, seen, profile, FAR)
+    np.testing.assert_allclose(points[:, 0], 4.0, atol=1e-6)
+    np.testing.assert_allclose(points, [1.0, 0.0] + rays * distance[:, None], atol=1e-9)
+    assert (points[:, 1] > 0).all()  # to the left of the way, where the wall is known
+    assert len(points) >= PROFILE // 2 - 2
+    assert not len(foreseen_surfaces(goal, seen, np.full((1, PROFILE), np.inf, np.float32), FAR)[0])
 
 
 def test_horizon_profile_reads_the_rows_at_eye_level() -> None:

@@ -5,7 +5,8 @@ view. Two frames can only show the same things where their wedges overlap. Six s
 
 `coverage`  exact wedge overlap, then greedy residual coverage: each pick must show parts of the target views that the
             picks before it (and the most recent frame) do not show from a similar direction and distance. The default.
-`visible`   the same, where depth along the horizon is known: what a wall hides from a frame, it does not explain.
+`visible`   the same, where depth along the horizon is known: over the surfaces that the target will see, and by what
+            each frame really shows of them.
 `paper`     the rule of Context-as-Memory (arXiv 2506.03141, section 3.3 and figure 4): both left and both right
             boundary rays of a pair meet; then one random frame of each run of consecutive survivors; then far ones.
 `recent`    a sliding window over the newest frames (Diffusion Forcing, arXiv 2502.06764).

@@ -13,6 +13,7 @@ STRATEGIES = ("coverage", "visible", "paper", "recent", "random", "first")
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+Samples = tuple[Floats, Floats, Floats]  # ground points [S, 2], unit directions to them [S, 2], distances [S] in metres
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,9 @@ class RetrievalConfig:
     coverage: a stored frame explains a sample of the target view only if it sees it from a direction at most
     `parallax_rad` away and from `scale_band` times the target's distance; picking stops when the best gain is under
     `min_gain` of all samples, and starts again to explain every sample once more until that was done `layers` times.
-    visible: the same, but a frame with a depth profile explains only what it really shows.
+    visible: where depth profiles are known, the samples are the surfaces that the target will meet as far as stored
+    frames have seen them, and a frame explains those that it shows, also from directions up to `visible_parallax_rad`
+    away; without profiles it is `coverage`.
     paper: limits on the distance from the target camera to the meeting points of the rays (`paper_near_m`,
     `paper_far_m`; None: no far limit, as in the published labels); headings within `paper_parallel_rad` count as
     parallel; `paper_far_share` of the slots go to frames far apart in space and time when runs alone leave too many;
@@ -39,6 +42,7 @@ class RetrievalConfig:
     near_m: float = 0.1
     far_m: float = 15.0
     parallax_rad: float = float(np.radians(35.0))
+    visible_parallax_rad: float = float(np.radians(60.0))
     scale_band: tuple[float, float] = (0.4, 2.5)
     min_gain: float = 0.01
     layers: int = 3
@@ -60,8 +64,9 @@ class RetrievalConfig:
         low, high = self.scale_band
         if not 0 < low <= 1 <= high:
             raise UserError(f"scale_band is {self.scale_band}: it must be (low, high) with 0 < low <= 1 <= high")
-        if not 0 < self.parallax_rad <= np.pi / 2:
-            raise UserError(f"parallax_rad is {self.parallax_rad}: give an angle above 0 and up to pi / 2")
+        for name in ("parallax_rad", "visible_parallax_rad"):
+            if not 0 < getattr(self, name) <= np.pi / 2:
+                raise UserError(f"{name} is {getattr(self, name)}: give an angle above 0 and up to pi / 2")
         for name in ("min_gain", "paper_far_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}: give a share from 0 to 1")

@@ -1,13 +1,16 @@
 """The strategy `coverage`: greedy, over what is still unexplained."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from context_as_memory.camera import PlanarViews
-from context_as_memory.retrieval.config import Bools, Floats, Indices, RetrievalConfig, take
-from context_as_memory.retrieval.visibility import in_sight
+from context_as_memory.retrieval.config import Bools, Floats, Indices, RetrievalConfig, Samples, take
+from context_as_memory.retrieval.visibility import foreseen_surfaces, in_sight
 
 COLUMNS, ROWS = 16, 8  # samples of each key pose: image columns x log-spaced depths
 SHORTLIST = 128  # candidates that enter the greedy stage, best overlap first
+DEEP_SHORTLIST = 1024  # with depth profiles: a frame with little overlap may be the only one that sees round a corner
 STAND_IN_MOVE, STAND_IN_TURN = 0.1, 0.25  # shares of the far limit and the field of view: see ranking_poses
 VIEWS_AT_ONCE = 32  # intermediate arrays stay in the processor's cache
 
@@ -27,7 +30,7 @@ def ranking_poses(keys: PlanarViews, far_m: float) -> PlanarViews:
     return middle if alike.all() else keys
 
 
-def target_samples(keys: PlanarViews, near_m: float, far_m: float) -> tuple[Floats, Floats, Floats]:
+def target_samples(keys: PlanarViews, near_m: float, far_m: float) -> Samples:
     """Sample points of the key views, COLUMNS image columns x ROWS log-spaced depths each.
 
     Returns points [S, 2] in metres, unit directions to them from the view's own origin [S, 2], distances [S] in metres.
@@ -42,7 +45,7 @@ def target_samples(keys: PlanarViews, near_m: float, far_m: float) -> tuple[Floa
     return points, step.reshape(-1, 2) / distance[:, None], distance
 
 
-def explained(samples: tuple[Floats, Floats, Floats], views: PlanarViews, config: RetrievalConfig) -> Bools:
+def explained(samples: Samples, views: PlanarViews, config: RetrievalConfig) -> Bools:
     """Which of the target's samples [S] each view [C] explains: bool [C, S].
 
     A sample counts when it lies in the view's wedge, is seen from a direction at most `parallax_rad` away from the
@@ -117,21 +120,31 @@ def coverage(
 ) -> tuple[Indices, Floats]:
     """Greedy residual coverage over the best candidates (ascending indices with their overlaps).
 
-    With depth profiles [N, PROFILE] of all views, a view explains only samples in front of its own.
+    With depth profiles [N, PROFILE] of all views, the samples are the surfaces that the candidates foresee, if any.
 
     In `layers` rounds: the first explains every sample once, the most recent frame counting; the next explain those
     again that few frames explain, since what seems to be shown may be hidden by a wall there.
     """
     tie_break = overlap[::-1].round(6)  # newest first; rounded, so that equal views tie whatever their last digit
-    best = np.sort(np.argsort(-tie_break, kind="stable")[:SHORTLIST])
+    best = np.sort(np.argsort(-tie_break, kind="stable")[: SHORTLIST if profiles_m is None else DEEP_SHORTLIST])
     rows = candidates[::-1][best]
-    samples = target_samples(keys, config.near_m, config.far_m)
+    samples, deep = target_samples(keys, config.near_m, config.far_m), np.zeros(len(views.origin), bool)
+    if profiles_m is not None:
+        deep[rows] = np.isfinite(profiles_m[rows]).any(axis=1)
+        known = rows[deep[rows]]
+        foreseen = foreseen_surfaces(keys, take(views, known), profiles_m[known], config.far_m)
+        samples = foreseen if len(foreseen[0]) else samples
+        if recent is not None:
+            deep[recent] = np.isfinite(profiles_m[recent]).any()
     number = len(samples[0])
 
     def claimed(which: Indices) -> Bools:
         found = explained(samples, take(views, which), config)
-        if profiles_m is not None:
-            found &= in_sight(samples[0], take(views, which), profiles_m[which])
+        seers = deep[which]
+        if seers.any() and profiles_m is not None:
+            wide = replace(config, parallax_rad=config.visible_parallax_rad)
+            seen = take(views, which[seers])
+            found[seers] = explained(samples, seen, wide) & in_sight(samples[0], seen, profiles_m[which[seers]])
         return found
 
     claims = claimed(rows)
