@@ -10,7 +10,9 @@ Six test maps (`cam render --out episodes --maps test`), or other episodes by --
              same number of context frames, the nearest retrieved frame copied, and memory swapped for frames of the
              same video that show nothing of the target
     history  own generated frames: turn away and back, walk away and back, against the first visit
-    drift    600 generated frames: sharpness (variance of the Laplacian) and colours of the last 60 against the first 60
+    drift    600 generated frames: sharpness (variance of the Laplacian) and colours of the last 60 against the first
+             60; and the style distance of both to recorded frames of all maps, beside that of the recorded frames of
+             the same stretch (fog and stripes cannot fool it as they fool sharpness)
 
 PSNR, SSIM and LPIPS (`cam fetch metrics`), means over clips with 95 % bootstrap intervals. One command, CPU, under 15
 minutes on two cores.
@@ -30,7 +32,7 @@ from context_as_memory import weights
 from context_as_memory.camera import Cameras, cameras_from_actions
 from context_as_memory.data.episode import Episode, list_episodes
 from context_as_memory.evaluation.ground_truth import COPY, Task, choose_tasks, nearest, remember
-from context_as_memory.evaluation.metric_networks import LPIPS_VARIANT, load_lpips, lpips
+from context_as_memory.evaluation.metric_networks import LPIPS_VARIANT, load_lpips, lpips, style_distance
 from context_as_memory.evaluation.metrics import mean_interval, psnr, ssim
 from context_as_memory.evaluation.report import contact_sheet, environment, write_json
 from context_as_memory.evaluation.returns import find_returns, visits
@@ -161,8 +163,10 @@ def sharpness(frames_u8: np.ndarray) -> float:
     return float(np.mean([laplace(frame).var() for frame in grey]))
 
 
-def drift(world: World, episodes: Sequence[Episode]) -> tuple[dict[str, float], list]:
+def drift(world: World, episodes: Sequence[Episode], all_episodes: Sequence[Episode]) -> tuple[dict[str, float], list]:
     """A long walk on own frames. Returns flat figures and a row of pictures per walk."""
+    recorded = np.concatenate([episode.frames()[::25] for episode in all_episodes])
+    styles: dict[str, list[float]] = {"first": [], "last": [], "recorded_last": []}
     ratios, truth_ratios, colours, frames_per_second, rows = [], [], [], [], []
     for episode in episodes:
         frames, cameras = episode.frames()[: DRIFT_FRAMES + 1], episode.cameras()[: DRIFT_FRAMES + 1]
@@ -175,9 +179,11 @@ def drift(world: World, episodes: Sequence[Episode]) -> tuple[dict[str, float], 
         ratios.append(sharpness(late) / sharpness(early))
         truth_ratios.append(sharpness(frames[-DRIFT_WINDOW:]) / sharpness(frames[1 : DRIFT_WINDOW + 1]))
         colours.append(np.abs(late.mean(axis=(0, 1, 2)) - frames[-DRIFT_WINDOW:].mean(axis=(0, 1, 2))).mean())
+        for key, part in (("first", early), ("last", late), ("recorded_last", frames[-DRIFT_WINDOW:])):
+            styles[key].append(style_distance(part[::2], recorded))
         shown = np.linspace(0, len(made) - 1, 8).round().astype(int)
         rows.append([(frames[0], episode.name)] + [(made[i], f"frame {i + 1}") for i in shown])
-    return {
+    return {f"style_{key}": float(np.mean(values)) for key, values in styles.items()} | {
         "sharpness_ratio": float(np.mean(ratios)),
         "sharpness_ratio_recorded": float(np.mean(truth_ratios)),
         "colour_shift_255": float(np.mean(colours)),
@@ -231,7 +237,7 @@ def main() -> None:
     done("ground truth, returns")
     history_rows = history(world, episodes, options.seed, scores)
     done("history")
-    long, drift_rows = drift(world, episodes[:3])
+    long, drift_rows = drift(world, episodes[:3], episodes)
     done("drift")
 
     scores.gain("gt_gain_db", "returns_coverage_psnr_db", "returns_recent_psnr_db")

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from context_as_memory.cli.main import main
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation import metric_networks
-from context_as_memory.evaluation.metric_networks import Lpips, fetch_metrics, load_lpips, lpips
+from context_as_memory.evaluation.metric_networks import Lpips, fetch_metrics, load_lpips, lpips, style_distance
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +51,20 @@ def test_equal_pictures_are_at_distance_zero_and_noise_adds_to_it():
     assert (lpips(a, near) > 0).all()
     assert (lpips(a, far) > lpips(a, near)).all()
     np.testing.assert_allclose(lpips(a, far, batch=1), lpips(a, far), rtol=1e-4)
+
+
+def test_style_is_blind_to_place_and_sees_stripes_and_fog():
+    _random_network()
+    rng = np.random.default_rng(1)
+    a = rng.integers(0, 256, (6, 64, 96, 3), dtype=np.uint8)
+    elsewhere = np.roll(a, (7, 13), axis=(1, 2))[::-1]
+    fog = np.full_like(a, 128)
+    striped = a.copy()
+    striped[:, :, ::4] = (0, 255, 0)
+    assert style_distance(a, a, batch=4) == pytest.approx(0, abs=1e-6)
+    near = style_distance(a, elsewhere)
+    assert near < 0.2 * min(style_distance(a, fog), style_distance(a, striped))
+    assert style_distance(a, striped, batch=2) == pytest.approx(style_distance(a, striped), rel=1e-4)
 
 
 def test_a_damaged_network_is_one_clear_error():

@@ -50,7 +50,8 @@ class Lpips(nn.Module):
         self.shift: Tensor
         self.scale: Tensor
 
-    def _features(self, x: Tensor) -> list[Tensor]:
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Features of unit length at every place, per layer [N, channels, h, w]."""
         x, found = (x - self.shift) / self.scale, []
         for number, layer in enumerate(self.layers):
             x = functional.relu(layer(functional.max_pool2d(x, 3, 2) if number in (1, 2) else x))
@@ -58,7 +59,7 @@ class Lpips(nn.Module):
         return found
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        pairs = zip(self._features(a), self._features(b), self.heads, strict=True)
+        pairs = zip(self.features(a), self.features(b), self.heads, strict=True)
         parts = [((x - y).square() * head).sum(dim=1).mean(dim=(1, 2)) for x, y, head in pairs]
         return torch.stack(parts).sum(dim=0)
 
@@ -74,6 +75,39 @@ def lpips(a: np.ndarray, b: np.ndarray, *, batch: int = 16) -> np.ndarray:
             x, y = (torch.from_numpy(part[start : start + batch]).permute(0, 3, 1, 2) / 127.5 - 1 for part in (a, b))
             values.append(network(x, y).double().numpy())
     return np.concatenate(values).reshape(shape)
+
+
+def style_distance(a: np.ndarray, b: np.ndarray, *, batch: int = 16) -> float:
+    """How differently two sets of pictures look, whatever they show: uint8 [n, H, W, 3] and [m, H, W, 3]; 0 for equal
+    sets, about 1 for unlike ones.
+
+    The mean and the deviation of every feature of the LPIPS network over all places of all pictures, as one vector per
+    layer; the Euclidean distance of the two sets' vectors, averaged over layers. Fog, stripes and wrong colours change
+    it, another room of the same building changes it little. `UserError` if the network was never fetched.
+    """
+    first, second = _style(a, batch), _style(b, batch)
+    return float(np.mean([np.linalg.norm(x - y) for x, y in zip(first, second, strict=True)]))
+
+
+def _style(frames_u8: np.ndarray, batch: int) -> list[np.ndarray]:
+    """Per layer the means and deviations of all features, float64 [2 channels]."""
+    network = load_lpips()
+    sums: list[Tensor] = []
+    places: list[int] = []
+    with torch.inference_mode():
+        for start in range(0, len(frames_u8), batch):
+            part = np.ascontiguousarray(frames_u8[start : start + batch])
+            layers = network.features(torch.from_numpy(part).permute(0, 3, 1, 2) / 127.5 - 1)
+            found = [layer.double().movedim(1, 0).flatten(1) for layer in layers]
+            moments = [torch.stack((x.sum(dim=1), x.square().sum(dim=1))) for x in found]
+            sums = moments if not sums else [x + y for x, y in zip(sums, moments, strict=True)]
+            counts = [x.shape[1] for x in found]
+            places = counts if not places else [x + y for x, y in zip(places, counts, strict=True)]
+    styles = []
+    for (total, squares), count in zip(sums, places, strict=True):
+        mean = total / count
+        styles.append(torch.cat((mean, (squares / count - mean.square()).clamp_min(0).sqrt())).numpy())
+    return styles
 
 
 @cache

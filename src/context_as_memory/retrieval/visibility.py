@@ -76,7 +76,7 @@ def _walls(views: PlanarViews, profiles_m: np.ndarray) -> Floats:
     column = (np.arange(PROFILE) + 0.5) / PROFILE * 2 - 1
     share = np.arange(BETWEEN) / BETWEEN
     left, right = profiles_m[:, :-1, None], profiles_m[:, 1:, None]
-    with np.errstate(invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         one_wall = np.abs(left - right) < MARGIN_M + 0.2 * np.minimum(left, right)  # false where one is unknown
         # Along a straight wall the inverse of depth is linear in the image column.
         depth = 1 / ((1 - share) / left + share / right)
