@@ -10,7 +10,9 @@ view, and the critic's slope is held small at both; the slope is measured by a s
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,31 +25,39 @@ class CriticConfig:
     """Size and strength of the critic."""
 
     strength: float = 0.0  # gradient on the predicted frames, as a share of that of the velocity loss; 0: no critic
-    width: int = 64
+    width: int = 48
     learning_rate: float = 5e-4
     slope: float = 1.0  # weight of the squared slope of the critic
     slope_step: float = 0.1  # the random step that measures it, in latent units
 
 
 class Critic(nn.Module):
-    """Latents [N, C, h, w] -> how real each looks, [N]: the mean over patches of up to the whole frame."""
+    """Latents [N, C, h, w] -> how real each part looks, at three scales: from a few latents to half of the frame.
+
+    Every part is judged: one that judged whole frames would be content with the first fault it finds.
+    """
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(2 * width, 2 * width, 3, padding=1),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(2 * width, 1, 1),
+        widths = (channels, width, 2 * width, 2 * width)
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(before, after, 3, stride=1 if scale == 0 else 2, padding=1),
+                nn.LeakyReLU(0.2),
+                nn.Conv2d(after, after, 3, padding=1),
+                nn.LeakyReLU(0.2),
+            )
+            for scale, (before, after) in enumerate(pairwise(widths))
         )
+        self.heads = nn.ModuleList(nn.Conv2d(after, 1, 1) for after in widths[1:])
 
-    def forward(self, latents: Tensor) -> Tensor:
-        return self.layers(latents).mean(dim=(1, 2, 3))
+    def forward(self, latents: Tensor) -> list[Tensor]:
+        """Scores [N, h, w], [N, h/2, w/2], [N, h/4, w/4]."""
+        scores, x = [], latents
+        for stage, head in zip(self.stages, self.heads, strict=True):
+            x = stage(x)
+            scores.append(head(x)[:, 0])
+        return scores
 
 
 class Adversary:
@@ -72,7 +82,7 @@ class Adversary:
             predicted, recorded = predicted.float(), recorded.float()
             figures = self._learn(predicted.detach(), recorded, weight, generator)
             self.critic.requires_grad_(False)
-            loss = (softplus(self.critic(recorded) - self.critic(predicted)) * weight).mean()
+            loss = _compare(self.critic(recorded), self.critic(predicted), weight)
             self.critic.requires_grad_(True)
         return loss, figures
 
@@ -82,16 +92,17 @@ class Adversary:
     ) -> dict[str, float]:
         both = torch.cat((recorded, predicted))
         step = self.config.slope_step * torch.randn(both.shape, generator=generator).to(both)
-        score, moved = self.critic(torch.cat((both, both + step))).chunk(2)
-        real, made = score.chunk(2)
-        slope = ((moved - score) / self.config.slope_step).square().mean()
-        loss = (softplus(made - real) * weight).mean() + self.config.slope * slope
+        halves = [scores.chunk(2) for scores in self.critic(torch.cat((both, both + step)))]
+        slopes = [((moved - score) / self.config.slope_step).square().mean() for score, moved in halves]
+        slope = torch.stack(slopes).mean()
+        real, made = zip(*(score.chunk(2) for score, _ in halves), strict=True)
+        loss = _compare(made, real, weight) + self.config.slope * slope
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._average_over_processes()
         self.optimizer.step()
-        told_apart = ((real > made).float() * weight).sum() / weight.sum()
-        return {"critic_told_apart": told_apart.item(), "critic_slope": slope.item()}
+        told_apart = [(x > y).float().mean().item() for x, y in zip(real, made, strict=True)]
+        return {"critic_told_apart": sum(told_apart) / len(told_apart), "critic_slope": slope.item()}
 
     def _average_over_processes(self) -> None:
         if not torch.distributed.is_initialized():
@@ -106,3 +117,9 @@ class Adversary:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.critic.load_state_dict(state["critic"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def _compare(lower: Sequence[Tensor], higher: Sequence[Tensor], weight: Tensor) -> Tensor:
+    """The loss of whoever wants `higher` above `lower`: scores [N, ...] at several scales, weights [N]."""
+    losses = [softplus(x - y).flatten(1).mean(dim=1) for x, y in zip(lower, higher, strict=True)]
+    return (torch.stack(losses).mean(dim=0) * weight).mean()
