@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -195,6 +196,18 @@ def test_a_look_back_recalls_what_was_seen_there_and_nothing_twice() -> None:
     assert (turn < np.radians(70.1)).all() and len(paper.candidates) > 20
     literal = retrieve(bank, target, RetrievalConfig(strategy="paper", literal=True), recent=len(bank) - 1)
     assert len(literal.candidates) == 0  # the published rule is blind here
+
+
+def test_what_is_kept_is_preferred_where_it_is_about_as_good() -> None:
+    """Of two nearly equal views the kept one is read; a kept view that shows nothing of the target is not."""
+    bank = look(np.array([[0.0, 0, 0], [0.02, 0, 0], [0, 0, 0], [50, 0, 0]]), np.array([0.0, 0.0, 3.0, 0.0]), K, 160, 96)
+    target = look(np.array([[0.03, 0, 0]]), np.zeros(1), K, 160, 96)
+    rule = RetrievalConfig(max_context=2, layers=1)
+    for kept, expected in (([], 1), ([0], 0), ([2], 1), ([0, 1], 1)):
+        found = retrieve(bank, target, rule, recent=3, kept=np.array(kept, np.int64))
+        assert found.indices.tolist() == [expected, 3]
+    best = retrieve(bank, target, replace(rule, kept_bonus=0.0), recent=3, kept=np.array([0]))
+    assert best.indices[0] == 1
 
 
 def test_new_territory_needs_no_memory() -> None:

@@ -11,7 +11,7 @@ finished, and `World.open` goes on where the last one ended, with the frames tha
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,12 @@ class World:
         self.file = None if store is None else store.file
         # Numbers the noise of a chunk; with the seed it is the whole random state.
         self._chunks = 0 if store is None else store.steps
-        self._kept: OrderedDict[int, KeysValues] = OrderedDict()  # by bank entry, least recently used first
+        # Keys and values by bank entry, least recently used first; None: known to be kept, computed when needed. Which
+        # entries are kept decides what is retrieved, so an opened world reads it from its history.
+        self._kept: OrderedDict[int, KeysValues | None] = OrderedDict()
+        self._fresh: dict[int, KeysValues] = {}  # of the chunk that is being made
+        for _, note in self.bank.store.notes():
+            self._keep(note.get("context", ())[-1:] + note.get("context", ())[:-1])
         self._index: ViewIndex | None = None
         self._indexed: MemoryBank | None = None  # the bank it is an index of
 
@@ -225,6 +230,7 @@ class World:
                 allowed=allowed,
                 index=self._index_for(rule),
                 profiles_m=self.bank.profiles_m,
+                kept=np.fromiter(self._kept, np.int64),
                 seed=seed,
             )
         clock.lap("retrieve")
@@ -232,7 +238,8 @@ class World:
         layout = replace(self.config.layout, max_context=max(self.config.layout.max_context, len(found.indices)))
         inputs = build_model_inputs(layout, memory, targets, found)
         context_latents = self.bank.latents(inputs.context_index[0, 0].numpy())
-        encoded = self._keys_values(inputs.context_index[0, 0].tolist())
+        entries = inputs.context_index[0, 0].tolist()
+        encoded = self._keys_values(entries)
         latents = self._denoise(context_latents, inputs, seed, encoded)
         clock.lap("denoise")
 
@@ -249,6 +256,7 @@ class World:
             }
             self.bank.append(frames_u8, cameras, stored, note)
             self._chunks += 1
+            self._keep(entries)
         clock.lap("encode")
         return Chunk(frames_u8, cameras, found, clock.seconds)
 
@@ -282,25 +290,37 @@ class World:
     def _keys_values(self, entries: list[int]) -> KeysValues | None:
         """Keys and values of bank entries, [1, K, n, heads, hd] per layer; only those that are not kept are computed.
 
-        They depend on nothing but a frame's latent (`per_frame`), so they hold for ever; the last `kept_frames` used
-        ones are kept. None where context frames see each other and nothing can be kept.
+        They depend on nothing but a frame's latent (`per_frame`), so they hold for ever; `_keep` keeps the last
+        `kept_frames` used ones. None where context frames see each other and nothing can be kept.
         """
         if self.model.config.context_mode != "per_frame":
             return None
         dtype = next(self.model.parameters()).dtype
+        frames: list[KeysValues] = []
         for entry in entries:
-            if entry not in self._kept:
+            known = self._kept.get(entry)
+            if known is None:
                 # One at a time: the last bits of a batched product depend on the batch, and a world that is opened
                 # again must go on exactly as it would have.
                 latent = self.bank.latents(np.array([entry])).unsqueeze(0).to(self.device, dtype)
-                self._kept[entry] = [(k[:, 0], v[:, 0]) for k, v in self.model.encode_context(latent)]
+                known = [(k[:, 0], v[:, 0]) for k, v in self.model.encode_context(latent)]
+                if entry in self._kept:
+                    self._kept[entry] = known
+            frames.append(known)
+        self._fresh = dict(zip(entries, frames, strict=True))
+        found = [tuple(torch.stack(parts, dim=1) for parts in zip(*layer, strict=True)) for layer in zip(*frames)]
+        return [(k, v) for k, v in found]
+
+    def _keep(self, entries: Sequence[int]) -> None:
+        """Note that a committed chunk has read these entries, in this order; what was not read for long is let go."""
+        if self.model.config.context_mode != "per_frame":
+            return
         for entry in entries:
+            self._kept[entry] = self._fresh.get(entry) or self._kept.get(entry)
             self._kept.move_to_end(entry)
-        layers = zip(*(self._kept[entry] for entry in entries), strict=True)
-        found = [tuple(torch.stack(parts, dim=1) for parts in zip(*layer, strict=True)) for layer in layers]
         while len(self._kept) > self.config.kept_frames:
             self._kept.popitem(last=False)
-        return [(k, v) for k, v in found]
+        self._fresh = {}
 
     def _denoise(
         self, context_latents: Tensor, inputs: ModelInputs, seed: int, encoded: KeysValues | None = None

@@ -24,7 +24,8 @@ class RetrievalConfig:
     near_m, far_m: depth limits of a view for the overlap (metres, 0 < near < far).
     coverage: a stored frame explains a sample of the target view only if it sees it from a direction at most
     `parallax_rad` away and from `scale_band` times the target's distance; picking stops when the best gain is under
-    `min_gain` of all samples, and starts again to explain every sample once more until that was done `layers` times.
+    `min_gain` of all samples, and starts again to explain every sample once more until that was done `layers` times. A frame whose keys and values are kept
+    from earlier chunks is free to read: it is preferred while its gain is within `kept_bonus` of all samples of the best.
     visible: where depth profiles are known, the samples are the surfaces that the target will meet as far as stored
     frames have seen them, and a frame explains those that it shows, also from directions up to `visible_parallax_rad`
     away; without profiles it is `coverage`.
@@ -46,6 +47,7 @@ class RetrievalConfig:
     scale_band: tuple[float, float] = (0.4, 2.5)
     min_gain: float = 0.01
     layers: int = 3
+    kept_bonus: float = 0.02
     paper_near_m: float = 1.0
     paper_far_m: float | None = None
     paper_parallel_rad: float = 0.01
@@ -67,7 +69,7 @@ class RetrievalConfig:
         for name in ("parallax_rad", "visible_parallax_rad"):
             if not 0 < getattr(self, name) <= np.pi / 2:
                 raise UserError(f"{name} is {getattr(self, name)}: give an angle above 0 and up to pi / 2")
-        for name in ("min_gain", "paper_far_share"):
+        for name in ("min_gain", "kept_bonus", "paper_far_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}: give a share from 0 to 1")
         if self.layers < 1:

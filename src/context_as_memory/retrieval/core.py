@@ -21,6 +21,7 @@ def retrieve(
     allowed: Bools | None = None,
     index: ViewIndex | None = None,
     profiles_m: np.ndarray | None = None,
+    kept: Indices | None = None,
     seed: int = 0,
 ) -> Retrieval:
     """Chooses the context for a chunk.
@@ -29,7 +30,8 @@ def retrieve(
     most recent frame, always in the context and listed last; None: there is none. allowed: bool [N], entries that may
     be retrieved (all if None; `recent` needs no permission). index: an index kept from call to call, brought up to date
     with the bank here; `coverage` then costs about the same however many frames there are. profiles_m: [N, PROFILE]
-    depths along each frame's horizon, metres, inf where unknown; `visible` without any is `coverage`. seed: for the
+    depths along each frame's horizon, metres, inf where unknown; `visible` without any is `coverage`. kept: entries
+    whose keys and values are at hand. seed: for the
     random draws of `paper` and `random`. Raises UserError for a bad index, mask or empty target.
     """
     number = len(bank)
@@ -76,7 +78,7 @@ def retrieve(
         shared = overlap(np.append(pool, last))
         passed = np.flatnonzero(shared[: len(pool)] > MIN_OVERLAP)
         candidates = pool[passed]
-        picks, scores = coverage(views, keys, candidates, shared[passed], recent, budget, config, profiles)
+        picks, scores = coverage(views, keys, candidates, shared[passed], recent, budget, config, profiles, kept)
         scores = np.append(scores, shared[len(pool) :])
         recent_passes = np.asarray(shared[len(pool) :] > MIN_OVERLAP)
     elif config.strategy == "paper":

@@ -87,11 +87,12 @@ def explained(samples: Samples, views: PlanarViews, config: RetrievalConfig) -> 
     return inside
 
 
-def greedy_cover(claims: Bools, tie_break: Floats, budget: int, least: float) -> tuple[list[int], list[int]]:
-    """Repeatedly picks the row of claims [C, S] with most samples that no earlier pick has claimed.
+def greedy_cover(claims: Bools, bonus: Floats, budget: int, least: float) -> tuple[list[int], list[int]]:
+    """Repeatedly picks the row of claims [C, S] with most samples that no earlier pick has claimed, plus its bonus [C].
 
-    Equal gains go to the larger tie_break [C] in [0, 1), then to the earlier row. Stops at `budget` picks, at a gain
-    below `least` samples, or at none. Returns the rows and their gains.
+    A bonus below 1 only decides between equal gains; then the earlier row wins. Rows that gain less than `least`
+    samples, or none, are not picked; stops when there is no other, or at `budget` picks. Returns the rows and their
+    gains.
     """
     packed = np.packbits(claims, axis=1)  # in 64-bit words a pick is an AND and a bit count
     words = np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8))).view(np.uint64)
@@ -99,8 +100,9 @@ def greedy_cover(claims: Bools, tie_break: Floats, budget: int, least: float) ->
     gains: list[int] = []
     while len(rows) < min(budget, len(claims)):
         gain = np.bitwise_count(words).sum(1)
-        best = int(np.argmax(gain + tie_break))
-        if gain[best] < max(least, 1):
+        worth = np.where(gain >= max(least, 1), gain + bonus, -1.0)
+        best = int(np.argmax(worth))
+        if worth[best] < 0:
             break
         rows.append(best)
         gains.append(int(gain[best]))
@@ -117,10 +119,13 @@ def coverage(
     budget: int,
     config: RetrievalConfig,
     profiles_m: Floats | None = None,
+    kept: Indices | None = None,
 ) -> tuple[Indices, Floats]:
     """Greedy residual coverage over the best candidates (ascending indices with their overlaps).
 
     With depth profiles [N, PROFILE] of all views, the samples are the surfaces that the candidates foresee, if any.
+
+    `kept`: views that cost nothing to read; they get `kept_bonus`.
 
     In `layers` rounds: the first explains every sample once, the most recent frame counting; the next explain those
     again that few frames explain, since what seems to be shown may be hidden by a wall there.
@@ -151,12 +156,15 @@ def coverage(
     times = np.zeros(number, np.int64)
     if recent is not None:
         times += claimed(np.array([recent]))[0]
+    bonus = tie_break[best] * 0.99
+    if kept is not None:
+        bonus = bonus + config.kept_bonus * number * np.isin(rows, kept)
     picked: list[int] = []
     gains: list[int] = []
     for layer in range(config.layers):
         left = claims & (times <= layer)
         left[picked] = False
-        more, gained = greedy_cover(left, tie_break[best] * 0.99, budget - len(picked), config.min_gain * number)
+        more, gained = greedy_cover(left, bonus, budget - len(picked), config.min_gain * number)
         picked, gains = picked + more, gains + gained
         times += claims[more].sum(axis=0)
     return rows[picked], np.array(gains, np.float64) / number
