@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 import reference_retrieval as reference
-from context_as_memory.camera import Cameras, PlanarViews, ground_basis, look, pinhole, planar
+from context_as_memory.camera import Cameras, PlanarViews, frustum_planes, ground_basis, look, pinhole, planar
 from context_as_memory.errors import UserError
 from context_as_memory.retrieval import (
     PROFILE,
@@ -25,7 +25,8 @@ from context_as_memory.retrieval import (
     take,
     target_samples,
 )
-from context_as_memory.retrieval.coverage import greedy_cover, key_poses, ranking_poses
+from context_as_memory.retrieval.coverage import greedy_cover, key_rows, ranking_rows
+from context_as_memory.retrieval.frustum import explained_in_space, frustum_overlap, frustum_samples, inside_frusta
 from context_as_memory.retrieval.index import pose_bins
 from context_as_memory.retrieval.overlap import MIN_OVERLAP, fov_overlap, fov_overlap_area
 from context_as_memory.retrieval.paper import paper_overlap, runs, thin_runs
@@ -159,8 +160,8 @@ def test_coverage_equals_plain_greedy(seed: int, size: int, min_gain: float, wit
     config = RetrievalConfig(max_context=size, min_gain=min_gain, layers=layers)
     answer = retrieve(cameras, target, config, recent=recent)
     basis = ground_basis(cameras)
-    views, keys = planar(cameras, basis), key_poses(planar(target, basis))
-    share = fov_overlap(ranking_poses(keys, FAR), views, NEAR, FAR).mean(0)
+    views, keys = planar(cameras, basis), take(planar(target, basis), key_rows(4))
+    share = fov_overlap(take(keys, ranking_rows(keys, FAR)), views, NEAR, FAR).mean(0)
     passing = {i: float(share[i]) for i in range(80) if share[i] > MIN_OVERLAP and i != recent}
     picks, gains = reference.coverage(views, keys, passing, recent, size - with_recent, config)
     assert answer.indices.tolist() == picks + ([79] if with_recent else [])
@@ -222,8 +223,8 @@ def test_all_key_poses_rank_when_the_chunk_turns_far() -> None:
     yaw = np.radians([0.0, 60.0, 120.0])
     heading = np.stack([np.cos(yaw), np.sin(yaw)], 1)
     turning = PlanarViews(np.zeros((3, 2)), heading, np.full(3, 0.5))
-    assert len(ranking_poses(turning, FAR).origin) == 3
-    assert len(ranking_poses(take(turning, np.array([1, 1, 1])), FAR).origin) == 1
+    assert ranking_rows(turning, FAR).tolist() == [0, 1, 2]
+    assert ranking_rows(take(turning, np.array([1, 1, 1])), FAR).tolist() == [1]
 
 
 # --- the paper's rule -------------------------------------------------------------------------------------------------
@@ -392,13 +393,21 @@ def _pitched(rng: np.random.Generator, number: int, box_m: float, pitch_deg: flo
 
 
 @settings(max_examples=25, deadline=None)
-@given(SEEDS, st.sampled_from([5.0, 60.0]), st.sampled_from([0.0, 40.0]), st.booleans())
-def test_the_index_gives_what_looking_at_everything_gives(seed, box_m, pitch_deg, crowded):
+@given(
+    SEEDS,
+    st.sampled_from([5.0, 60.0]),
+    st.sampled_from([0.0, 40.0]),
+    st.booleans(),
+    st.sampled_from(["coverage", "frustum"]),
+)
+def test_the_index_gives_what_looking_at_everything_gives(seed, box_m, pitch_deg, crowded, strategy):
     """Reference: the same rule over all frames (or, in a crowd, the newest of each bin, found by a plain loop)."""
     rng = np.random.default_rng(seed)
     bank = _pitched(rng, 120, box_m, pitch_deg)
     target = bank[[int(rng.integers(120))]]
-    config = RetrievalConfig(far_m=6.0, crowded=0 if crowded else 10**6, bin_m=1.5, bin_rad=0.4)
+    config = RetrievalConfig(
+        strategy=strategy, far_m=6.0, crowded=0 if crowded else 10**6, bin_m=1.5, bin_rad=0.4
+    )
     index = ViewIndex(config)
     for end in sorted({*rng.integers(1, 120, 5).tolist(), 120}):
         found = retrieve(bank[:end], target, config, recent=end - 1, index=index)
@@ -406,14 +415,17 @@ def test_the_index_gives_what_looking_at_everything_gives(seed, box_m, pitch_deg
         candidates = np.ones(end, bool)
         if crowded:
             newest = {}
-            for row, key in enumerate(map(tuple, pose_bins(views, config).tolist())):
+            for row, key in enumerate(map(tuple, pose_bins(bank[:end], index.basis, config).tolist())):
                 newest[key] = row
             candidates = np.isin(np.arange(end), list(newest.values()))
         allowed = candidates & (np.arange(end) != end - 1)
-        overlap = fov_overlap(planar(target, index.basis), views, config.near_m, config.far_m)[0]
+        if strategy == "frustum":
+            overlap = frustum_overlap(frustum_samples(target, config)[0], np.arange(end), bank, config)
+        else:
+            overlap = fov_overlap(planar(target, index.basis), views, config.near_m, config.far_m)[0]
         expected = np.flatnonzero(allowed & (overlap > MIN_OVERLAP))
         np.testing.assert_array_equal(np.setdiff1d(found.candidates, [end - 1]), expected)
-        if pitch_deg == 0:  # one and the same ground: the whole answer is that of the plain call
+        if pitch_deg == 0 or strategy == "frustum":  # one and the same ground: the whole answer is that of the plain call
             plain = retrieve(bank[:end], target, config, recent=end - 1, allowed=candidates)
             np.testing.assert_array_equal(found.indices, plain.indices)
             np.testing.assert_allclose(found.scores, plain.scores, atol=1e-12)
@@ -433,9 +445,9 @@ def test_an_index_that_grew_equals_one_that_was_read_at_once(seed, pitch_deg):
     np.testing.assert_array_equal(grown.basis, read.basis)
     for a, b in zip(vars(grown.all_views()).values(), vars(read.all_views()).values(), strict=True):
         np.testing.assert_array_equal(a, b)
-    goals = planar(bank[[5]], read.basis)
+    goals = bank[[5]]
     np.testing.assert_array_equal(grown.within_reach(goals), read.within_reach(goals))
-    assert len(read.within_reach(goals)) <= len(np.unique(pose_bins(read.all_views(), config), axis=0))
+    assert len(read.within_reach(goals)) <= len(np.unique(pose_bins(bank, read.basis, config), axis=0))
 
 
 @settings(max_examples=20, deadline=None)
@@ -523,3 +535,60 @@ def test_a_crowd_is_cut_to_the_nearest_which_hold_the_best(monkeypatch: pytest.M
         monkeypatch.undo()
         assert len(cut.candidates) <= module.NEAREST < len(full.candidates)
         np.testing.assert_array_equal(cut.indices, full.indices)
+
+
+# --- in space ---------------------------------------------------------------------------------------------------------
+
+
+def _flying(rng: np.random.Generator, number: int) -> Cameras:
+    """Cameras anywhere in a box, turned in any way."""
+    c2w = np.tile(np.eye(4), (number, 1, 1))
+    c2w[:, :3, :3] = Rotation.random(number, random_state=rng.integers(2**31)).as_matrix()
+    c2w[:, :3, 3] = rng.uniform(-4, 4, (number, 3))
+    return Cameras(c2w, K, 160, 96)
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS)
+def test_points_inside_frusta_are_those_before_all_six_planes(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    views, points, config = _flying(rng, 12), rng.uniform(-12, 12, (200, 3)), RetrievalConfig()
+    planes = frustum_planes(views, config.near_m, config.far_m)
+    height = np.einsum("nki,si->nsk", planes[..., :3], points) + planes[:, None, :, 3]
+    clear = np.abs(height).min(axis=2) > 1e-9  # a point on a plane may fall on either side of it
+    np.testing.assert_array_equal(inside_frusta(points, views, config)[clear], (height >= 0).all(axis=2)[clear])
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS)
+def test_explained_in_space_equals_loop_and_ignores_rigid_motion(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    views, target, config = _flying(rng, 8), _flying(rng, 2), RetrievalConfig(strategy="frustum")
+    samples = frustum_samples(target, config)
+    fast = explained_in_space(samples, views, config)
+    inside = inside_frusta(samples[0], views, config)
+    for row in range(8):
+        for s in rng.integers(0, len(samples[0]), 60):
+            offset = samples[0][s] - views.position[row]
+            length = np.linalg.norm(offset)
+            turn = np.arccos(np.clip(offset @ samples[1][s] / length, -1, 1))
+            ratio = length / samples[2][s]
+            low, high = config.scale_band
+            assert fast[row, s] == (inside[row, s] and turn <= config.parallax_rad and low <= ratio <= high)
+    move = np.eye(4)
+    move[:3, :3], move[:3, 3] = Rotation.random(random_state=1).as_matrix(), (3, -2, 9)
+    bank = _flying(rng, 40)
+    here = retrieve(bank, target, config, recent=39)
+    there = retrieve(bank.transformed(move), target.transformed(move), config, recent=39)
+    assert here.indices.tolist() == there.indices.tolist()
+
+
+def test_in_space_a_look_down_is_not_a_look_ahead() -> None:
+    """Two stored frames of one place and heading: on the ground they are one view, in space only one shows the target."""
+    ahead = look(np.zeros((1, 3)), np.zeros(1), K, 160, 96)
+    down = np.eye(4)
+    down[:3, :3] = Rotation.from_euler("x", -80, degrees=True).as_matrix()
+    bank = Cameras.concat([ahead, Cameras(ahead.c2w @ down, K, 160, 96), look(np.array([[0, 40.0, 0]]), 0.0, K, 160, 96)])
+    rule = RetrievalConfig(strategy="frustum", max_context=2)
+    assert retrieve(bank, ahead, rule, recent=2).indices.tolist() == [0, 2]
+    assert retrieve(bank, bank[[1]], rule, recent=2).indices.tolist() == [1, 2]

@@ -89,7 +89,7 @@ def test_refusals_name_the_mistake(folder: Path) -> None:
         run(folder, query=60)
     with pytest.raises(UserError, match="frame -1"):
         run(folder, query=-1)
-    with pytest.raises(UserError, match="coverage, visible, paper"):
+    with pytest.raises(UserError, match="coverage, visible, frustum, paper"):
         run(folder, memory="newest")
     with pytest.raises(UserError, match="max_context"):
         run(folder, max_context=0)

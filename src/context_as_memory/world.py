@@ -276,7 +276,7 @@ class World:
         """The index over this bank; made anew for a rule that sees another distance or sorts into other bins."""
 
         def grid(config: RetrievalConfig) -> tuple[float, ...]:
-            return config.near_m, config.far_m, config.crowded, config.bin_m, config.bin_rad
+            return config.strategy == "frustum", config.near_m, config.far_m, config.crowded, config.bin_m, config.bin_rad
 
         if self._index is None or self._indexed is not self.bank or grid(self._index.config) != grid(rule):
             self._index, self._indexed = ViewIndex(rule), self.bank

@@ -29,6 +29,7 @@ from context_as_memory.camera.files import (
 )
 from context_as_memory.camera.views import (
     PlanarViews,
+    coordinates,
     frustum_corners,
     frustum_planes,
     ground_basis,
@@ -41,6 +42,7 @@ __all__ = [
     "pinhole",
     "look",
     "PlanarViews",
+    "coordinates",
     "ground_basis",
     "planar",
     "wedge_polygon",

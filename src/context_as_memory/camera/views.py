@@ -38,15 +38,15 @@ def planar(cameras: Cameras, basis: np.ndarray) -> PlanarViews:
 
     A camera that looks straight up or down keeps the heading of its image: the one with its x axis to the right.
     """
-    heading, right, origin = (_coordinates(x, basis) for x in (cameras.forward, cameras.right, cameras.position))
+    heading, right, origin = (coordinates(x, basis) for x in (cameras.forward, cameras.right, cameras.position))
     vertical = np.linalg.norm(heading, axis=1) < 1e-3
     heading[vertical] = np.stack([-right[:, 1], right[:, 0]], axis=1)[vertical]
     heading /= np.linalg.norm(heading, axis=1, keepdims=True)
     return PlanarViews(origin, heading, cameras.half_width_tan)
 
 
-def _coordinates(vectors: np.ndarray, basis: np.ndarray) -> np.ndarray:
-    """vectors [N,3] in a basis [2,3]: [N,2]. Written out, since the last digit of a library's matrix product depends on
+def coordinates(vectors: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """vectors [N,3] along the rows of a basis [n,3]: [N,n]. Written out, since the last digit of a library's matrix product depends on
     how many rows it is given, and a bank that grew must equal one that was read at once."""
     return vectors[:, :1] * basis[:, 0] + vectors[:, 1:2] * basis[:, 1] + vectors[:, 2:] * basis[:, 2]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Strategy = Literal["coverage", "visible", "paper", "recent", "random", "first"]  # of `retrieval.STRATEGIES`
+Strategy = Literal["coverage", "visible", "frustum", "paper", "recent", "random", "first"]  # of `retrieval.STRATEGIES`
 
 
 @dataclass(frozen=True, kw_only=True)

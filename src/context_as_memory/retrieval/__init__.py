@@ -1,12 +1,13 @@
 """Which stored frames go into the context of the next chunk? Decided from camera poses alone (numpy only).
 
 A frame's view, seen from above, is a wedge: the trapezoid between a near and a far depth inside its horizontal field of
-view. Two frames can only show the same things where their wedges overlap. Six strategies:
+view. Two frames can only show the same things where their wedges overlap. Seven strategies:
 
 `coverage`  exact wedge overlap, then greedy residual coverage: each pick must show parts of the target views that the
             picks before it (and the most recent frame) do not show from a similar direction and distance. The default.
 `visible`   the same, where depth along the horizon is known: over the surfaces that the target will see, and by what
             each frame really shows of them.
+`frustum`   the same in space, by sample points, for cameras that fly, pitch and roll.
 `paper`     the rule of Context-as-Memory (arXiv 2506.03141, section 3.3 and figure 4): both left and both right
             boundary rays of a pair meet; then one random frame of each run of consecutive survivors; then far ones.
 `recent`    a sliding window over the newest frames (Diffusion Forcing, arXiv 2502.06764).
@@ -20,12 +21,14 @@ with frames that show nothing of the target costs time and teaches nothing.
 from context_as_memory.retrieval.config import STRATEGIES, Retrieval, RetrievalConfig, take
 from context_as_memory.retrieval.core import retrieve
 from context_as_memory.retrieval.coverage import explained, target_samples
-from context_as_memory.retrieval.index import ViewIndex
+from context_as_memory.retrieval.index import AllViews, Index, ViewIndex
 from context_as_memory.retrieval.visibility import PROFILE, horizon_profile
 
 __all__ = [
     "PROFILE",
     "STRATEGIES",
+    "AllViews",
+    "Index",
     "Retrieval",
     "RetrievalConfig",
     "ViewIndex",

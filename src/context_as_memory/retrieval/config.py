@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from context_as_memory.camera import PlanarViews
 from context_as_memory.errors import UserError
 
-STRATEGIES = ("coverage", "visible", "paper", "recent", "random", "first")
+STRATEGIES = ("coverage", "visible", "frustum", "paper", "recent", "random", "first")
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -29,6 +29,7 @@ class RetrievalConfig:
     visible: where depth profiles are known, the samples are the surfaces that the target will meet as far as stored
     frames have seen them, and a frame explains those that it shows, also from directions up to `visible_parallax_rad`
     away; without profiles it is `coverage`.
+    frustum: as `coverage`, in space: for cameras that fly, pitch and roll.
     paper: limits on the distance from the target camera to the meeting points of the rays (`paper_near_m`,
     `paper_far_m`; None: no far limit, as in the published labels); headings within `paper_parallel_rad` count as
     parallel; `paper_far_share` of the slots go to frames far apart in space and time when runs alone leave too many;

@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from context_as_memory.camera import Cameras, ground_basis, planar
+from context_as_memory.camera import Cameras, planar
 from context_as_memory.errors import UserError
 from context_as_memory.retrieval.config import Bools, Floats, Indices, Retrieval, RetrievalConfig, take
-from context_as_memory.retrieval.coverage import coverage, key_poses, ranking_poses
-from context_as_memory.retrieval.index import ViewIndex
+from context_as_memory.retrieval.coverage import SHORTLIST, coverage, key_rows, layered_cover, ranking_rows, shortlist
+from context_as_memory.retrieval.frustum import explained_in_space, frustum_overlap, frustum_samples
+from context_as_memory.retrieval.index import AllViews, Index
 from context_as_memory.retrieval.overlap import MIN_OVERLAP, fov_overlap
 from context_as_memory.retrieval.paper import paper_overlap, thin_runs
 from context_as_memory.retrieval.visibility import checked_profiles
@@ -19,7 +20,7 @@ def retrieve(
     *,
     recent: int | None,
     allowed: Bools | None = None,
-    index: ViewIndex | None = None,
+    index: Index | None = None,
     profiles_m: np.ndarray | None = None,
     kept: Indices | None = None,
     seed: int = 0,
@@ -47,20 +48,17 @@ def retrieve(
     if number == 0:
         return Retrieval(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64))
 
-    if index is None:
-        basis = ground_basis(bank)
-        views = planar(bank, basis)
-    else:
-        index.update(bank)
-        basis, views = index.basis, index.all_views()
+    looking: Index = AllViews() if index is None else index
+    looking.update(bank)
+    basis, views = looking.basis, looking.all_views()
     goals = planar(target, basis)
-    keys = key_poses(goals)
-    rankers = ranking_poses(keys, config.far_m)
-    covers = config.strategy in ("coverage", "visible")
-    if index is not None and covers:
-        pool = index.within_reach(rankers)
-    else:
-        pool = np.arange(number)
+    key = key_rows(len(target))
+    keys = take(goals, key)
+    rank = ranking_rows(keys, config.far_m)
+    rankers = take(keys, rank)
+    covers = config.strategy in ("coverage", "visible", "frustum")
+    reaching = target[key if config.strategy == "frustum" else key[rank]]
+    pool = looking.within_reach(reaching) if covers else np.arange(number)
     if allowed is not None:
         pool = pool[allowed[pool]]
     last_eligible = recent is not None and (allowed is None or bool(allowed[recent]))
@@ -75,10 +73,24 @@ def retrieve(
     candidates: Indices = pool
     recent_passes: Bools = np.ones(len(last), bool)
     if covers:
-        shared = overlap(np.append(pool, last))
+        if config.strategy == "frustum":
+            samples = frustum_samples(target[key], config)
+            shared = frustum_overlap(samples[0], np.append(pool, last), bank, config)
+        else:
+            shared = overlap(np.append(pool, last))
         passed = np.flatnonzero(shared[: len(pool)] > MIN_OVERLAP)
         candidates = pool[passed]
-        picks, scores = coverage(views, keys, candidates, shared[passed], recent, budget, config, profiles, kept)
+        if config.strategy == "frustum":
+            tie_break, best = shortlist(shared[passed], SHORTLIST)
+            rows = candidates[::-1][best]
+            claims = explained_in_space(samples, bank[np.append(rows, last)], config)
+            shown = claims[len(rows) :].any(axis=0)
+            chosen, scores = layered_cover(claims[: len(rows)], shown, tie_break[best], rows, budget, config, kept)
+            picks = rows[chosen]
+        else:
+            picks, scores = coverage(
+                views, keys, candidates, shared[passed], recent, budget, config, profiles_m=profiles, kept=kept
+            )
         scores = np.append(scores, shared[len(pool) :])
         recent_passes = np.asarray(shared[len(pool) :] > MIN_OVERLAP)
     elif config.strategy == "paper":

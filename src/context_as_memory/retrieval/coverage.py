@@ -11,23 +11,23 @@ from context_as_memory.retrieval.visibility import foreseen_surfaces, in_sight
 COLUMNS, ROWS = 16, 8  # samples of each key pose: image columns x log-spaced depths
 SHORTLIST = 128  # candidates that enter the greedy stage, best overlap first
 DEEP_SHORTLIST = 1024  # with depth profiles: a frame with little overlap may be the only one that sees round a corner
-STAND_IN_MOVE, STAND_IN_TURN = 0.1, 0.25  # shares of the far limit and the field of view: see ranking_poses
+STAND_IN_MOVE, STAND_IN_TURN = 0.1, 0.25  # shares of the far limit and the field of view: see ranking_rows
 VIEWS_AT_ONCE = 32  # intermediate arrays stay in the processor's cache
 
 
-def key_poses(target: PlanarViews) -> PlanarViews:
-    """The first, middle and last pose of a chunk (fewer when it has fewer)."""
-    number = len(target.origin)
-    return take(target, np.unique(np.array([0, number // 2, number - 1])))
+def key_rows(number: int) -> Indices:
+    """Which of a chunk's poses are its key poses: the first, the middle and the last (fewer when it has fewer)."""
+    return np.unique(np.array([0, number // 2, number - 1]))
 
 
-def ranking_poses(keys: PlanarViews, far_m: float) -> PlanarViews:
+def ranking_rows(keys: PlanarViews, far_m: float) -> Indices:
     """The key poses by which candidates are ranked: all, or just the middle one if the others hardly differ from it."""
-    middle = take(keys, slice(len(keys.origin) // 2, len(keys.origin) // 2 + 1))
+    number = len(keys.origin)
+    middle = take(keys, slice(number // 2, number // 2 + 1))
     moved = np.hypot(*(keys.origin - middle.origin).T)
     turned = np.arccos(np.clip(keys.heading @ middle.heading[0], -1.0, 1.0))
     alike = (moved <= STAND_IN_MOVE * far_m) & (turned <= STAND_IN_TURN * 2 * np.arctan(middle.half_width_tan))
-    return middle if alike.all() else keys
+    return np.array([number // 2]) if alike.all() else np.arange(number)
 
 
 def target_samples(keys: PlanarViews, near_m: float, far_m: float) -> Samples:
@@ -118,6 +118,7 @@ def coverage(
     recent: int | None,
     budget: int,
     config: RetrievalConfig,
+    *,
     profiles_m: Floats | None = None,
     kept: Indices | None = None,
 ) -> tuple[Indices, Floats]:
@@ -126,12 +127,8 @@ def coverage(
     With depth profiles [N, PROFILE] of all views, the samples are the surfaces that the candidates foresee, if any.
 
     `kept`: views that cost nothing to read; they get `kept_bonus`.
-
-    In `layers` rounds: the first explains every sample once, the most recent frame counting; the next explain those
-    again that few frames explain, since what seems to be shown may be hidden by a wall there.
     """
-    tie_break = overlap[::-1].round(6)  # newest first; rounded, so that equal views tie whatever their last digit
-    best = np.sort(np.argsort(-tie_break, kind="stable")[: SHORTLIST if profiles_m is None else DEEP_SHORTLIST])
+    tie_break, best = shortlist(overlap, SHORTLIST if profiles_m is None else DEEP_SHORTLIST)
     rows = candidates[::-1][best]
     samples, deep = target_samples(keys, config.near_m, config.far_m), np.zeros(len(views.origin), bool)
     if profiles_m is not None:
@@ -152,13 +149,37 @@ def coverage(
             found[seers] = explained(samples, seen, wide) & in_sight(samples[0], seen, profiles_m[which[seers]])
         return found
 
-    claims = claimed(rows)
-    times = np.zeros(number, np.int64)
-    if recent is not None:
-        times += claimed(np.array([recent]))[0]
-    bonus = tie_break[best] * 0.99
+    shown = np.zeros(number, bool) if recent is None else claimed(np.array([recent]))[0]
+    picked, gains = layered_cover(claimed(rows), shown, tie_break[best], rows, budget, config, kept)
+    return rows[picked], gains
+
+
+def shortlist(overlap: Floats, size: int) -> tuple[Floats, Indices]:
+    """Candidates (ascending, with their overlaps [C]) newest first: overlaps in that order, and the `size` best."""
+    tie_break = overlap[::-1].round(6)  # rounded, so that equal views tie whatever their last digit
+    return tie_break, np.sort(np.argsort(-tie_break, kind="stable")[:size])
+
+
+def layered_cover(
+    claims: Bools,
+    shown: Bools,
+    tie_break: Floats,
+    rows: Indices,
+    budget: int,
+    config: RetrievalConfig,
+    kept: Indices | None,
+) -> tuple[list[int], Floats]:
+    """Greedy cover of samples by the views `rows`, whose claims are [C, S], in `layers` rounds.
+
+    The first round explains every sample once, what the most recent frame shows ([S]) counting as explained; the next
+    explain those again that few frames explain, since what seems to be shown may be hidden by a wall there. Returns the
+    picked positions in `rows` and their gains as shares of all samples.
+    """
+    number = claims.shape[1]
+    bonus = tie_break * 0.99
     if kept is not None:
         bonus = bonus + config.kept_bonus * number * np.isin(rows, kept)
+    times = shown.astype(np.int64)
     picked: list[int] = []
     gains: list[int] = []
     for layer in range(config.layers):
@@ -167,4 +188,4 @@ def coverage(
         more, gained = greedy_cover(left, bonus, budget - len(picked), config.min_gain * number)
         picked, gains = picked + more, gains + gained
         times += claims[more].sum(axis=0)
-    return rows[picked], np.array(gains, np.float64) / number
+    return picked, np.array(gains, np.float64) / number

@@ -8,17 +8,55 @@ that look at the same place. The others stay stored, and can still be asked for.
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
-from context_as_memory.camera import Cameras, PlanarViews, ground_basis, planar
+from context_as_memory.camera import Cameras, PlanarViews, coordinates, ground_basis, planar
 from context_as_memory.retrieval.config import Bools, Floats, Indices, RetrievalConfig
+from context_as_memory.retrieval.frustum import spheres
 from context_as_memory.retrieval.overlap import circles
 
 # Candidates of a crowded index: those whose point this share of the far limit ahead lies nearest to a target's. Measured
 # on bins of a 25 m world: among 1,024 of 3,300 views in reach are all of the 128 with most overlap.
 NEAREST, AHEAD = 1024, 0.6
 LEVEL_RAD = float(np.radians(0.5))  # the ground is laid anew when the cameras' mean up has turned by more than this
+
+
+class Index(Protocol):
+    """What `retrieve` needs to know of a bank that grows. Views are numbered as the entries of the bank."""
+
+    basis: Floats  # [2, 3]: the ground that views are seen on
+
+    def update(self, cameras: Cameras) -> None:
+        """Take in what a bank has gained: `cameras` are all of its entries, of which the first are known already."""
+        ...
+
+    def all_views(self) -> PlanarViews:
+        """Views of all entries."""
+        ...
+
+    def within_reach(self, targets: Cameras) -> Indices:
+        """Entries, ascending, that retrieval shall look at for these targets."""
+        ...
+
+
+class AllViews:
+    """The plain index: everything is looked at, every time. What the others are judged by."""
+
+    def __init__(self) -> None:
+        self.basis: Floats = np.eye(2, 3)
+        self._views = PlanarViews(np.empty((0, 2)), np.empty((0, 2)), np.empty(0))
+
+    def update(self, cameras: Cameras) -> None:
+        self.basis = ground_basis(cameras)
+        self._views = planar(cameras, self.basis)
+
+    def all_views(self) -> PlanarViews:
+        return self._views
+
+    def within_reach(self, targets: Cameras) -> Indices:
+        return np.arange(len(self._views.origin))
 
 
 class ViewIndex:
@@ -40,11 +78,11 @@ class ViewIndex:
         self._origin, self._heading = np.empty((room, 2)), np.empty((room, 2))
         self._k, self._centre, self._radius = np.empty(room), np.empty((room, 2)), np.empty(room)
         self._length, self._widest = 0, 0.0
-        self._bins: dict[tuple[int, int, int, int], int] = {}
+        self._bins: dict[tuple[int, ...], int] = {}
         self._cells: dict[tuple[int, int], _Cell] = {}
 
     def update(self, cameras: Cameras) -> None:
-        """Take in what a bank has gained: `cameras` are all of its entries, of which the first are known already.
+        """Take in what a bank has gained.
 
         Taking entries in at once or one by one makes the same index, bit for bit.
         """
@@ -57,15 +95,24 @@ class ViewIndex:
             level = int(np.argmax(tilted)) if tilted.any() else len(sums)
             if level:
                 end = self._length + level
-                self._append(planar(_part(cameras, self._length, end), self.basis))
+                self._append(_part(cameras, self._length, end))
                 self._up_sum = sums[level - 1]
             else:  # lay the ground anew, under all that is known and one more
                 end = self._length + 1
                 self.basis, self._up_sum = ground_basis(cameras, sums[0]), sums[0]
                 self._start(max(64, 2 * end))
-                self._append(planar(_part(cameras, 0, end), self.basis))
+                self._append(_part(cameras, 0, end))
 
-    def _append(self, views: PlanarViews) -> None:
+    def _bounds(self, cameras: Cameras, views: PlanarViews) -> tuple[Floats, Floats]:
+        """Circles on the ground around what each camera can see: centres [N, 2], radii [N]."""
+        near, far = self.config.near_m, self.config.far_m
+        if self.config.strategy != "frustum":
+            return circles(views, near, far)
+        centre, radius = spheres(cameras, near, far)  # seen from above a sphere is a circle
+        return coordinates(centre, self.basis), radius
+
+    def _append(self, cameras: Cameras) -> None:
+        views = planar(cameras, self.basis)
         start, end = self._length, self._length + len(views.origin)
         if end > len(self._k):
             for name in ("_origin", "_heading", "_k", "_centre", "_radius"):
@@ -73,12 +120,12 @@ class ViewIndex:
                 grown = np.empty((2 * end, *old.shape[1:]))
                 grown[:start] = old[:start]
                 setattr(self, name, grown)
-        centre, radius = circles(views, self.config.near_m, self.config.far_m)
+        centre, radius = self._bounds(cameras, views)
         rows = slice(start, end)
         self._origin[rows], self._heading[rows], self._k[rows] = views.origin, views.heading, views.half_width_tan
         self._centre[rows], self._radius[rows] = centre, radius
         self._length, self._widest = end, max(self._widest, float(radius.max()))
-        bins = pose_bins(views, self.config)
+        bins = pose_bins(cameras, self.basis, self.config)
         cells = np.floor(centre / self.config.far_m).astype(np.int64)
         for row, key, cell in zip(
             range(start, end), map(tuple, bins.tolist()), map(tuple, cells.tolist()), strict=True
@@ -104,10 +151,11 @@ class ViewIndex:
         """Whether only the newest frame of each pose bin is a candidate."""
         return self._length > self.config.crowded
 
-    def within_reach(self, targets: PlanarViews) -> Indices:
+    def within_reach(self, targets: Cameras) -> Indices:
         """Candidates, ascending, whose view can overlap one of the targets' views: all of them, or in a crowd the
         `NEAREST`."""
-        centre, radius = circles(targets, self.config.near_m, self.config.far_m)
+        goals = planar(targets, self.basis)
+        centre, radius = self._bounds(targets, goals)
         if not self.crowded:
             rows = np.arange(self._length)
         else:
@@ -122,7 +170,7 @@ class ViewIndex:
             dx, dy = (self._centre[rows] - one).T
             touches |= dx * dx + dy * dy <= (self._radius[rows] + r) ** 2
         rows = rows[touches]
-        return self._nearest(rows, targets) if self.crowded and len(rows) > NEAREST else rows
+        return self._nearest(rows, goals) if self.crowded and len(rows) > NEAREST else rows
 
     def _nearest(self, rows: Indices, targets: PlanarViews) -> Indices:
         """The `NEAREST` of these, ascending, by the distance of the places that they look at."""
@@ -164,9 +212,16 @@ class _Cell:
         return self._rows[: len(self._place)]
 
 
-def pose_bins(views: PlanarViews, config: RetrievalConfig) -> Indices:
-    """Which bin each view falls into: position, heading and lens, int64 [N, 4]."""
+def pose_bins(cameras: Cameras, basis: Floats, config: RetrievalConfig) -> Indices:
+    """Which bin each view falls into: position, heading and lens, int64 [N, 4]; for frusta height, pitch and roll too,
+    [N, 7]."""
+    views = planar(cameras, basis)
     x, y = np.floor(views.origin / config.bin_m).T
     yaw = np.floor(np.arctan2(views.heading[:, 1], views.heading[:, 0]) / config.bin_rad)
-    lens = np.round(np.log(views.half_width_tan) / 0.2)
-    return np.stack([x, y, yaw, lens], axis=1).astype(np.int64)
+    bins = [x, y, yaw, np.round(np.log(views.half_width_tan) / 0.2)]
+    if config.strategy == "frustum":
+        up = np.cross(basis[0], basis[1])[None]
+        height, pitch, roll = (coordinates(a, up)[:, 0] for a in (cameras.position, cameras.forward, cameras.right))
+        bins.append(np.floor(height / config.bin_m))
+        bins += [np.floor(np.arcsin(np.clip(tilt, -1, 1)) / config.bin_rad) for tilt in (pitch, roll)]
+    return np.stack(bins, axis=1).astype(np.int64)

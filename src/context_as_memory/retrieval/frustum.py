@@ -1,0 +1,70 @@
+"""Overlap in space, for cameras that fly, pitch and roll: sample points of the target's frusta, tested against others.
+
+The planar strategies see cameras from above, which is exact and cheap for walkers. Here a view is a frustum between the
+same two depths, and everything is asked of sample points: image columns x rows x log-spaced depths of each key pose.
+"""
+
+import numpy as np
+
+from context_as_memory.camera import Cameras
+from context_as_memory.retrieval.config import Bools, Floats, Indices, RetrievalConfig
+
+COLUMNS, ROWS, DEPTHS = 8, 6, 8
+AT_ONCE = 256  # views per block: intermediate arrays stay small
+
+
+def frustum_samples(keys: Cameras, config: RetrievalConfig) -> tuple[Floats, Floats, Floats]:
+    """Points [S, 3] of the key frusta, unit directions to them from their own cameras [S, 3], distances [S]; metres."""
+
+    def middles(number: int) -> Floats:
+        return (np.arange(number) + 0.5) / number
+
+    fx, fy, cx, cy = (keys.normalized_K()[:, i, None, None] for i in range(4))
+    x = (middles(COLUMNS)[:, None] * 2 - 1 - cx) / fx
+    y = (middles(ROWS)[None, :] * 2 - 1 - cy) / fy
+    ray = np.stack(np.broadcast_arrays(x, y, 1.0), axis=-1).reshape(len(keys), -1, 3)
+    depth = config.near_m * (config.far_m / config.near_m) ** middles(DEPTHS)
+    local = (ray[:, :, None] * depth[:, None]).reshape(len(keys), -1, 3)
+    step = local @ keys.c2w[:, :3, :3].transpose(0, 2, 1)
+    distance = np.linalg.norm(step, axis=-1)
+    points = keys.position[:, None] + step
+    return points.reshape(-1, 3), (step / distance[..., None]).reshape(-1, 3), distance.ravel()
+
+
+def inside_frusta(points: Floats, views: Cameras, config: RetrievalConfig) -> Bools:
+    """Which points [S, 3] lie in each view's frustum between the two depths: bool [N, S]."""
+    result = np.empty((len(views), len(points)), bool)
+    fx, fy, cx, cy = views.normalized_K().T[..., None]
+    for first in range(0, len(views), AT_ONCE):
+        rows = slice(first, first + AT_ONCE)
+        seen = (points - views.position[rows, None]) @ views.c2w[rows, :3, :3]
+        x, y, z = np.moveaxis(seen, -1, 0)
+        inside = (z >= config.near_m) & (z <= config.far_m)
+        inside &= np.abs(fx[rows] * x + cx[rows] * z) <= z
+        result[rows] = inside & (np.abs(fy[rows] * y + cy[rows] * z) <= z)
+    return result
+
+
+def explained_in_space(samples: tuple[Floats, Floats, Floats], views: Cameras, config: RetrievalConfig) -> Bools:
+    """Which samples each view explains, bool [N, S]: as `coverage.explained`, with frusta in place of wedges."""
+    points, rays, distance = samples
+    offset = points - views.position[:, None]
+    length = np.maximum(np.linalg.norm(offset, axis=-1), 1e-12)
+    low, high = config.scale_band
+    alike = (offset * rays).sum(axis=-1) >= np.cos(config.parallax_rad) * length
+    usable = (length >= low * distance) & (length <= high * distance)
+    return inside_frusta(points, views, config) & alike & usable
+
+
+def spheres(cameras: Cameras, near_m: float, far_m: float) -> tuple[Floats, Floats]:
+    """A sphere around each frustum, with its centre on the view axis: centres [N, 3], radii [N], metres."""
+    fx, fy, cx, cy = cameras.normalized_K().T
+    k = np.hypot((1 + np.abs(cx)) / fx, (1 + np.abs(cy)) / fy)
+    ahead = np.minimum(far_m, (1 + k * k) * (near_m + far_m) / 2)
+    return cameras.position + ahead[:, None] * cameras.forward, np.hypot(k * far_m, far_m - ahead)
+
+
+def frustum_overlap(samples: Floats, pool: Indices, bank: Cameras, config: RetrievalConfig) -> Floats:
+    """Share of the samples [S, 3] that lie in the frustum of each of the given views, [len(pool)]."""
+    part = Cameras.known_good(bank.c2w[pool], bank.K[pool], bank.width, bank.height)
+    return inside_frusta(samples, part, config).mean(axis=1)
