@@ -5,12 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 import tiny
+from context_as_memory.camera import Cameras, pinhole
 from context_as_memory.data.dataset import SamplingConfig, collate, sample_segment
 from context_as_memory.diffusion import FlowMatching, add_noise, clean_from_velocity, euler_sample, velocity
 from context_as_memory.errors import UserError
-from context_as_memory.memory import MemoryBank
+from context_as_memory.memory import MemoryBank, MergePolicy
 from context_as_memory.retrieval import Retrieval, RetrievalConfig
 from context_as_memory.tokens import TokenLayout, build_model_inputs
 from context_as_memory.transformer import WorldTransformer
@@ -330,3 +334,40 @@ def test_noise_levels():
         replace(flow, shift=0.0)
     with pytest.raises(UserError):
         flow.sampling_sigmas(0)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31), st.floats(0.05, 2.0), st.floats(0.05, 3.0), st.integers(1, 9))
+def test_merging_never_leaves_a_view_without_one_that_stands_for_it(seed, distance_m, angle_rad, part):
+    rng = np.random.default_rng(seed)
+    c2w = np.tile(np.eye(4), (60, 1, 1))
+    turns = Rotation.from_rotvec(np.cumsum(rng.normal(0, 0.2, (60, 3)), axis=0))
+    c2w[:, :3, :3], c2w[:, :3, 3] = turns.as_matrix(), np.cumsum(rng.normal(0, 0.2, (60, 3)), axis=0)
+    cameras = Cameras(c2w, pinhole(90, tiny.WIDTH, tiny.HEIGHT), tiny.WIDTH, tiny.HEIGHT)
+    bank = MemoryBank(merge=MergePolicy(distance_m=distance_m, angle_rad=angle_rad))
+    for start in range(0, 60, part):
+        some = cameras[start : start + part]
+        bank.append(np.zeros((len(some), tiny.HEIGHT, tiny.WIDTH, 3), np.uint8), some, torch.zeros(1, len(some), 1, 1))
+    offered = bank.offered()
+    apart = np.linalg.norm(cameras.position[:, None] - cameras.position[None], axis=-1)
+    turned = np.stack([(turn.inv() * turns).magnitude() for turn in turns])
+    alike = (apart <= distance_m + 1e-9) & (turned <= angle_rad + 1e-6)
+    for row in range(60):  # reference: a plain loop in the order of the walk
+        stands_for_it = offered[:row] & alike[row, :row]
+        assert offered[row] or stands_for_it.any()
+        surely = offered[:row] & (apart[row, :row] < distance_m - 1e-9) & (turned[row, :row] < angle_rad - 1e-6)
+        assert not (offered[row] and surely.any())
+    assert MemoryBank().offered() is None
+
+
+def test_a_world_with_merging_reads_fewer_frames_and_walks_on():
+    policy = MergePolicy(distance_m=0.5, angle_rad=0.5)
+    world = tiny.world(merge=policy)
+    cameras = tiny.walk(21)
+    chunks = _rolled(world, cameras)
+    assert world.bank.offered().sum() < len(world.bank) == 21
+    read = {i for chunk in chunks for i in chunk.retrieval.indices[:-1].tolist()}
+    assert read <= set(np.flatnonzero(world.bank.offered()).tolist())
+    for wrong in ({"distance_m": 0.0, "angle_rad": 1.0}, {"distance_m": 1.0, "angle_rad": 4.0}):
+        with pytest.raises(UserError, match="merge"):
+            MergePolicy(**wrong)

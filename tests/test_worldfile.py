@@ -80,7 +80,7 @@ def test_a_bank_in_a_world_file_equals_one_in_working_memory(tmp_path, dtype):
         np.testing.assert_array_equal(bank.frames_u8(rows), tiny.pictures(9)[rows])
         assert torch.equal(bank.latents(rows), _latents(9, 0, dtype)[:, rows])
         np.testing.assert_array_equal(bank.profiles_m, profiles)
-        assert bank.readable() is None
+        assert bank.offered() is None
     file.close()
 
 

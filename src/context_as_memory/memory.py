@@ -7,6 +7,7 @@ pictures and latents lie is the business of a `Store`: in working memory (`RamSt
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -76,11 +77,57 @@ class RamStore:
         return self._notes
 
 
+@dataclass(frozen=True, kw_only=True)
+class MergePolicy:
+    """When a new view is as good as one that memory offers already: no farther away than `distance_m` and turned by no
+    more than `angle_rad`, in space. It stays stored, but retrieval is not offered it.
+
+    The view that came first stays, so every view that is left out has one within these limits that is offered: however
+    long a walk, no place loses its only view. (If the newest stayed, a slow turn would push out its own beginning.)
+    """
+
+    distance_m: float
+    angle_rad: float
+
+    def __post_init__(self) -> None:
+        if self.distance_m <= 0 or not 0 < self.angle_rad <= np.pi:
+            raise UserError(f"merge: distance_m {self.distance_m}, angle_rad {self.angle_rad}; need > 0 and (0, pi]")
+
+
+class _Merger:
+    """Which entries of a growing list of poses are offered under a policy."""
+
+    def __init__(self, policy: MergePolicy) -> None:
+        self.policy = policy
+        self._cells: dict[tuple[int, ...], list[np.ndarray]] = {}
+
+    def offered(self, c2w: np.ndarray) -> np.ndarray:
+        """The answer for the next poses [t, 4, 4], bool [t]."""
+        return np.array([self._offered(pose) for pose in c2w], bool)
+
+    def _offered(self, pose: np.ndarray) -> bool:
+        cell = np.floor(pose[:3, 3] / self.policy.distance_m).astype(int)
+        around = (tuple((cell + step).tolist()) for step in np.ndindex(3, 3, 3))  # shifted by one: see below
+        near = [other for key in around for other in self._cells.get(key, ())]
+        if near:
+            others = np.stack(near)
+            apart = np.linalg.norm(others[:, :3, 3] - pose[:3, 3], axis=1)
+            # The trace of the rotation from one to the other is 1 + 2 cos(angle).
+            cos = ((others[:, :3, :3] * pose[:3, :3]).sum(axis=(1, 2)) - 1) / 2
+            if ((apart <= self.policy.distance_m) & (cos >= np.cos(self.policy.angle_rad))).any():
+                return False
+        self._cells.setdefault(tuple((cell + 1).tolist()), []).append(pose)  # so that neighbours are at 0, 1 and 2
+        return True
+
+
 class MemoryBank:
     """Stored frames in the order of their making; entry i is frame i of the walk."""
 
-    def __init__(self, store: Store | None = None) -> None:
+    def __init__(self, store: Store | None = None, merge: MergePolicy | None = None) -> None:
+        """`merge`: leave near-duplicate views out of what retrieval is offered; None offers all."""
         self.store: Store = RamStore() if store is None else store
+        self._merger = None if merge is None else _Merger(merge)
+        self._offered = np.empty(0, bool)
         self._c2w, self._K = np.empty((0, 4, 4)), np.empty((0, 4))  # with spare room: appending is O(1)
         self._size: tuple[int, int] | None = None  # width, height
         self._length = 0
@@ -90,6 +137,7 @@ class MemoryBank:
         if held is not None:
             self._c2w, self._K, self._length = held.c2w.copy(), held.K.copy(), len(held)
             self._size = (held.width, held.height)
+            self._offered = np.ones(len(held), bool) if self._merger is None else self._merger.offered(held.c2w)
             self._profiles_m = np.concatenate([_noted_profiles(note, count) for count, note in self.store.notes()])
 
     def __len__(self) -> int:
@@ -132,7 +180,9 @@ class MemoryBank:
             c2w, K, profiles = np.empty((room, 4, 4)), np.empty((room, 4)), np.empty((room, PROFILE), np.float32)
             c2w[:start], K[:start], profiles[:start] = self._c2w[:start], self._K[:start], self._profiles_m[:start]
             self._c2w, self._K, self._profiles_m = c2w, K, profiles
+            self._offered = np.concatenate([self._offered[:start], np.ones(room - start, bool)])
         self._c2w[start:end], self._K[start:end] = cameras.c2w, cameras.K
+        self._offered[start:end] = True if self._merger is None else self._merger.offered(cameras.c2w)
         self._profiles_m[start:end] = _noted_profiles(note, count)
         self._size = (cameras.width, cameras.height)
         self._length = end
@@ -160,9 +210,17 @@ class MemoryBank:
         """Latents of the given entries, [C, n, h, w]."""
         return self.store.latents(np.asarray(index).tolist())
 
-    def readable(self) -> np.ndarray | None:
-        """Which entries may be chosen from, bool [N]; None if all. In a damaged world file some are lost."""
-        return self.store.readable()
+    def offered(self) -> np.ndarray | None:
+        """Which entries retrieval may choose from, bool [N]; None if all: not those that a damaged world file has lost,
+        nor those that were merged."""
+        readable = self.store.readable()
+        if self._merger is None:
+            return readable
+        if readable is None:
+            return self._offered[: len(self)].copy()
+        offered = np.zeros(len(self), bool)  # a lost view stands for no other: merge what is left
+        offered[readable] = _Merger(self._merger.policy).offered(self._c2w[: len(self)][readable])
+        return offered
 
 
 def _noted_profiles(note: Mapping[str, Any], frames: int) -> np.ndarray:

@@ -25,7 +25,7 @@ from .codec import VideoCodec
 from .compute import fast, pick_device
 from .diffusion import TIMESTEPS, FlowMatching, euler_sample
 from .errors import UserError
-from .memory import MemoryBank
+from .memory import MemoryBank, MergePolicy
 from .retrieval import Retrieval, RetrievalConfig, ViewIndex, retrieve
 from .tokens import ModelInputs, TokenLayout, build_model_inputs
 from .transformer import KeysValues, WorldTransformer
@@ -44,6 +44,7 @@ class WorldConfig:
     flow: FlowMatching = field(default_factory=FlowMatching)  # of sampling
     seed: int = 0
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    merge: MergePolicy | None = None  # leave near-duplicate views out of retrieval; None: offer all
     kept_frames: int = 32  # frames whose keys and values stay in working memory from chunk to chunk (`per_frame` only)
 
     @property
@@ -75,7 +76,7 @@ class World:
         """`store`: a branch of a world file to live in and to continue; working memory if None."""
         self.device = pick_device(device)
         self.model, self.codec, self.config = model, codec, config
-        self.bank = MemoryBank(store)
+        self.bank = MemoryBank(store, config.merge)
         self.file = None if store is None else store.file
         # Numbers the noise of a chunk; with the seed it is the whole random state.
         self._chunks = 0 if store is None else store.steps
@@ -169,7 +170,7 @@ class World:
             self.remember(frames_u8, cameras, profiles_m)
             return
         before = self.bank
-        self.bank = MemoryBank()
+        self.bank = MemoryBank(merge=self.config.merge)
         try:
             self.remember(frames_u8, cameras, profiles_m)
         except BaseException:
@@ -221,7 +222,7 @@ class World:
         if isinstance(retrieval, Retrieval):
             found = retrieval
         else:
-            rule, allowed = retrieval or rule, self.bank.readable()
+            rule, allowed = retrieval or rule, self.bank.offered()
             found = retrieve(
                 memory,
                 targets,
@@ -379,6 +380,8 @@ def _parse_config(values: dict[str, Any], where: str) -> WorldConfig:
         "retrieval": build_config(RetrievalConfig, values.get("retrieval", {}), where),
         "flow": build_config(FlowMatching, values.get("flow", {}), where),
     }
+    if values.get("merge") is not None:
+        values["merge"] = build_config(MergePolicy, values["merge"], where)
     config = build_config(WorldConfig, values, where)
     assert isinstance(config, WorldConfig)
     return config
