@@ -1,6 +1,6 @@
-"""Which way to read context, which way to tell cameras: trained from nothing on equal batches, judged on equal chunks.
+"""Which way to read context, which way to tell cameras: trained from nothing on equal batches, judged alike.
 
-    python benchmarks/ablations.py --data episodes --cache runs/latents --codec WEIGHTS --out runs/ablations [--json FILE]
+    python benchmarks/ablations.py --data episodes --cache runs/latents --codec WEIGHTS --out runs/ablations
 
 Every variant is the recipe `light` with one or two fields of the model changed: same seed, so the same batches in the
 same order. Reported: validation chunks that begin far from the recent frame, with memory and with the recent frame

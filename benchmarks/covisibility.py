@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 from published_rules import memorizon, worldmem, worldplay
 
-from context_as_memory.camera import Cameras
+from context_as_memory.camera import PROFILE, Cameras
 from context_as_memory.data.doom_map import DoomMap, horizon_rays
 from context_as_memory.data.episode import list_episodes
 from context_as_memory.data.render import load_map
 from context_as_memory.evaluation.ground_truth import Task, choose_tasks
 from context_as_memory.evaluation.metrics import mean_interval
-from context_as_memory.retrieval import PROFILE, RetrievalConfig, retrieve
+from context_as_memory.retrieval import RetrievalConfig, retrieve
 
 RAYS, BIT_M, CHUNK_FRAMES = 48, 0.25, 4
 BUDGETS = (2, 4, 8, 14)

@@ -11,16 +11,24 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 import reference_retrieval as reference
-from context_as_memory.camera import Cameras, PlanarViews, frustum_planes, ground_basis, look, pinhole, planar
+from context_as_memory.camera import (
+    PROFILE,
+    Cameras,
+    PlanarViews,
+    frustum_planes,
+    ground_basis,
+    horizon_profile,
+    look,
+    pinhole,
+    planar,
+)
 from context_as_memory.errors import UserError
 from context_as_memory.retrieval import (
-    PROFILE,
     STRATEGIES,
     Retrieval,
     RetrievalConfig,
     ViewIndex,
     explained,
-    horizon_profile,
     retrieve,
     take,
     target_samples,
@@ -201,7 +209,9 @@ def test_a_look_back_recalls_what_was_seen_there_and_nothing_twice() -> None:
 
 def test_what_is_kept_is_preferred_where_it_is_about_as_good() -> None:
     """Of two nearly equal views the kept one is read; a kept view that shows nothing of the target is not."""
-    bank = look(np.array([[0.0, 0, 0], [0.02, 0, 0], [0, 0, 0], [50, 0, 0]]), np.array([0.0, 0.0, 3.0, 0.0]), K, 160, 96)
+    bank = look(
+        np.array([[0.0, 0, 0], [0.02, 0, 0], [0, 0, 0], [50, 0, 0]]), np.array([0.0, 0.0, 3.0, 0.0]), K, 160, 96
+    )
     target = look(np.array([[0.03, 0, 0]]), np.zeros(1), K, 160, 96)
     rule = RetrievalConfig(max_context=2, layers=1)
     for kept, expected in (([], 1), ([0], 0), ([2], 1), ([0, 1], 1)):
@@ -405,9 +415,7 @@ def test_the_index_gives_what_looking_at_everything_gives(seed, box_m, pitch_deg
     rng = np.random.default_rng(seed)
     bank = _pitched(rng, 120, box_m, pitch_deg)
     target = bank[[int(rng.integers(120))]]
-    config = RetrievalConfig(
-        strategy=strategy, far_m=6.0, crowded=0 if crowded else 10**6, bin_m=1.5, bin_rad=0.4
-    )
+    config = RetrievalConfig(strategy=strategy, far_m=6.0, crowded=0 if crowded else 10**6, bin_m=1.5, bin_rad=0.4)
     index = ViewIndex(config)
     for end in sorted({*rng.integers(1, 120, 5).tolist(), 120}):
         found = retrieve(bank[:end], target, config, recent=end - 1, index=index)
@@ -425,7 +433,9 @@ def test_the_index_gives_what_looking_at_everything_gives(seed, box_m, pitch_deg
             overlap = fov_overlap(planar(target, index.basis), views, config.near_m, config.far_m)[0]
         expected = np.flatnonzero(allowed & (overlap > MIN_OVERLAP))
         np.testing.assert_array_equal(np.setdiff1d(found.candidates, [end - 1]), expected)
-        if pitch_deg == 0 or strategy == "frustum":  # one and the same ground: the whole answer is that of the plain call
+        if (
+            pitch_deg == 0 or strategy == "frustum"
+        ):  # one and the same ground: the whole answer is that of the plain call
             plain = retrieve(bank[:end], target, config, recent=end - 1, allowed=candidates)
             np.testing.assert_array_equal(found.indices, plain.indices)
             np.testing.assert_allclose(found.scores, plain.scores, atol=1e-12)
@@ -588,7 +598,9 @@ def test_in_space_a_look_down_is_not_a_look_ahead() -> None:
     ahead = look(np.zeros((1, 3)), np.zeros(1), K, 160, 96)
     down = np.eye(4)
     down[:3, :3] = Rotation.from_euler("x", -80, degrees=True).as_matrix()
-    bank = Cameras.concat([ahead, Cameras(ahead.c2w @ down, K, 160, 96), look(np.array([[0, 40.0, 0]]), 0.0, K, 160, 96)])
+    bank = Cameras.concat(
+        [ahead, Cameras(ahead.c2w @ down, K, 160, 96), look(np.array([[0, 40.0, 0]]), 0.0, K, 160, 96)]
+    )
     rule = RetrievalConfig(strategy="frustum", max_context=2)
     assert retrieve(bank, ahead, rule, recent=2).indices.tolist() == [0, 2]
     assert retrieve(bank, bank[[1]], rule, recent=2).indices.tolist() == [1, 2]

@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny
+from context_as_memory.camera import PROFILE
 from context_as_memory.cli.main import main
 from context_as_memory.errors import UserError
 from context_as_memory.memory import MemoryBank
-from context_as_memory.retrieval import PROFILE
 from context_as_memory.world import World
 from context_as_memory.worldfile import (
     MAIN,

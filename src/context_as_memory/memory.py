@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .camera import Cameras
+from .camera import PROFILE, Cameras, checked_profiles
 from .errors import UserError
-from .retrieval.visibility import PROFILE, checked_profiles
 
 
 class Store(Protocol):
@@ -152,7 +151,7 @@ class MemoryBank:
         profiles_m: np.ndarray | None = None,
     ) -> None:
         """Store t frames: uint8 [t, H, W, 3], t cameras of the same picture size, latents [C, t, h, w]; `note` says
-        where they come from; `profiles_m` [t, PROFILE], if known, how deep they look (`retrieval.horizon_profile`).
+        where they come from; `profiles_m` [t, PROFILE], if known, how deep they look (`camera.horizon_profile`).
 
         Raises `UserError` when the three do not belong together or cannot be stored; the bank is then unchanged.
         """

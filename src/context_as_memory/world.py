@@ -183,7 +183,7 @@ class World:
     def remember(self, frames_u8: np.ndarray, cameras: Cameras, profiles_m: np.ndarray | None = None) -> None:
         """Add frames that were not generated here, uint8 [T, H, W, 3], to the memory, each encoded alone.
 
-        profiles_m: depths along the horizon, [T, PROFILE] metres (`retrieval.horizon_profile` makes them of depth
+        profiles_m: depths along the horizon, [T, PROFILE] metres (`camera.horizon_profile` makes them of depth
         maps); the strategy `visible` uses them.
         """
         size = (self.config.width, self.config.height)
@@ -277,7 +277,14 @@ class World:
         """The index over this bank; made anew for a rule that sees another distance or sorts into other bins."""
 
         def grid(config: RetrievalConfig) -> tuple[float, ...]:
-            return config.strategy == "frustum", config.near_m, config.far_m, config.crowded, config.bin_m, config.bin_rad
+            return (
+                config.strategy == "frustum",
+                config.near_m,
+                config.far_m,
+                config.crowded,
+                config.bin_m,
+                config.bin_rad,
+            )
 
         if self._index is None or self._indexed is not self.bank or grid(self._index.config) != grid(rule):
             self._index, self._indexed = ViewIndex(rule), self.bank

@@ -27,6 +27,7 @@ from context_as_memory.camera.files import (
     write_realestate10k,
     write_unreal_json,
 )
+from context_as_memory.camera.profiles import PROFILE, checked_profiles, horizon_profile
 from context_as_memory.camera.views import (
     PlanarViews,
     coordinates,
@@ -48,6 +49,9 @@ __all__ = [
     "wedge_polygon",
     "frustum_corners",
     "frustum_planes",
+    "PROFILE",
+    "checked_profiles",
+    "horizon_profile",
     "Z_UP",
     "MotionSpeed",
     "parse_actions",

@@ -46,8 +46,8 @@ def planar(cameras: Cameras, basis: np.ndarray) -> PlanarViews:
 
 
 def coordinates(vectors: np.ndarray, basis: np.ndarray) -> np.ndarray:
-    """vectors [N,3] along the rows of a basis [n,3]: [N,n]. Written out, since the last digit of a library's matrix product depends on
-    how many rows it is given, and a bank that grew must equal one that was read at once."""
+    """vectors [N,3] along the rows of a basis [n,3]: [N,n]. Written out, since the last digit of a library's
+    matrix product depends on how many rows it is given, and a bank that grew must equal one that was read at once."""
     return vectors[:, :1] * basis[:, 0] + vectors[:, 1:2] * basis[:, 1] + vectors[:, 2:] * basis[:, 2]
 
 

@@ -106,9 +106,7 @@ class WorldBatch:
     target_frames: np.ndarray  # int64 [S G, P]
 
     def to(self, device: torch.device) -> "WorldBatch":
-        return replace(
-            self, pool=self.pool.to(device), targets=self.targets.to(device), inputs=self.inputs.to(device)
-        )
+        return replace(self, pool=self.pool.to(device), targets=self.targets.to(device), inputs=self.inputs.to(device))
 
 
 def collate(segments: list[Segment], latents: list[np.ndarray], first_frames: Sequence[int]) -> WorldBatch:

@@ -22,10 +22,8 @@ from context_as_memory.retrieval.config import STRATEGIES, Retrieval, RetrievalC
 from context_as_memory.retrieval.core import retrieve
 from context_as_memory.retrieval.coverage import explained, target_samples
 from context_as_memory.retrieval.index import AllViews, Index, ViewIndex
-from context_as_memory.retrieval.visibility import PROFILE, horizon_profile
 
 __all__ = [
-    "PROFILE",
     "STRATEGIES",
     "AllViews",
     "Index",
@@ -33,7 +31,6 @@ __all__ = [
     "RetrievalConfig",
     "ViewIndex",
     "explained",
-    "horizon_profile",
     "retrieve",
     "take",
     "target_samples",

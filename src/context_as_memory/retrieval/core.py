@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from context_as_memory.camera import Cameras, planar
+from context_as_memory.camera import Cameras, checked_profiles, planar
 from context_as_memory.errors import UserError
 from context_as_memory.retrieval.config import Bools, Floats, Indices, Retrieval, RetrievalConfig, take
 from context_as_memory.retrieval.coverage import SHORTLIST, coverage, key_rows, layered_cover, ranking_rows, shortlist
@@ -10,7 +10,6 @@ from context_as_memory.retrieval.frustum import explained_in_space, frustum_over
 from context_as_memory.retrieval.index import AllViews, Index
 from context_as_memory.retrieval.overlap import MIN_OVERLAP, fov_overlap
 from context_as_memory.retrieval.paper import paper_overlap, thin_runs
-from context_as_memory.retrieval.visibility import checked_profiles
 
 
 def retrieve(

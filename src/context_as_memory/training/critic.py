@@ -3,7 +3,7 @@
 The velocity loss pays a denoiser of few steps for the mean of all pictures that could come next. Where memory knows the
 place, the mean is the place; in new territory it is fog, and the next chunk is given that fog as its recent frame. The
 critic sees single frames, recorded ones and those that the denoiser believes in, and the denoiser is paid for beliefs
-that the critic cannot tell from recorded frames (adversarial training of few-step models: arXiv 2311.17042, 2501.08316).
+that the critic cannot tell from recorded ones (adversarial training of few-step models: arXiv 2311.17042, 2501.08316).
 
 The losses are those of R3GAN (arXiv 2501.05441): each generated frame is compared with the recorded frame of the same
 view, and the critic's slope is held small at both; the slope is measured by a small random step.
@@ -108,8 +108,9 @@ class Adversary:
         if not torch.distributed.is_initialized():
             return
         for parameter in self.critic.parameters():
+            assert parameter.grad is not None
             torch.distributed.all_reduce(parameter.grad)
-            parameter.grad /= torch.distributed.get_world_size()  # type: ignore[operator]  # gloo has no mean
+            parameter.grad /= torch.distributed.get_world_size()  # gloo has no mean
 
     def state_dict(self) -> dict[str, Any]:
         return {"critic": self.critic.state_dict(), "optimizer": copy.deepcopy(self.optimizer.state_dict())}

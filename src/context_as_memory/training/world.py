@@ -43,7 +43,7 @@ class WorldRecipe:
     sampling_shift: float = 1.0
     min_context: int = 2  # context slots of a batch are drawn from min_context .. retrieval.max_context
     context_noise: float = 0.15  # up to this much noise on memory: generated memory is never perfect
-    own_frames: float = 0.0  # share of segments whose memory is, where it can be, what the denoiser made of those frames
+    own_frames: float = 0.0  # share of segments whose memory is, where it can be, what the denoiser made of them
     critic: CriticConfig = field(default_factory=CriticConfig)
 
     @property
