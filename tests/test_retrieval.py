@@ -433,9 +433,7 @@ def test_the_index_gives_what_looking_at_everything_gives(seed, box_m, pitch_deg
             overlap = fov_overlap(planar(target, index.basis), views, config.near_m, config.far_m)[0]
         expected = np.flatnonzero(allowed & (overlap > MIN_OVERLAP))
         np.testing.assert_array_equal(np.setdiff1d(found.candidates, [end - 1]), expected)
-        if (
-            pitch_deg == 0 or strategy == "frustum"
-        ):  # one and the same ground: the whole answer is that of the plain call
+        if pitch_deg == 0 or strategy == "frustum":  # one ground: the whole answer is that of the plain call
             plain = retrieve(bank[:end], target, config, recent=end - 1, allowed=candidates)
             np.testing.assert_array_equal(found.indices, plain.indices)
             np.testing.assert_allclose(found.scores, plain.scores, atol=1e-12)
@@ -496,7 +494,7 @@ def test_visible_asks_the_frame_that_sees_past_the_wall() -> None:
 
 
 def test_surfaces_are_foreseen_where_they_are() -> None:
-    """A frame looks at a wall 4 m ahead; from 1 m further on the wall is foreseen at 3 m, and nothing where none was."""
+    """A frame looks at a wall 4 m ahead; from 1 m on it is foreseen at 3 m, and nothing where none was."""
     seen = planar(look(np.array([[0.0, 0, 0]]), np.zeros(1), K, 160, 96), np.eye(2, 3))
     goal = planar(look(np.array([[1.0, 0, 0]]), np.zeros(1), K, 160, 96), np.eye(2, 3))
     profile = np.full((1, PROFILE), 4.0, np.float32)
@@ -529,7 +527,7 @@ def test_bad_profiles_are_refused(profiles: np.ndarray) -> None:
 
 
 def test_a_crowd_is_cut_to_the_nearest_which_hold_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With thousands of distinct views in reach the cut changes which weak candidates are listed, not what is picked."""
+    """With thousands of views in reach the cut changes which weak candidates are listed, not what is picked."""
     from context_as_memory.retrieval import index as module
 
     rng = np.random.default_rng(3)
@@ -594,7 +592,7 @@ def test_explained_in_space_equals_loop_and_ignores_rigid_motion(seed: int) -> N
 
 
 def test_in_space_a_look_down_is_not_a_look_ahead() -> None:
-    """Two stored frames of one place and heading: on the ground they are one view, in space only one shows the target."""
+    """Two stored frames of one place and heading: on the ground one view, in space only one shows the target."""
     ahead = look(np.zeros((1, 3)), np.zeros(1), K, 160, 96)
     down = np.eye(4)
     down[:3, :3] = Rotation.from_euler("x", -80, degrees=True).as_matrix()

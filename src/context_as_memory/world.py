@@ -316,7 +316,8 @@ class World:
                     self._kept[entry] = known
             frames.append(known)
         self._fresh = dict(zip(entries, frames, strict=True))
-        found = [tuple(torch.stack(parts, dim=1) for parts in zip(*layer, strict=True)) for layer in zip(*frames)]
+        layers = zip(*frames, strict=True)
+        found = [tuple(torch.stack(parts, dim=1) for parts in zip(*layer, strict=True)) for layer in layers]
         return [(k, v) for k, v in found]
 
     def _keep(self, entries: Sequence[int]) -> None:

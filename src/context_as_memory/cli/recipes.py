@@ -51,7 +51,7 @@ def world_base() -> WorldRecipe:
         model=TransformerConfig(num_attention_heads=3, attention_head_dim=128, ffn_dim=1536, num_layers=11),
         flow=FlowMatching(shift=2.0, preconditioned=True),
         own_frames=0.5,
-        critic=CriticConfig(strength=1.0),
+        critic=CriticConfig(strength=0.5),
         train=TrainConfig(
             steps=200_000, budget_minutes=27, batch_size=256, optimizer="muon", learning_rate=2e-3, data_workers=14
         ),

@@ -24,9 +24,9 @@ class RetrievalConfig:
     near_m, far_m: depth limits of a view for the overlap (metres, 0 < near < far).
     coverage: a stored frame explains a sample of the target view only if it sees it from a direction at most
     `parallax_rad` away and from `scale_band` times the target's distance; picking stops when the best gain is under
-    `min_gain` of all samples, and starts again to explain every sample once more until that was done `layers` times. A frame
-    whose keys and values are kept from earlier chunks is free to read: it is preferred while its gain is within
-    `kept_bonus` of all samples of the best.
+    `min_gain` of all samples, and starts again to explain every sample once more until that was done `layers` times.
+    A frame whose keys and values are kept from earlier chunks is free to read: it is preferred while its gain is
+    within `kept_bonus` of all samples of the best.
     visible: where depth profiles are known, the samples are the surfaces that the target will meet as far as stored
     frames have seen them, and a frame explains those that it shows, also from directions up to `visible_parallax_rad`
     away; without profiles it is `coverage`.

@@ -83,7 +83,7 @@ def retrieve(
             tie_break, best = shortlist(shared[passed], SHORTLIST)
             rows = candidates[::-1][best]
             claims = explained_in_space(samples, bank[np.append(rows, last)], config)
-            shown = claims[len(rows) :].any(axis=0)
+            shown = np.asarray(claims[len(rows) :].any(axis=0))
             chosen, scores = layered_cover(claims[: len(rows)], shown, tie_break[best], rows, budget, config, kept)
             picks = rows[chosen]
         else:

@@ -10,6 +10,7 @@ frames, so that a fault stays with its picture.)
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ class OwnFrames:
         folder.mkdir(parents=True, exist_ok=True)
         meta = folder / "shape.json"
         wanted = {"frames": frames, "shape": list(shape)}
-        mode = "r+" if meta.exists() else "w+"
+        mode: Literal["r+", "w+"] = "r+" if meta.exists() else "w+"
         if meta.exists() and json.loads(meta.read_text()) != wanted:
             raise UserError(f"training: {folder} belongs to other data; use another --out folder, or delete it")
         self.latents = np.memmap(folder / "latents.bin", np.float16, mode, shape=(frames, *shape))
