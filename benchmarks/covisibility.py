@@ -18,30 +18,16 @@ import numpy as np
 from published_rules import memorizon, worldmem, worldplay
 
 from context_as_memory.camera import PROFILE, Cameras
-from context_as_memory.data.doom_map import DoomMap, horizon_rays
+from context_as_memory.data.doom_map import horizon_rays
 from context_as_memory.data.episode import list_episodes
 from context_as_memory.data.render import load_map
+from context_as_memory.evaluation.covisibility import grown, shown
 from context_as_memory.evaluation.ground_truth import Task, choose_tasks
 from context_as_memory.evaluation.metrics import mean_interval
 from context_as_memory.retrieval import RetrievalConfig, retrieve
 
-RAYS, BIT_M, CHUNK_FRAMES = 48, 0.25, 4
+CHUNK_FRAMES = 4
 BUDGETS = (2, 4, 8, 14)
-
-
-def shown(doom_map: DoomMap, cameras: Cameras) -> np.ndarray:
-    """The bits of wall that each frame shows: int64 [N, RAYS], one number per bit, -1 where a ray meets none."""
-    rays, depth_m = horizon_rays(doom_map, cameras, RAYS)
-    hit = np.isfinite(depth_m)
-    point = cameras.position[:, None, :2] + np.where(hit, depth_m, 0)[..., None] * rays
-    x, y = np.moveaxis(np.floor(point / BIT_M).astype(np.int64), -1, 0) + 100_000
-    return np.where(hit, x * 1_000_000 + y, -1)
-
-
-def grown(bits: np.ndarray) -> np.ndarray:
-    """The given bits and their neighbours: a wall is not seen in quarter metres."""
-    bits = np.unique(bits[bits >= 0])
-    return np.unique(np.concatenate([bits + 1_000_000 * x + y for x in (-1, 0, 1) for y in (-1, 0, 1)]))
 
 
 def oracle(bits: np.ndarray, wanted: np.ndarray, frames: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""The command line: `cam generate`, `retrieve`, `render`, `check`, `encode`, `train`, `evaluate-returns`.
+"""The command line: `cam generate`, `retrieve`, `evaluate`, `render`, `encode`, `train` and others.
 
 Every subcommand is a dataclass; its fields are the flags. Heavy modules are imported when a command runs, so that
 `cam --help` answers at once. Bad input ends with one line on stderr and exit code 2, Ctrl-C with exit code 130.
@@ -15,7 +15,7 @@ import tyro
 from context_as_memory import __version__
 from context_as_memory.cli import world as worlds
 from context_as_memory.errors import UserError
-from context_as_memory.evaluation.config import GenerateConfig, GroundTruthConfig, Strategy
+from context_as_memory.evaluation.config import EvaluateConfig, GenerateConfig, GroundTruthConfig, Strategy
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -144,6 +144,7 @@ Train = Annotated[
 Command = (
     Annotated[GenerateConfig, tyro.conf.subcommand("generate")]
     | Annotated[Retrieve, tyro.conf.subcommand("retrieve")]
+    | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
     | Annotated[GroundTruthConfig, tyro.conf.subcommand("evaluate-returns")]
     | Annotated[Render, tyro.conf.subcommand("render")]
     | Annotated[Check, tyro.conf.subcommand("check")]
@@ -210,7 +211,17 @@ def _retrieve(command: Retrieve) -> int:
     return 0
 
 
-def _evaluate(config: GroundTruthConfig) -> int:
+def _evaluate(config: EvaluateConfig) -> int:
+    from context_as_memory.evaluation.suite.run import evaluate
+
+    report = evaluate(config)
+    for name, value in report.summary.items():
+        print(f"{name:32s} {value:.3f}" if isinstance(value, float) else f"{name:32s} {value}")
+    print(f"reports in {config.out}: report.html, report.md, report.json")
+    return 0
+
+
+def _evaluate_returns(config: GroundTruthConfig) -> int:
     from context_as_memory.evaluation.ground_truth import evaluate_ground_truth
 
     evaluate_ground_truth(config)
@@ -317,7 +328,8 @@ def _print_figures(figures: dict[str, float]) -> None:
 _RUN: dict[type, Callable[[Any], int]] = {
     GenerateConfig: _generate,
     Retrieve: _retrieve,
-    GroundTruthConfig: _evaluate,
+    EvaluateConfig: _evaluate,
+    GroundTruthConfig: _evaluate_returns,
     Render: _render,
     Check: _check,
     Encode: _encode,

@@ -1,4 +1,4 @@
-"""Settings of `cam generate` and `cam evaluate-returns`. Apart from the code that uses them, and from NumPy, so that
+"""Settings of `cam generate`, `evaluate-returns` and `evaluate`. Apart from the code that uses them, and from NumPy, so that
 `cam --help` answers at once."""
 
 from dataclasses import dataclass
@@ -79,3 +79,36 @@ class GroundTruthConfig:
     """File for the numbers."""
     sheet: Path | None = None
     """PNG with one row of pictures per return."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Prove that memory is used, or try it from any picture: report.json, report.md and report.html."""
+
+    suite: Literal["proof", "revisit"]
+    """proof: gate, matched controls, memory swap, retrieval, drift, cost, on recorded episodes. revisit: turn away and
+    back, walk away and back, from any picture."""
+    out: Path
+    """Folder for the reports; a run found there is resumed."""
+    weights: str = "default"
+    """`default` or a folder made by `cam train world`."""
+    data: str = "test"
+    """Folder of episodes; `test` renders the six test maps once (needs the `render` extra)."""
+    split: str = "test"
+    """train, val or test: only test maps are unknown to the shipped weights."""
+    image: Path | None = None
+    """revisit: the picture to start from; the shipped ones if not given."""
+    hfov_deg: float = 90.0
+    """revisit: horizontal field of view of that picture, in degrees."""
+    clips: int = 48
+    """proof: number of returns, spread evenly over the episodes."""
+    walks: int = 12
+    """proof: number of walks that must leave and come back."""
+    drift_frames: int = 600
+    """proof: length of the walk that is watched for drift; 0: none."""
+    seed: int = 0
+    """Chooses returns, walks and noise."""
+    shard: str = "0/1"
+    """i/n: measure every n-th clip only; run all n into one folder, then once more without to write the reports."""
+    threads: int | None = None
+    """CPU threads."""

@@ -1,0 +1,73 @@
+"""What the suite needs of a system under test: to generate from a given context, and to walk on its own.
+
+Any generator with memory fits behind these two calls, ours as well as somebody else's, or one made up for a test.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from context_as_memory.camera import Cameras
+from context_as_memory.retrieval import Retrieval
+
+if TYPE_CHECKING:
+    from context_as_memory.world import World
+
+
+class System(Protocol):
+    """A generator that reads context frames."""
+
+    chunk_frames: int
+    max_context: int
+
+    def generate(self, context_u8: np.ndarray, context: Cameras, targets: Cameras, seed: int) -> np.ndarray:
+        """One chunk, uint8 [chunk_frames, H, W, 3], seen from `targets`, given m context frames uint8 [m, H, W, 3] and
+        their cameras, the most recent frame last."""
+        ...
+
+    def walk(self, start_u8: np.ndarray, start: Cameras, path: Cameras, strategy: str, seed: int) -> np.ndarray:
+        """Frames uint8 [len(path), H, W, 3] along a path, remembering the start frames and its own; `strategy` is one
+        of `retrieval.STRATEGIES`."""
+        ...
+
+    def identity(self) -> Mapping[str, Any]:
+        """Name, hash and settings, for the report."""
+        ...
+
+
+class WorldSystem:
+    """Our world as a system: the one generation loop of `World`, with nothing of its own."""
+
+    def __init__(self, world: "World", name: str, sha256: str) -> None:
+        self.world, self._name, self._sha256 = world, name, sha256
+        self.chunk_frames = world.chunk_frames
+        self.max_context = world.config.retrieval.max_context
+
+    def fresh(self, seed: int, strategy: str | None = None) -> "World":
+        """The same weights with an empty memory."""
+        config = replace(self.world.config, seed=seed)
+        if strategy is not None:
+            config = replace(config, retrieval=replace(config.retrieval, strategy=strategy))
+        return type(self.world)(self.world.model, self.world.codec, config, str(self.world.device))
+
+    def generate(self, context_u8: np.ndarray, context: Cameras, targets: Cameras, seed: int) -> np.ndarray:
+        world = self.fresh(seed)
+        world.reset(context_u8, context)
+        everything = np.arange(len(context))
+        given = Retrieval(everything, np.zeros(len(context)), everything)
+        return world.step(targets, retrieval=given, commit=False).frames_u8
+
+    def walk(self, start_u8: np.ndarray, start: Cameras, path: Cameras, strategy: str, seed: int) -> np.ndarray:
+        world = self.fresh(seed, strategy)
+        world.reset(start_u8, start)
+        return np.concatenate([chunk.frames_u8 for chunk in world.rollout(path)])
+
+    def identity(self) -> Mapping[str, Any]:
+        return {
+            "name": self._name,
+            "sha256": self._sha256,
+            "num_steps": self.world.config.num_steps,
+            "max_context": self.max_context,
+        }

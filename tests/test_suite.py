@@ -1,0 +1,240 @@
+"""The suite on systems whose answers are known: it must believe the honest one and see through the others."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from context_as_memory.camera import Cameras, cameras_from_actions, look, pinhole
+from context_as_memory.cli.main import main
+from context_as_memory.data.episode import Episode, write_episode
+from context_as_memory.errors import UserError
+from context_as_memory.evaluation.config import EvaluateConfig
+from context_as_memory.evaluation.returns import pose_distance
+from context_as_memory.evaluation.suite import proof
+from context_as_memory.evaluation.suite.proof import kept_share, measure_walk
+from context_as_memory.evaluation.suite.result import ClipStore
+from context_as_memory.evaluation.suite.run import evaluate, parse_shard, run_proof
+from context_as_memory.evaluation.suite.system import WorldSystem
+from context_as_memory.world import World
+from tiny_world import HEIGHT, WIDTH, paint_room, save_tiny_world
+
+CHUNK = 2
+
+
+def _episode(folder, name: str, seed: int) -> Episode:
+    """A walk in the painted room that looks away and comes back, several times."""
+    start = look(np.array([[float(seed), 0, 0]]), float(seed), pinhole(90, WIDTH, HEIGHT), WIDTH, HEIGHT)
+    path = cameras_from_actions(start, "w-8,j-50,none-6,l-50,s-8,w-8,l-40,none-6,j-40,d-8,j-60,l-60")
+    cameras = Cameras.concat([start, path])
+    pictures = paint_room(cameras)
+    pictures = pictures if seed == 0 else 255 - pictures  # another scene
+    return write_episode(folder / name, pictures, cameras, {"split": "test", "fps": 15.0, "name": name}, raw=True)
+
+
+@pytest.fixture(scope="module")
+def episodes(tmp_path_factory) -> list[Episode]:
+    folder = tmp_path_factory.mktemp("episodes")
+    return [_episode(folder, "one", 0), _episode(folder, "two", 1)]
+
+
+class Made:
+    """A system made up for a test: a function of the context, and one for walks."""
+
+    chunk_frames, max_context = CHUNK, 4
+
+    def __init__(self, generate, walk):
+        self._generate, self._walk = generate, walk
+
+    def generate(self, context_u8, context, targets, seed):
+        return self._generate(context_u8, context, targets, seed)
+
+    def walk(self, start_u8, start, path, strategy, seed):
+        return self._walk(start_u8, start, path, strategy, seed)
+
+    def identity(self):
+        return {"name": "made up", "sha256": ""}
+
+
+def _nearest(context_u8, context, targets, seed):
+    """What memory alone gives: the context frame with the closest pose."""
+    apart = np.abs(context.c2w[None] - targets.c2w[:, None]).sum(axis=(-1, -2))
+    return context_u8[apart.argmin(axis=1)]
+
+
+def _replay(episodes):
+    """A renderer: knows every recorded frame, as long as its context is right."""
+
+    def find(cameras):
+        frames = []
+        for pose in cameras.c2w:
+            for episode in episodes:
+                row = np.flatnonzero(np.abs(episode.cameras().c2w - pose).max(axis=(1, 2)) < 1e-9)
+                if len(row):
+                    frames.append(episode.frames()[row[0]])
+                    break
+        return np.stack(frames)
+
+    def generate(context_u8, context, targets, seed):
+        truth = find(targets)
+        known = find(context)
+        seen = (np.abs(known.astype(int) - context_u8).max(axis=(1, 2, 3)) == 0).all() and len(context) > 1
+        metres, radians = pose_distance(context.c2w, targets.c2w)
+        near = ((metres < 1.5) & (radians < np.radians(40))).any()
+        return truth if seen and near else np.full_like(truth, 128)
+
+    return Made(generate, lambda start_u8, start, path, strategy, seed: find(path))
+
+
+def _settings(out, **changes) -> EvaluateConfig:
+    return replace(EvaluateConfig(suite="proof", out=out, clips=8, walks=4, drift_frames=60), **changes)
+
+
+def _run(system, episodes, out):
+    out.mkdir(exist_ok=True)
+    return run_proof(system, episodes, _settings(out))
+
+
+def test_a_perfect_memory_is_believed_and_scores_at_the_ceiling(episodes, tmp_path):
+    # Many clips: in so small a room random frames show most targets too, and the right ones must be better all the same.
+    report = run_proof(_replay(episodes), episodes, _settings(tmp_path, clips=24))
+    assert report.summary["proven"] is True
+    assert report.interval("right.psnr_db").mean == pytest.approx(100.0)
+    assert report.summary["gate_pass_rate"] == 1.0
+    assert report.summary["kept.other_scene"] == 0.0
+    assert report.summary["kept.wrong_same_trajectory"] < 0.5
+    assert report.summary["gain_db.right"] > 20
+
+
+def test_a_system_without_memory_fails_the_proof(episodes, tmp_path):
+    def last(context_u8, context, targets, seed):
+        return np.repeat(context_u8[-1:], len(targets), axis=0)
+
+    system = Made(last, lambda start_u8, start, path, strategy, seed: np.repeat(start_u8[-1:], len(path), axis=0))
+    report = _run(system, episodes, tmp_path)
+    assert report.summary["proven"] is False
+    assert report.summary["gain_db.right"] == 0.0
+    # It copies the last frame, so it never left: the gate catches it.
+    assert report.summary["gate_pass_rate"] == 0.0
+    # It ignores its memory: a swap takes nothing from it.
+    assert report.summary["kept.wrong_same_trajectory"] == report.summary["kept.other_scene"] == 1.0
+
+
+def test_pictures_out_of_nowhere_keep_all_of_their_score_under_the_swap(episodes, tmp_path):
+    def dream(context_u8, context, targets, seed):
+        rng = np.random.default_rng(abs(hash(targets.c2w.tobytes())) % 2**32)
+        return rng.integers(0, 256, (len(targets), HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+    report = _run(Made(dream, lambda a, b, path, d, e: dream(a, b, path, e)), episodes, tmp_path)
+    assert report.summary["proven"] is False
+    assert report.summary["kept.other_scene"] == 1.0
+
+
+def test_copying_from_memory_is_seen_as_use_of_memory(episodes, tmp_path):
+    report = _run(Made(_nearest, _replay(episodes).walk), episodes, tmp_path)
+    assert report.summary["gain_db.right"] > 3
+    assert report.summary["kept.other_scene"] < 0.5
+
+
+def test_our_world_goes_through_the_suite_and_resumes(episodes, tmp_path, capsys):
+    world = World.from_pretrained(save_tiny_world(tmp_path / "weights"), device="cpu")
+    system = WorldSystem(world, "tiny", "0" * 64)
+    out = tmp_path / "out"
+    report = _run(system, episodes, out)
+    assert report.summary["proven"] in (True, False)
+    assert [row["history_frames"] for row in report.parts["cost"]] == [64.0, 256.0]
+    saved = json.loads((out / "report.json").read_text())
+    assert saved["schema"] == 1 and saved["suite"] == "proof"
+    assert {"gain_db.right", "gain_db.wrong_same_trajectory", "gain_db.other_scene", "gate_pass_rate"} <= set(
+        saved["summary"]
+    )
+    for metric in saved["metrics"].values():
+        assert len(metric["values"]) == len(saved["clips"])
+    html = (out / "report.html").read_text()
+    assert "data:video/mp4;base64," in html and "data:image/jpeg;base64," in html and "<svg" in html
+    assert "http" not in html.replace("http-equiv", "")  # nothing is fetched from anywhere
+    assert "| right |" in (out / "report.md").read_text()
+    system.generate = system.walk = None  # a second run measures nothing again
+    again = run_proof(replace_walk(system), episodes, _settings(out, drift_frames=0))
+    assert again.clips == report.clips
+
+
+def replace_walk(system):
+    """The same identity, but it must not be asked for pictures."""
+
+    def refuse(*arguments):
+        raise AssertionError("measured again")
+
+    idle = Made(refuse, refuse)
+    idle.identity = system.identity
+    idle.chunk_frames, idle.max_context = system.chunk_frames, system.max_context
+    return idle
+
+
+def test_shards_together_are_the_whole(episodes, tmp_path):
+    system = Made(_nearest, _replay(episodes).walk)
+    whole = _run(system, episodes, tmp_path / "whole")
+    (tmp_path / "parts").mkdir()
+    for shard in ("0/2", "1/2"):
+        partly = run_proof(system, episodes, _settings(tmp_path / "parts", shard=shard, drift_frames=0))
+    merged = run_proof(system, episodes, _settings(tmp_path / "parts", drift_frames=0))
+    assert merged.clips == whole.clips == partly.clips
+    for wrong in ("2/2", "x", "1"):
+        with pytest.raises(UserError, match="shard"):
+            ClipStore(tmp_path / "no", {}, parse_shard(wrong))
+
+
+def test_clips_of_other_settings_are_refused(episodes, tmp_path):
+    system = Made(_nearest, _replay(episodes).walk)
+    _run(system, episodes, tmp_path)
+    with pytest.raises(UserError, match="other settings"):
+        run_proof(system, episodes, _settings(tmp_path, seed=1))
+
+
+def test_shares_that_survive_a_swap():
+    assert kept_share(np.array([4.0, 4.0]), np.array([1.0, 1.0])) == pytest.approx(0.25)
+    assert kept_share(np.array([4.0]), np.array([-3.0])) == 0.0
+    assert kept_share(np.array([0.0]), np.array([0.0])) == 1.0
+    assert kept_share(np.array([-1.0]), np.array([-2.0])) == 1.0  # there was no gain to lose
+    assert kept_share(np.empty(0), np.empty(0)) is None
+
+
+def test_the_gate_is_closed_to_a_walk_that_does_not_come_back(episodes):
+    walk = proof.choose_walks(episodes, 1, 0)[0]
+    replay = _replay(episodes).walk
+
+    def stays_away(start_u8, start, path, strategy, seed):
+        made = replay(start_u8, start, path, strategy, seed)
+        middle = walk.away - walk.first - 1
+        made[middle:] = made[middle]
+        return made
+
+    for walks, expected in ((replay, 1.0), (stays_away, 0.0)):
+        clip, videos = measure_walk(Made(_nearest, walks), walk, 0, False)
+        assert clip["gate.coverage"] == expected
+        assert (clip["walk_coverage.psnr_db"] is None) == (expected == 0.0)
+        assert {len(video) for video in videos.values()} == {walk.back - walk.first + 1}
+
+
+def test_revisit_from_a_picture(tmp_path, capsys):
+    from context_as_memory.video import write_image
+
+    weights = save_tiny_world(tmp_path / "weights")
+    write_image(tmp_path / "photo.png", np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8))
+    out = tmp_path / "out"
+    words = ["evaluate", "--suite", "revisit", "--image", str(tmp_path / "photo.png"), "--weights", str(weights)]
+    assert main([*words, "--out", str(out)]) == 0
+    saved = json.loads((out / "report.json").read_text())
+    assert saved["clips"] == ["turn/photo", "walk/photo"]
+    assert saved["metrics"]["revisit_coverage.psnr_db"]["n"] >= 1
+    assert main([*words, "--out", str(out), "--clips", "0"]) == 2
+    assert "--clips" in capsys.readouterr().err
+
+
+def test_no_episodes_is_one_clear_error(tmp_path):
+    config = EvaluateConfig(
+        suite="proof", out=tmp_path / "out", data=str(tmp_path), weights=str(save_tiny_world(tmp_path / "weights"))
+    )
+    with pytest.raises(UserError, match=r"episode|no data set"):
+        evaluate(config)
