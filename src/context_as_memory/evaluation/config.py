@@ -1,5 +1,5 @@
-"""Settings of `cam generate`, `evaluate-returns` and `evaluate`. Apart from the code that uses them, and from NumPy, so that
-`cam --help` answers at once."""
+"""Settings of `cam generate`, `evaluate-returns` and `evaluate`. Apart from the code that uses them, and from NumPy, so
+that `cam --help` answers at once."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,11 +83,12 @@ class GroundTruthConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Prove that memory is used, or try it from any picture: report.json, report.md and report.html."""
+    """Measure memory: the paper's tables, a proof that it is used, or returns from any picture."""
 
-    suite: Literal["proof", "revisit"]
-    """proof: gate, matched controls, memory swap, retrieval, drift, cost, on recorded episodes. revisit: turn away and
-    back, walk away and back, from any picture."""
+    suite: Literal["paper", "proof", "revisit"]
+    """paper: the paper's tables, by rule and size of the context, on recorded and on own frames. proof: gate, matched
+    controls, memory swap, retrieval, drift, cost, on recorded episodes. revisit: turn away and back, walk away and back,
+    from any picture."""
     out: Path
     """Folder for the reports; a run found there is resumed."""
     weights: str = "default"
@@ -101,13 +102,15 @@ class EvaluateConfig:
     hfov_deg: float = 90.0
     """revisit: horizontal field of view of that picture, in degrees."""
     clips: int = 48
-    """proof: number of returns, spread evenly over the episodes."""
+    """proof: number of returns; paper: number of chunks; spread evenly over the episodes."""
     walks: int = 12
-    """proof: number of walks that must leave and come back."""
+    """proof: number of walks that must leave and come back; paper: number of turns."""
     drift_frames: int = 600
     """proof: length of the walk that is watched for drift; 0: none."""
     seed: int = 0
     """Chooses returns, walks and noise."""
+    seeds: int = 3
+    """paper: seeds of the noise per clip."""
     shard: str = "0/1"
     """i/n: measure every n-th clip only; run all n into one folder, then once more without to write the reports."""
     threads: int | None = None

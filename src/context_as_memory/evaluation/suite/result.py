@@ -69,12 +69,11 @@ class Report:
         metrics = {}
         for name in self.metrics():
             interval = self.interval(name)
-            known = interval is not None
             metrics[name] = {
-                "mean": interval.mean if known else None,
-                "low": interval.low if known else None,
-                "high": interval.high if known else None,
-                "n": interval.num if known else 0,
+                "mean": interval and interval.mean,
+                "low": interval and interval.low,
+                "high": interval and interval.high,
+                "n": interval.num if interval else 0,
                 "values": [clip.get(name) for clip in self.clips.values()],
             }
         return {

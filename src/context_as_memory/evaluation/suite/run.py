@@ -10,12 +10,12 @@ from context_as_memory.camera import Cameras, cameras_from_actions, look, pinhol
 from context_as_memory.data.episode import Episode, list_episodes
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.config import EvaluateConfig
-from context_as_memory.evaluation.ground_truth import choose_tasks
+from context_as_memory.evaluation.ground_truth import Task, choose_tasks
 from context_as_memory.evaluation.metric_networks import cache_folder
 from context_as_memory.evaluation.report import contact_sheet, write_json
 from context_as_memory.evaluation.returns import find_returns, visits
 from context_as_memory.evaluation.start import start_frame, start_names
-from context_as_memory.evaluation.suite import page, proof
+from context_as_memory.evaluation.suite import page, paper, proof
 from context_as_memory.evaluation.suite.result import (
     Clip,
     ClipStore,
@@ -40,7 +40,8 @@ def evaluate(config: EvaluateConfig) -> Report:
     config.out.mkdir(parents=True, exist_ok=True)
     if config.suite == "revisit":
         return run_revisit(system, config)
-    return run_proof(system, test_episodes(config.data, config.split), config)
+    run = run_paper if config.suite == "paper" else run_proof
+    return run(system, test_episodes(config.data, config.split), config)
 
 
 def open_system(config: EvaluateConfig) -> WorldSystem:
@@ -189,6 +190,105 @@ def write_proof(report: Report, out: Path) -> None:
 
 def _number(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+# -- paper -------------------------------------------------------------------------------------------------------------
+
+
+def run_paper(system: System, episodes: Sequence[Episode], config: EvaluateConfig) -> Report:
+    """The suite `paper` on episodes: the paper's three tables; see `paper` for what is measured."""
+    networks = have_networks()
+    settings = proof.settings_of(
+        system,
+        clips=config.clips,
+        walks=config.walks,
+        seed=config.seed,
+        seeds=config.seeds,
+        split=config.split,
+        episodes=[episode.name for episode in episodes],
+        networks=networks,
+    )
+    identity = dict(system.identity())
+    store = ClipStore(config.out, settings | {"weights": identity.get("sha256")}, parse_shard(config.shard))
+    seeds = [config.seed + number for number in range(config.seeds)]
+    tasks = anywhere(episodes, system.chunk_frames, config.clips, config.seed)
+    rng = np.random.default_rng(config.seed)
+    around = [episodes[number % len(episodes)] for number in range(config.walks)]
+    turns = [(episode, int(rng.integers(episode.num_frames))) for episode in around]
+    frames = config.out / "frames"
+    frames.mkdir(exist_ok=True)
+
+    def one_chunk(row: int) -> Clip:
+        clip, made = paper.measure_chunk(system, tasks[row], seeds, networks)
+        np.savez_compressed(frames / f"chunk-{row:04d}.npz", **made)  # type: ignore[arg-type]
+        return clip
+
+    def one_turn(row: int) -> Clip:
+        episode, start = turns[row]
+        clip, made = paper.measure_history(system, episode, start, seeds, networks)
+        np.savez_compressed(frames / f"turn-{row:04d}.npz", **made)  # type: ignore[arg-type]
+        return clip
+
+    report = Report("paper", settings, identity)
+    report.clips |= store.run([f"chunk/{t.episode.name}/{t.start}" for t in tasks], one_chunk, "ground truth")
+    report.clips |= store.run([f"turn/{e.name}/{start}" for e, start in turns], one_turn, "history")
+    for name in ("coverage", "paper", "recent"):
+        for kind in ("", "history_"):
+            interval = report.interval(f"{kind}{name}.psnr_db")
+            report.summary[f"{kind}{name}.psnr_db"] = None if interval is None else interval.mean
+    write_paper(report, config.out)
+    return report
+
+
+def anywhere(episodes: Sequence[Episode], chunk_frames: int, clips: int, seed: int) -> list[Task]:
+    """Chunks anywhere on the recorded paths, after the first 100 frames, evenly over the episodes."""
+    rng = np.random.default_rng(seed)
+    tasks = []
+    for episode in episodes:
+        first = min(100, episode.num_frames // 2)
+        starts = rng.integers(first, episode.num_frames - chunk_frames, -(-clips // len(episodes)))
+        tasks += [Task(episode, int(start), int(start)) for start in np.unique(starts)]
+    return tasks
+
+
+def write_paper(report: Report, out: Path) -> None:
+    """report.json, report.md and report.html with the paper's tables."""
+    write_json(out / "report.json", report.json())
+
+    def row(name: str, title: str, kinds: Sequence[str] = ("",)) -> list[str]:
+        found = [title]
+        for kind in kinds:
+            found += [cell(report.interval(f"{kind}{name}.{m}"), d) for m, d in (("psnr_db", 2), ("lpips", 3))]
+        return found
+
+    both = ["context", "GT PSNR", "GT LPIPS", "HC PSNR", "HC LPIPS"]
+    history = {"first_random": "random"}  # what comes closest to that row among the strategies of walks
+    table1 = [
+        row(name, name.replace("_", " "))
+        + [
+            cell(report.interval(f"history_{history.get(name, name)}.{m}"), d)
+            for m, d in (("psnr_db", 2), ("lpips", 3))
+        ]
+        for name in paper.ROWS
+    ]
+    table2 = [row(f"coverage@{size}", str(size)) for size in paper.SIZES]
+    table3 = [row(name, name.replace("_", " ")) for name in paper.ABLATION]
+    tables = [
+        ("Methods (the paper's table 1)", both, table1),
+        ("Context size (table 2), coverage", ["frames", "GT PSNR", "GT LPIPS"], table2),
+        ("Retrieval (table 3)", ["retrieval", "GT PSNR", "GT LPIPS"], table3),
+    ]
+    name = report.weights.get("name")
+    text = [f"# The paper's tables: {name}\n"]
+    text += [f"## {heading}\n\n{markdown_table(head, rows)}" for heading, head, rows in tables]
+    write_text(out / "report.md", "\n".join(text))
+    sections = [(heading, page.table(head, rows)) for heading, head, rows in tables]
+    films = []
+    for path in sorted((out / "frames").glob("turn-*.npz"))[:FILMS]:
+        with np.load(path) as made:
+            films.append(page.film(np.concatenate([made[s] for s in ("coverage", "recent")], axis=2)))
+    sections.append(("Turn and return: with memory, with recent frames only", "".join(films)))
+    write_text(out / "report.html", page.page(f"The paper's tables: {name}", sections))
 
 
 # -- revisit -----------------------------------------------------------------------------------------------------------
