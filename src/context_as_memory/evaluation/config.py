@@ -87,8 +87,8 @@ class EvaluateConfig:
 
     suite: Literal["paper", "proof", "revisit"]
     """paper: the paper's tables, by rule and size of the context, on recorded and on own frames. proof: gate, matched
-    controls, memory swap, retrieval, drift, cost, on recorded episodes. revisit: turn away and back, walk away and back,
-    from any picture."""
+    controls, memory swap, retrieval, drift, cost, on recorded episodes. revisit: turn away and back, walk away and
+    back, from any picture."""
     out: Path
     """Folder for the reports; a run found there is resumed."""
     weights: str = "default"
