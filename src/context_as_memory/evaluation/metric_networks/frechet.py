@@ -1,6 +1,7 @@
 """What FID and FVD share: TensorFlow 1's resizing, features in batches, the distance of two clouds of features."""
 
 import numpy as np
+import scipy.linalg
 import torch
 from torch import Tensor, nn
 
@@ -12,16 +13,22 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
         |mean_a - mean_b|^2 + trace(C_a + C_b - 2 (C_a C_b)^(1/2)), covariances over n - 1 and m - 1, in float64.
 
-    The sets may be of unequal size; their order does not matter. Few items bias the value upwards: compare only values
-    of equally large sets. Fewer items than features (singular covariances) need no special case.
+    The sets may be of unequal size; their order does not matter. Few items bias the value (arXiv 1911.07023): compare
+    only values of equally large sets. Fewer items than features (singular covariances) need no special case.
     """
     a, b = a.astype(np.float64), b.astype(np.float64)
     gap = a.mean(axis=0) - b.mean(axis=0)
     # With C = R^T R the eigenvalues of C_a C_b are the squared singular values of R_a R_b^T; the trace of the root is
     # their sum. Nothing turns complex and no offset is put on the diagonal, as with a root of the product itself.
-    r_a, r_b = (np.linalg.qr((x - x.mean(axis=0)) / np.sqrt(len(x) - 1), mode="r") for x in (a, b))
-    trace_of_root = np.linalg.svd(r_a @ r_b.T, compute_uv=False).sum()
+    r_a, r_b = _root_of_covariance(a), _root_of_covariance(b)
+    trace_of_root = scipy.linalg.svdvals(r_a @ r_b.T).sum()
     return max(0.0, float(gap @ gap + np.square(r_a).sum() + np.square(r_b).sum() - 2 * trace_of_root))
+
+
+def _root_of_covariance(x: np.ndarray) -> np.ndarray:
+    """R [min(n, d), d] with R^T R the covariance of x [n, d]."""
+    root: np.ndarray = scipy.linalg.qr((x - x.mean(axis=0)) / np.sqrt(len(x) - 1), mode="r")[0]
+    return root[: x.shape[1]]  # the rows below are zero
 
 
 def features(network: nn.Module, items_u8: np.ndarray, batch: int) -> np.ndarray:

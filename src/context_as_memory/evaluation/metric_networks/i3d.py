@@ -1,4 +1,8 @@
-"""FVD (arXiv 1812.01717): videos compared by the I3D network (arXiv 1705.07750)."""
+"""FVD (arXiv 1812.01717): videos compared by the I3D network (arXiv 1705.07750).
+
+Checked: black clips against white ones of 15 frames give 133.9 (tests/test_metric_networks.py). Other variants in use
+(pooled features, TorchScript ports, cropping) give other values.
+"""
 
 import math
 from collections import OrderedDict
