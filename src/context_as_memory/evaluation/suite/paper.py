@@ -12,12 +12,14 @@ row is what its compression leaves of old frames, drawn as one picture, for weig
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from context_as_memory.camera import Cameras, cameras_from_actions
 from context_as_memory.data.episode import Episode
 from context_as_memory.evaluation.ground_truth import Task
+from context_as_memory.evaluation.metric_networks import fid, fvd
 from context_as_memory.evaluation.suite.proof import recorded
 from context_as_memory.evaluation.suite.result import Clip, picture_scores
 from context_as_memory.evaluation.suite.system import System
@@ -27,6 +29,7 @@ ROWS = ("first", "first_random", "recent", "framepack", "paper", "coverage")
 SIZES = (1, 5, 10, 20, 30)
 ABLATION = ("random", "fov_random", "fov_nonadjacent", "fov_nonadjacent_far")
 HISTORY = ("first", "random", "recent", "paper", "coverage")  # strategies of walks
+CLIP = 16  # frames of a video for FVD
 SMALLEST = 8  # pixels: FramePack's halving ends here
 
 Choose = Callable[[Cameras, Cameras, int, int], np.ndarray]  # memory, targets, size, seed -> frames, most recent last
@@ -118,6 +121,23 @@ def measure_chunk(
     return {key: float(np.mean(values)) for key, values in sums.items()}, made
 
 
+def distribution_distances(folder: Path) -> dict[str, dict[str, float]]:
+    """FID of every row's generated chunks against the recorded ones, and FVD of the last `CLIP` frames of every
+    strategy's turns against recorded clips, from the frames that the clips left in `folder`."""
+    chunks = [dict(np.load(path)) for path in sorted(folder.glob("chunk-*.npz"))]
+    turns = [dict(np.load(path)) for path in sorted(folder.glob("turn-*.npz"))]
+    found: dict[str, dict[str, float]] = {"fid": {}, "fvd": {}}
+    if chunks:
+        truth = np.concatenate([made["truth"] for made in chunks])
+        for name in ROWS:
+            found["fid"][name] = fid(np.concatenate([made[name] for made in chunks]), truth)
+    if len(turns) > 1:
+        recorded_clips = np.stack([made["recorded"] for made in turns])
+        for name in HISTORY:
+            found["fvd"][name] = fvd(np.stack([made[name][-CLIP:] for made in turns]), recorded_clips)
+    return found
+
+
 def turn_and_back(camera: Cameras, rng: np.random.Generator) -> Cameras:
     """A turn on the spot by 90 to 180 degrees and back, 3 degrees a frame."""
     turn = int(rng.integers(30, 61))
@@ -128,8 +148,8 @@ def turn_and_back(camera: Cameras, rng: np.random.Generator) -> Cameras:
 def measure_history(
     system: System, episode: Episode, start: int, seeds: Sequence[int], networks: bool
 ) -> tuple[Clip, dict[str, np.ndarray]]:
-    """One turn and return on own frames under every strategy; all mirrored pairs. Returns scores and the videos of the
-    last seed."""
+    """One turn and return on own frames under every strategy; all mirrored pairs. Returns scores, the videos of the
+    last seed, and `recorded`, a recorded clip from the same start."""
     frames, cameras = recorded(episode)
     path = turn_and_back(cameras[[start]], np.random.default_rng(start))
     half = len(path) // 2
@@ -142,4 +162,6 @@ def measure_history(
             out, back = made[strategy][:half], made[strategy][:half:-1]
             for key, value in picture_scores(f"history_{strategy}", back, out, networks).items():
                 sums.setdefault(key, []).append(float(value or 0.0))
+    first = min(start, len(frames) - CLIP)
+    made["recorded"] = frames[first : first + CLIP]
     return {key: float(np.mean(values)) for key, values in sums.items()}, made

