@@ -73,6 +73,18 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Compare:
+    """What changed between two reports of `cam evaluate`, with intervals, and where their settings differ."""
+
+    first: tyro.conf.Positional[Path]
+    """A report.json."""
+    second: tyro.conf.Positional[Path]
+    """Another one of the same suite."""
+    json: Path | None = None
+    """File for the differences."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Encode:
     """Encode all frames of a data set once, for training."""
 
@@ -145,6 +157,7 @@ Command = (
     Annotated[GenerateConfig, tyro.conf.subcommand("generate")]
     | Annotated[Retrieve, tyro.conf.subcommand("retrieve")]
     | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[GroundTruthConfig, tyro.conf.subcommand("evaluate-returns")]
     | Annotated[Render, tyro.conf.subcommand("render")]
     | Annotated[Check, tyro.conf.subcommand("check")]
@@ -218,6 +231,13 @@ def _evaluate(config: EvaluateConfig) -> int:
     for name, value in report.summary.items():
         print(f"{name:32s} {value:.3f}" if isinstance(value, float) else f"{name:32s} {value}")
     print(f"reports in {config.out}: report.html, report.md, report.json")
+    return 0
+
+
+def _compare(command: Compare) -> int:
+    from context_as_memory.evaluation.compare import compare
+
+    compare(command.first, command.second, command.json)
     return 0
 
 
@@ -329,6 +349,7 @@ _RUN: dict[type, Callable[[Any], int]] = {
     GenerateConfig: _generate,
     Retrieve: _retrieve,
     EvaluateConfig: _evaluate,
+    Compare: _compare,
     GroundTruthConfig: _evaluate_returns,
     Render: _render,
     Check: _check,

@@ -1,0 +1,93 @@
+"""`cam compare`: what changed between two reports, with intervals, and where their settings differ."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from context_as_memory.errors import UserError
+from context_as_memory.evaluation.metrics import Interval, mean_interval
+from context_as_memory.evaluation.report import write_json
+
+SCHEMA = 1
+RESAMPLES = 2000
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """A report.json of a known schema; `UserError` for anything else."""
+    try:
+        report = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is no report ({error}); give a report.json of `cam evaluate`") from error
+    if not isinstance(report, dict) or report.get("schema") != SCHEMA:
+        found = report.get("schema") if isinstance(report, dict) else None
+        raise UserError(f"{path} has report schema {found!r}, this version reads {SCHEMA}; evaluate again")
+    for key, kind in (("clips", list), ("metrics", dict), ("settings", dict)):
+        if not isinstance(report.get(key), kind):
+            raise UserError(f"{path} lacks {key!r}; evaluate again")
+    return report
+
+
+def difference(a: dict[str, Any], b: dict[str, Any], metric: str) -> tuple[Interval, bool] | None:
+    """The mean of a metric in report b minus that in a, with its 95 % interval, and whether it is paired: clip by clip
+    where both measured the same clips, else by resampling each on its own. None if one has no value."""
+    values = [
+        {
+            clip: value
+            for clip, value in zip(r["clips"], r["metrics"][metric]["values"], strict=True)
+            if value is not None
+        }
+        for r in (a, b)
+    ]
+    common = sorted(values[0].keys() & values[1].keys())
+    if len(common) >= 2:
+        return mean_interval(np.array([values[1][clip] - values[0][clip] for clip in common])), True
+    first, second = (np.array(list(found.values()), np.float64) for found in values)
+    if not len(first) or not len(second):
+        return None
+    rng = np.random.default_rng(0)
+    means = [rng.choice(part, (RESAMPLES, len(part))).mean(axis=1) for part in (first, second)]
+    low, high = np.quantile(means[1] - means[0], [0.025, 0.975])
+    mean = float(second.mean() - first.mean())
+    return Interval(mean, float(low), float(high), min(len(first), len(second))), False
+
+
+def compare(first: Path, second: Path, out: Path | None = None) -> dict[str, Any]:
+    """Print how the second report differs from the first; returns (and writes to `out`) the same as JSON."""
+    from rich.console import Console
+    from rich.table import Table
+
+    a, b = read_report(first), read_report(second)
+    if a.get("suite") != b.get("suite"):
+        raise UserError(f"{first} is of suite {a.get('suite')}, {second} of {b.get('suite')}; compare like with like")
+    changed = {
+        key: [a["settings"].get(key), b["settings"].get(key)]
+        for key in sorted(a["settings"].keys() | b["settings"].keys())
+        if a["settings"].get(key) != b["settings"].get(key)
+    }
+    weights = [report.get("weights", {}).get("sha256") for report in (a, b)]
+    if weights[0] != weights[1]:
+        changed["weights"] = weights
+    found: dict[str, Any] = {}
+    table = Table(title=f"{second} minus {first}")
+    for heading in ("metric", "difference", "95 % interval", "clips"):
+        table.add_column(heading, justify="left" if heading == "metric" else "right")
+    for metric in (name for name in a["metrics"] if name in b["metrics"]):
+        result = difference(a, b, metric)
+        if result is None:
+            continue
+        interval, paired = result
+        found[metric] = {"mean": interval.mean, "low": interval.low, "high": interval.high, "paired": paired}
+        mark = "" if interval.low <= 0 <= interval.high else " *"
+        clips = f"{interval.num}" if paired else f"{interval.num}, unpaired"
+        table.add_row(metric, f"{interval.mean:+.3f}{mark}", f"[{interval.low:+.3f}, {interval.high:+.3f}]", clips)
+    console = Console()
+    console.print(table)
+    console.print("* the interval leaves out 0")
+    for key, (before, after) in changed.items():
+        console.print(f"settings differ: {key}: {before} -> {after}", markup=False)
+    answer = {"suite": a.get("suite"), "settings_differ": changed, "differences": found}
+    if out is not None:
+        write_json(out, answer)
+    return answer
