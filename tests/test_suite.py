@@ -18,6 +18,7 @@ from context_as_memory.evaluation.suite.proof import kept_share, measure_walk
 from context_as_memory.evaluation.suite.result import ClipStore
 from context_as_memory.evaluation.suite.run import evaluate, parse_shard, run_paper, run_proof
 from context_as_memory.evaluation.suite.system import WorldSystem
+from context_as_memory.video import VideoWriter
 from context_as_memory.world import World
 from tiny_world import HEIGHT, WIDTH, paint_room, save_tiny_world
 
@@ -264,3 +265,50 @@ def test_compressed_history_gives_each_older_frame_half_of_the_rest():
     assert (packed[:16, 32:] == 30).all()  # then half of the height of the rest
     assert (packed[16:, 32:48] == 20).all()
     assert not (packed == 250).any()
+
+
+# -- videos of others --------------------------------------------------------------------------------------------------
+
+
+def _foreign(folder, name: str, pictures: np.ndarray, cameras: Cameras) -> None:
+    with VideoWriter(folder / f"{name}.mp4", WIDTH, HEIGHT, 15, lossless=True) as video:
+        video.write(pictures)
+    (folder / name).mkdir()
+    np.save(folder / name / "poses.npy", cameras.c2w)
+    np.save(folder / name / "intrinsics.npy", cameras.K)
+
+
+def test_videos_of_others_are_scored_by_their_returns(tmp_path, capsys):
+    """Rendered pictures return at the ceiling; returns that are 20 grey levels brighter have the PSNR of that."""
+    start = look(np.zeros((1, 3)), 0.0, pinhole(90, WIDTH, HEIGHT), WIDTH, HEIGHT)
+    cameras = Cameras.concat([start, cameras_from_actions(start, "j-40,none-4,l-40")])
+    pictures = np.clip(paint_room(cameras), 0, 230)
+    faded = pictures.copy()
+    faded[len(faded) // 2 :] += 20
+    for name, frames in (("faded", faded), ("true", pictures)):
+        _foreign(tmp_path, name, frames, cameras)
+    words = ["evaluate", "--videos", str(tmp_path), "--cameras", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    saved = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert saved["suite"] == "videos" and saved["clips"] == ["faded", "true"]
+    faded_db, true_db = saved["metrics"]["return.psnr_db"]["values"]
+    assert true_db > 60
+    assert faded_db == pytest.approx(20 * np.log10(255 / 20), abs=0.1)
+
+
+def test_foreign_input_that_does_not_fit_is_one_clear_error(tmp_path, capsys):
+    start = look(np.zeros((1, 3)), 0.0, pinhole(90, WIDTH, HEIGHT), WIDTH, HEIGHT)
+    folder, empty = tmp_path / "theirs", tmp_path / "empty"
+    folder.mkdir()
+    empty.mkdir()
+    _foreign(folder, "short", np.zeros((3, HEIGHT, WIDTH, 3), np.uint8), Cameras.concat([start, start]))
+    out = ["--out", str(tmp_path / "out")]
+    for words, expected in (
+        (["--videos", str(folder), "--cameras", str(folder)], "3 frames"),
+        (["--videos", str(folder), "--cameras", str(empty)], "has no cameras"),
+        (["--videos", str(empty), "--cameras", str(empty)], "no videos"),
+        (["--videos", str(folder)], "--cameras"),
+        ([], "--suite"),
+    ):
+        assert main(["evaluate", *words, *out]) == 2
+        assert expected in capsys.readouterr().err

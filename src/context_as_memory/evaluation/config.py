@@ -85,7 +85,7 @@ class GroundTruthConfig:
 class EvaluateConfig:
     """Measure memory: the paper's tables, a proof that it is used, or returns from any picture."""
 
-    suite: Literal["paper", "proof", "revisit"]
+    suite: Literal["paper", "proof", "revisit"] | None = None
     """paper: the paper's tables, by rule and size of the context, on recorded and on own frames. proof: gate, matched
     controls, memory swap, retrieval, drift, cost, on recorded episodes. revisit: turn away and back, walk away and
     back, from any picture."""
@@ -97,6 +97,10 @@ class EvaluateConfig:
     """Folder of episodes; `test` renders the six test maps once (needs the `render` extra)."""
     split: str = "test"
     """train, val or test: only test maps are unknown to the shipped weights."""
+    videos: Path | None = None
+    """Instead of a suite: a folder of videos that another system made; their returns are scored."""
+    cameras: Path | None = None
+    """The cameras of those videos: a folder with walk.npy, walk.json, walk.txt or walk/poses.npy for each walk.mp4."""
     image: Path | None = None
     """revisit: the picture to start from; the shipped ones if not given."""
     hfov_deg: float = 90.0

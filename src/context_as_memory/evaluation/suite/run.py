@@ -10,6 +10,7 @@ from context_as_memory.camera import Cameras, cameras_from_actions, look, pinhol
 from context_as_memory.data.episode import Episode, list_episodes
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.config import EvaluateConfig
+from context_as_memory.evaluation.foreign import find_videos, score_video
 from context_as_memory.evaluation.ground_truth import Task, choose_tasks
 from context_as_memory.evaluation.metric_networks import cache_folder
 from context_as_memory.evaluation.report import contact_sheet, write_json
@@ -36,6 +37,11 @@ def evaluate(config: EvaluateConfig) -> Report:
     """Run the suite that the settings name; returns what it found."""
     if config.clips < 1 or config.walks < 0 or config.drift_frames < 0:
         raise UserError("--clips must be at least 1, --walks and --drift-frames at least 0")
+    if (config.suite is None) == (config.videos is None) or (config.videos is None) != (config.cameras is None):
+        raise UserError("give either --suite, or --videos with --cameras")
+    if config.videos is not None and config.cameras is not None:
+        config.out.mkdir(parents=True, exist_ok=True)
+        return run_videos(config.videos, config.cameras, config)
     system = open_system(config)
     config.out.mkdir(parents=True, exist_ok=True)
     if config.suite == "revisit":
@@ -296,6 +302,41 @@ def write_paper(report: Report, out: Path) -> None:
             films.append(page.film(np.concatenate([made[s] for s in ("coverage", "recent")], axis=2)))
     sections.append(("Turn and return: with memory, with recent frames only", "".join(films)))
     write_text(out / "report.html", page.page(f"The paper's tables: {name}", sections))
+
+
+# -- videos of others --------------------------------------------------------------------------------------------------
+
+
+def run_videos(videos: Path, cameras: Path, config: EvaluateConfig) -> Report:
+    """Score the returns in videos of another system, see `foreign`."""
+    networks = have_networks()
+    pairs = find_videos(videos, cameras)
+    settings = {"videos": [name for name, _, _ in pairs], "networks": networks}
+    store = ClipStore(config.out, settings, parse_shard(config.shard))
+    report = Report("videos", settings, {"name": str(videos), "sha256": None})
+    report.clips |= store.run(
+        [name for name, _, _ in pairs], lambda row: score_video(pairs[row][1], pairs[row][2], networks), "videos"
+    )
+    measures = ("psnr_db", "ssim", "lpips")
+    for measure in measures:
+        interval = report.interval(f"return.{measure}")
+        report.summary[f"return.{measure}"] = None if interval is None else interval.mean
+    report.summary["videos_with_returns"] = len(report.values("return.psnr_db"))
+    report.notes.append("a picture that never changes remembers perfectly: look at the videos, and at their gaps")
+    write_json(config.out / "report.json", report.json())
+    rows = [
+        [name, *("-" if clip.get(key) is None else f"{clip[key]:.3f}" for key in ("returns", *_of("return", measures)))]
+        for name, clip in report.clips.items()
+    ]
+    headings = ["video", "returns", "PSNR, dB", "SSIM", "LPIPS"]
+    write_text(config.out / "report.md", f"# Returns in {videos}\n\n" + markdown_table(headings, rows))
+    sections = [("Returns against first visits", page.table(headings, rows) + f"<p>{report.notes[0]}</p>")]
+    write_text(config.out / "report.html", page.page(f"Returns in {videos}", sections))
+    return report
+
+
+def _of(name: str, measures: Sequence[str]) -> list[str]:
+    return [f"{name}.{measure}" for measure in measures]
 
 
 # -- revisit -----------------------------------------------------------------------------------------------------------
