@@ -19,6 +19,7 @@ from context_as_memory.data.episode import write_episode
 from context_as_memory.errors import UserError
 from context_as_memory.training.codec import CodecTask, train_codec
 from context_as_memory.training.trainer import TrainConfig, Trainer, learning_rate_factor
+from context_as_memory.training.weather import weathered
 from context_as_memory.training.world import train_world
 from context_as_memory.weights import from_pretrained
 from context_as_memory.world import World
@@ -274,3 +275,16 @@ def test_muon_equals_torchs_up_to_bf16():
         moved.append([p.detach() - start for p, start in zip(parameters, starts, strict=True)])
     for ours, theirs in zip(*moved, strict=True):
         assert (ours - theirs).norm() <= 0.03 * theirs.norm()
+
+
+def test_weather_leaves_others_alone_and_goes_all_the_way():
+    """Of many segments about the chosen share changes; a constant frame stays constant under fog and streaks."""
+    pool = torch.randn(200, 3, 4, 6, 8, generator=torch.Generator().manual_seed(0))
+    result = weathered(pool, 0.3, torch.Generator().manual_seed(1))
+    changed = (result != pool).flatten(1).any(dim=1)
+    assert 0.2 < changed.float().mean() < 0.4
+    assert torch.equal(weathered(pool, 0.0, torch.Generator().manual_seed(1)), pool)
+    flat = torch.ones(50, 3, 1, 6, 8)
+    rows = weathered(flat, 1.0, torch.Generator().manual_seed(2))
+    spread = rows.flatten(1).amax(dim=1) - rows.flatten(1).amin(dim=1)
+    assert spread.max() < 1e-5 and (rows.flatten(1).mean(dim=1) - 1).abs().max() > 0.1  # only the contrast differs

@@ -51,6 +51,7 @@ def world_base() -> WorldRecipe:
         model=TransformerConfig(num_attention_heads=3, attention_head_dim=128, ffn_dim=1536, num_layers=11),
         flow=FlowMatching(shift=2.0, preconditioned=True),
         own_frames=0.5,
+        weathered=0.3,
         critic=CriticConfig(strength=0.5),
         train=TrainConfig(
             steps=200_000, budget_minutes=27, batch_size=256, optimizer="muon", learning_rate=2e-3, data_workers=14
@@ -94,6 +95,7 @@ def world_tiny() -> WorldRecipe:
         chunk_latents=2,
         num_steps=2,
         own_frames=0.5,
+        weathered=0.3,
         critic=CriticConfig(strength=0.5, width=8),
         train=replace(_tiny_training(), batch_size=4),
     )

@@ -27,6 +27,7 @@ from ..weights import fingerprint, from_pretrained, load_weights, resolve, save_
 from .critic import Adversary, CriticConfig
 from .own_frames import OwnFrames
 from .trainer import TrainConfig, Trainer
+from .weather import weathered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,7 @@ class WorldRecipe:
     min_context: int = 2  # context slots of a batch are drawn from min_context .. retrieval.max_context
     context_noise: float = 0.15  # up to this much noise on memory: generated memory is never perfect
     own_frames: float = 0.0  # share of segments whose memory is, where it can be, what the denoiser made of them
+    weathered: float = 0.0  # share of segments whose memory has suffered, see `weather`
     critic: CriticConfig = field(default_factory=CriticConfig)
 
     @property
@@ -95,7 +97,7 @@ class WorldTask:
         def normal(shape: torch.Size) -> Tensor:
             return torch.randn(shape, generator=generator).to(targets.device)
 
-        pool = self._as_generated(batch, generator)
+        pool = weathered(self._as_generated(batch, generator), recipe.weathered, generator)
         level = torch.rand(pool.shape[0], 1, pool.shape[2], 1, 1, generator=generator).to(pool.device)
         pool = pool + recipe.context_noise * level * normal(pool.shape)
         sigma = recipe.flow.training_sigmas(len(targets), generator).to(targets.device)
