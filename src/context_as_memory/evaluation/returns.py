@@ -14,6 +14,7 @@ are not known.
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from context_as_memory.camera import Cameras, PlanarViews, ground_basis, planar
 from context_as_memory.errors import UserError
@@ -68,10 +69,13 @@ def find_returns(
         return np.empty((0, 2), np.int64)
     pairs: list[tuple[int, int]] = []
     views = planar(cameras, ground_basis(cameras))
+    tree = cKDTree(cameras.position)  # so that a frame is compared with its neighbours only, however long the walk
     for i in range(min_gap_frames, len(cameras)):
-        metres, radians = pose_distance(cameras.c2w[i : i + 1], cameras.c2w[:i])[:, 0]
+        close = np.sort(np.array(tree.query_ball_point(cameras.position[i], near_m * (1 + 1e-9)), np.int64))
+        close = close[close <= i - min_gap_frames]
+        metres, radians = pose_distance(cameras.c2w[i : i + 1], cameras.c2w[close])[:, 0]
         near = (metres <= near_m) & (radians <= near_rad)
-        earlier = np.flatnonzero(near[: i - min_gap_frames + 1])
+        earlier, metres, radians = close[near], metres[near], radians[near]
         if len(earlier) == 0:
             continue
         away = _last_time_away(views, i, int(earlier[0]), config)
@@ -80,7 +84,7 @@ def find_returns(
         # The earliest visit ends where its run of near frames ends, or where the camera leaves.
         run = earlier[: np.argmax(np.append(np.diff(earlier) > 1, True)) + 1]
         run = run[run < away]
-        closeness = metres[run] / near_m + radians[run] / near_rad
+        closeness = metres[: len(run)] / near_m + radians[: len(run)] / near_rad
         pairs.append((int(run[np.argmin(closeness.round(6))]), i))
     return np.array(pairs, np.int64).reshape(-1, 2)
 

@@ -13,7 +13,7 @@ STRATEGIES = ("coverage", "visible", "frustum", "paper", "recent", "random", "fi
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-Samples = tuple[Floats, Floats, Floats]  # ground points [S, 2], unit directions to them [S, 2], distances [S] in metres
+Samples = tuple[Floats, Floats, Floats]  # points [S, 2 or 3], unit directions to them, distances [S] in metres
 
 
 @dataclass(frozen=True, kw_only=True)

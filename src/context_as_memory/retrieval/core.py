@@ -5,8 +5,8 @@ import numpy as np
 from context_as_memory.camera import Cameras, checked_profiles, planar
 from context_as_memory.errors import UserError
 from context_as_memory.retrieval.config import Bools, Floats, Indices, Retrieval, RetrievalConfig, take
-from context_as_memory.retrieval.coverage import SHORTLIST, coverage, key_rows, layered_cover, ranking_rows, shortlist
-from context_as_memory.retrieval.frustum import explained_in_space, frustum_overlap, frustum_samples
+from context_as_memory.retrieval.coverage import coverage, key_rows, ranking_rows
+from context_as_memory.retrieval.frustum import coverage_in_space, frustum_overlap, frustum_samples
 from context_as_memory.retrieval.index import AllViews, Index
 from context_as_memory.retrieval.overlap import MIN_OVERLAP, fov_overlap
 from context_as_memory.retrieval.paper import paper_overlap, thin_runs
@@ -31,8 +31,8 @@ def retrieve(
     be retrieved (all if None; `recent` needs no permission). index: an index kept from call to call, brought up to date
     with the bank here; `coverage` then costs about the same however many frames there are. profiles_m: [N, PROFILE]
     depths along each frame's horizon, metres, inf where unknown; `visible` without any is `coverage`. kept: entries
-    whose keys and values are at hand. seed: for the
-    random draws of `paper` and `random`. Raises UserError for a bad index, mask or empty target.
+    whose keys and values are at hand. seed: for the random draws of `paper` and `random`. Raises UserError for a bad
+    index, mask or empty target.
     """
     number = len(bank)
     if len(target) == 0:
@@ -80,12 +80,7 @@ def retrieve(
         passed = np.flatnonzero(shared[: len(pool)] > MIN_OVERLAP)
         candidates = pool[passed]
         if config.strategy == "frustum":
-            tie_break, best = shortlist(shared[passed], SHORTLIST)
-            rows = candidates[::-1][best]
-            claims = explained_in_space(samples, bank[np.append(rows, last)], config)
-            shown = np.asarray(claims[len(rows) :].any(axis=0))
-            chosen, scores = layered_cover(claims[: len(rows)], shown, tie_break[best], rows, budget, config, kept)
-            picks = rows[chosen]
+            picks, scores = coverage_in_space(samples, bank, candidates, shared[passed], last, budget, config, kept)
         else:
             picks, scores = coverage(
                 views, keys, candidates, shared[passed], recent, budget, config, profiles_m=profiles, kept=kept

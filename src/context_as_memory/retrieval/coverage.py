@@ -124,31 +124,27 @@ def coverage(
 ) -> tuple[Indices, Floats]:
     """Greedy residual coverage over the best candidates (ascending indices with their overlaps).
 
-    With depth profiles [N, PROFILE] of all views, the samples are the surfaces that the candidates foresee, if any.
-
-    `kept`: views that cost nothing to read; they get `kept_bonus`.
+    profiles_m: depth profiles [N, PROFILE] of all views; the samples are then the surfaces that the candidates foresee,
+    if any. kept: views that cost nothing to read; they get `kept_bonus`.
     """
     tie_break, best = shortlist(overlap, SHORTLIST if profiles_m is None else DEEP_SHORTLIST)
     rows = candidates[::-1][best]
-    samples, deep = target_samples(keys, config.near_m, config.far_m), np.zeros(len(views.origin), bool)
+    samples = target_samples(keys, config.near_m, config.far_m)
     if profiles_m is not None:
-        deep[rows] = np.isfinite(profiles_m[rows]).any(axis=1)
-        known = rows[deep[rows]]
+        known = rows[np.isfinite(profiles_m[rows]).any(axis=1)]
         foreseen = foreseen_surfaces(keys, take(views, known), profiles_m[known], config.far_m)
         samples = foreseen if len(foreseen[0]) else samples
-        if recent is not None:
-            deep[recent] = np.isfinite(profiles_m[recent]).any()
-    number = len(samples[0])
 
     def claimed(which: Indices) -> Bools:
         found = explained(samples, take(views, which), config)
-        seers = deep[which]
-        if seers.any() and profiles_m is not None:
+        if profiles_m is not None:
+            deep = np.isfinite(profiles_m[which]).any(axis=1)
+            seen, profiles = take(views, which[deep]), profiles_m[which[deep]]
             wide = replace(config, parallax_rad=config.visible_parallax_rad)
-            seen = take(views, which[seers])
-            found[seers] = explained(samples, seen, wide) & in_sight(samples[0], seen, profiles_m[which[seers]])
+            found[deep] = explained(samples, seen, wide) & in_sight(samples[0], seen, profiles)
         return found
 
+    number = len(samples[0])
     shown = np.zeros(number, bool) if recent is None else claimed(np.array([recent]))[0]
     picked, gains = layered_cover(claimed(rows), shown, tie_break[best], rows, budget, config, kept)
     return rows[picked], gains

@@ -7,13 +7,14 @@ same two depths, and everything is asked of sample points: image columns x rows 
 import numpy as np
 
 from context_as_memory.camera import Cameras
-from context_as_memory.retrieval.config import Bools, Floats, Indices, RetrievalConfig
+from context_as_memory.retrieval.config import Bools, Floats, Indices, RetrievalConfig, Samples
+from context_as_memory.retrieval.coverage import SHORTLIST, layered_cover, shortlist
 
 COLUMNS, ROWS, DEPTHS = 8, 6, 8
 AT_ONCE = 256  # views per block: intermediate arrays stay small
 
 
-def frustum_samples(keys: Cameras, config: RetrievalConfig) -> tuple[Floats, Floats, Floats]:
+def frustum_samples(keys: Cameras, config: RetrievalConfig) -> Samples:
     """Points [S, 3] of the key frusta, unit directions to them from their own cameras [S, 3], distances [S]; metres."""
 
     def middles(number: int) -> Floats:
@@ -45,7 +46,7 @@ def inside_frusta(points: Floats, views: Cameras, config: RetrievalConfig) -> Bo
     return result
 
 
-def explained_in_space(samples: tuple[Floats, Floats, Floats], views: Cameras, config: RetrievalConfig) -> Bools:
+def explained_in_space(samples: Samples, views: Cameras, config: RetrievalConfig) -> Bools:
     """Which samples each view explains, bool [N, S]: as `coverage.explained`, with frusta in place of wedges."""
     points, rays, distance = samples
     offset = points - views.position[:, None]
@@ -68,3 +69,23 @@ def frustum_overlap(samples: Floats, pool: Indices, bank: Cameras, config: Retri
     """Share of the samples [S, 3] that lie in the frustum of each of the given views, [len(pool)]."""
     part = Cameras.known_good(bank.c2w[pool], bank.K[pool], bank.width, bank.height)
     return inside_frusta(samples, part, config).mean(axis=1)
+
+
+def coverage_in_space(
+    samples: Samples,
+    bank: Cameras,
+    candidates: Indices,
+    overlap: Floats,
+    last: Indices,
+    budget: int,
+    config: RetrievalConfig,
+    kept: Indices | None,
+) -> tuple[Indices, Floats]:
+    """Greedy residual coverage of samples in space over the best candidates, as `coverage.coverage` does on the ground.
+    last: the most recent entry, [1] or [0]."""
+    tie_break, best = shortlist(overlap, SHORTLIST)
+    rows = candidates[::-1][best]
+    claims = explained_in_space(samples, bank[np.append(rows, last)], config)
+    shown = np.asarray(claims[len(rows) :].any(axis=0))
+    picked, gains = layered_cover(claims[: len(rows)], shown, tie_break[best], rows, budget, config, kept)
+    return rows[picked], gains
