@@ -14,6 +14,7 @@ import tyro
 
 from context_as_memory import __version__
 from context_as_memory.cli import world as worlds
+from context_as_memory.cli.explore import Explore, explore
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.config import EvaluateConfig, GenerateConfig, GroundTruthConfig, Strategy
 
@@ -155,6 +156,7 @@ Train = Annotated[
 ]
 Command = (
     Annotated[GenerateConfig, tyro.conf.subcommand("generate")]
+    | Annotated[Explore, tyro.conf.subcommand("explore")]
     | Annotated[Retrieve, tyro.conf.subcommand("retrieve")]
     | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
@@ -347,6 +349,7 @@ def _print_figures(figures: dict[str, float]) -> None:
 
 _RUN: dict[type, Callable[[Any], int]] = {
     GenerateConfig: _generate,
+    Explore: explore,
     Retrieve: _retrieve,
     EvaluateConfig: _evaluate,
     Compare: _compare,

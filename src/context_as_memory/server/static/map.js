@@ -1,0 +1,45 @@
+// The walk from above: every frame a dot, the frames that were given to the model as wedges, the camera as a wedge.
+
+const REACH_M = 6; // length of a drawn wedge
+
+export function drawMap(canvas, world) {
+  const pen = canvas.getContext("2d");
+  const style = getComputedStyle(document.documentElement);
+  const colour = (name) => style.getPropertyValue(name).trim();
+  pen.clearRect(0, 0, canvas.width, canvas.height);
+  if (!world.poses.length) return;
+  const xs = world.poses.map((pose) => pose[0]), ys = world.poses.map((pose) => pose[1]);
+  const [left, right] = [Math.min(...xs) - REACH_M, Math.max(...xs) + REACH_M];
+  const [low, high] = [Math.min(...ys) - REACH_M, Math.max(...ys) + REACH_M];
+  const scale = Math.min(canvas.width / (right - left), canvas.height / (high - low));
+  const place = (x, y) => [
+    canvas.width / 2 + (x - (left + right) / 2) * scale,
+    canvas.height / 2 - (y - (low + high) / 2) * scale,
+  ];
+  const wedge = (pose, fill, alpha) => {
+    const half = Math.atan(world.halfWidthTan);
+    const reach = REACH_M / Math.cos(half);
+    pen.beginPath();
+    pen.moveTo(...place(pose[0], pose[1]));
+    for (const side of [-half, half]) {
+      pen.lineTo(...place(pose[0] + reach * Math.cos(pose[2] + side), pose[1] + reach * Math.sin(pose[2] + side)));
+    }
+    pen.closePath();
+    pen.globalAlpha = alpha;
+    pen.fillStyle = fill;
+    pen.fill();
+    pen.globalAlpha = 1;
+  };
+  const dot = (pose, fill, size) => {
+    pen.beginPath();
+    pen.arc(...place(pose[0], pose[1]), size, 0, 2 * Math.PI);
+    pen.fillStyle = fill;
+    pen.fill();
+  };
+  for (const pose of world.poses) dot(pose, colour("--path"), 1.5);
+  for (const frame of world.chosen) wedge(world.poses[frame], colour("--chosen"), 0.16);
+  for (const frame of world.chosen) dot(world.poses[frame], colour("--chosen"), 4);
+  const now = world.poses[world.poses.length - 1];
+  wedge(now, colour("--now"), 0.25);
+  dot(now, colour("--now"), 5);
+}
