@@ -109,7 +109,7 @@ class Failure:
 
 
 Message = Init | Event | Settings | Ready | FrameBatch | Memory | ChunkStats | Failure
-_KINDS: dict[str, type] = {kind.type: kind for kind in get_args(Message)}
+_KINDS: dict[str, Any] = {kind.type: kind for kind in get_args(Message)}
 CLIENT = (Init, Event, Settings)
 
 

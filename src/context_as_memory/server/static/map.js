@@ -9,16 +9,16 @@ export function drawMap(canvas, world) {
   pen.clearRect(0, 0, canvas.width, canvas.height);
   if (!world.poses.length) return;
   const xs = world.poses.map((pose) => pose[0]), ys = world.poses.map((pose) => pose[1]);
-  const [left, right] = [Math.min(...xs) - REACH_M, Math.max(...xs) + REACH_M];
-  const [low, high] = [Math.min(...ys) - REACH_M, Math.max(...ys) + REACH_M];
+  const half = Math.atan(world.halfWidthTan);
+  const reach = REACH_M / Math.cos(half);
+  const [left, right] = [Math.min(...xs) - reach, Math.max(...xs) + reach];
+  const [low, high] = [Math.min(...ys) - reach, Math.max(...ys) + reach];
   const scale = Math.min(canvas.width / (right - left), canvas.height / (high - low));
   const place = (x, y) => [
     canvas.width / 2 + (x - (left + right) / 2) * scale,
     canvas.height / 2 - (y - (low + high) / 2) * scale,
   ];
   const wedge = (pose, fill, alpha) => {
-    const half = Math.atan(world.halfWidthTan);
-    const reach = REACH_M / Math.cos(half);
     pen.beginPath();
     pen.moveTo(...place(pose[0], pose[1]));
     for (const side of [-half, half]) {
