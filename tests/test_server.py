@@ -22,17 +22,21 @@ from context_as_memory.server.protocol import (
     Memory,
     ProtocolError,
     Ready,
+    Rewind,
     Settings,
     decode,
     encode,
 )
 from context_as_memory.server.session import Limits, Session, State
+from context_as_memory.server.shelf import FolderShelf, MemoryShelf
+from tiny_world import save_tiny_world
 
 TEXT, NUMBERS = st.text(max_size=20), st.integers(0, 2**31)
 MESSAGES = st.one_of(
     st.builds(Init, start=st.none() | TEXT, seed=NUMBERS, memory=TEXT, max_context=st.none() | NUMBERS),
     st.builds(Event, seq=NUMBERS, keys=st.lists(TEXT, max_size=5)),
     st.builds(Settings, memory=TEXT, max_context=NUMBERS),
+    st.builds(Rewind, frame=NUMBERS),
     st.builds(Failure, message=TEXT),
     st.builds(
         FrameBatch,
@@ -81,8 +85,12 @@ def test_what_is_no_message_is_named(value, words):
         decode(msgpack.packb(value))
 
 
+def _shelf() -> MemoryShelf:
+    return MemoryShelf(lambda seed: tiny.world(seed=seed))
+
+
 def _session(**limits) -> Session:
-    return Session(lambda seed: tiny.world(seed=seed), Limits(**limits))
+    return Session(_shelf(), Limits(**limits))
 
 
 def test_a_session_walks_while_keys_are_held_and_the_latest_event_wins():
@@ -134,7 +142,7 @@ def test_what_is_not_allowed_is_refused_and_the_walk_goes_on():
 
 @pytest.fixture
 def client():
-    app = create_app(lambda seed: tiny.world(seed=seed), Limits(sessions=2))
+    app = create_app(_shelf(), Limits(sessions=2))
     with TestClient(app) as client:
         yield client
 
@@ -174,7 +182,7 @@ def test_too_many_viewers_are_told_so_and_strangers_are_turned_away(client):
         client.websocket_connect(PATH, headers={"origin": "https://elsewhere.example"}) as socket,
     ):
         socket.receive_bytes()
-    locked = TestClient(create_app(lambda seed: tiny.world(seed=seed), token="secret"))
+    locked = TestClient(create_app(_shelf(), token="secret"))
     for query in ("", "?token=wrong"):
         with pytest.raises(WebSocketDisconnect), locked.websocket_connect(PATH + query) as socket:
             socket.receive_bytes()
@@ -186,7 +194,7 @@ def test_too_many_viewers_are_told_so_and_strangers_are_turned_away(client):
 @settings(max_examples=20, deadline=None)
 @given(st.one_of(st.binary(max_size=60), st.text(max_size=20), MESSAGES.map(encode)))
 def test_fuzzed_messages_close_with_a_code_or_are_answered(data):
-    with TestClient(create_app(lambda seed: tiny.world(seed=seed))) as client:
+    with TestClient(create_app(_shelf())) as client:
         with client.websocket_connect(PATH) as socket:
             socket.send_text(data) if isinstance(data, str) else socket.send_bytes(data)
             try:
@@ -199,3 +207,34 @@ def test_fuzzed_messages_close_with_a_code_or_are_answered(data):
 def test_only_loopback_needs_no_token():
     assert is_loopback("127.0.0.1") and is_loopback("::1") and is_loopback("localhost")
     assert not is_loopback("0.0.0.0") and not is_loopback("192.168.1.2") and not is_loopback("example.org")
+
+
+def test_a_kept_world_goes_on_after_its_session_and_can_go_back(tmp_path):
+    shelf = FolderShelf(tmp_path / "worlds", save_tiny_world(tmp_path / "weights"), "cpu")
+    session = Session(shelf)
+    ready, first = session.receive(Init())
+    assert ready.world and ready.poses == [] and first.first == 0
+    session.receive(Event(seq=1, keys=["l"]))
+    walked = [session.step()[0] for _ in range(3)]
+    with pytest.raises(UserError, match="writ"):  # one walker at a time
+        Session(shelf).receive(Init(world=ready.world))
+    session.close()
+
+    again = Session(shelf)
+    ready, now = again.receive(Init(world=ready.world))
+    assert now.first == 3 * ready.chunk_frames and now.jpegs[0] == walked[-1].jpegs[-1]
+    assert len(ready.poses) == now.first
+    ready, now = again.receive(Rewind(frame=2))
+    assert now.first == ready.chunk_frames and now.jpegs[0] == walked[0].jpegs[-1]
+    again.receive(Event(seq=2, keys=["l"]))
+    assert again.step()[0].jpegs == walked[1].jpegs  # the same noise, the same memory: the same frames
+    with pytest.raises(UserError, match="frame 99"):
+        again.receive(Rewind(frame=99))
+    again.close()
+    for name in ("../etc", "0" * 16, ""):
+        with pytest.raises(UserError):
+            Session(shelf).receive(Init(world=name))
+    session = _session()
+    session.receive(Init())
+    with pytest.raises(UserError, match="not kept"):
+        session.receive(Rewind(frame=0))

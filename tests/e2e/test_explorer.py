@@ -10,6 +10,8 @@ import uvicorn
 
 import tiny
 from context_as_memory.server.app import create_app
+from context_as_memory.server.shelf import FolderShelf, MemoryShelf
+from tiny_world import save_tiny_world
 
 SHOTS = Path(__file__).parents[2] / "outputs" / "e2e"  # looked at by people; not in git
 
@@ -17,7 +19,18 @@ SHOTS = Path(__file__).parents[2] / "outputs" / "e2e"  # looked at by people; no
 @pytest.fixture(scope="module")
 def address():
     """A running explorer around a tiny world."""
-    app = create_app(lambda seed: tiny.world(seed=seed))
+    yield from _running(MemoryShelf(lambda seed: tiny.world(seed=seed)))
+
+
+@pytest.fixture(scope="module")
+def keeper(tmp_path_factory):
+    """One that keeps its worlds."""
+    folder = tmp_path_factory.mktemp("explorer")
+    yield from _running(FolderShelf(folder / "worlds", save_tiny_world(folder / "weights"), "cpu"))
+
+
+def _running(shelf):
+    app = create_app(shelf)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -103,4 +116,19 @@ def test_on_a_phone_it_is_walked_by_touch(browser, address):
     for box in (element.bounding_box() for element in page.locator("#pad button, #view, #map, header > *").all()):
         assert box["x"] >= 0 and box["x"] + box["width"] <= 390  # nothing sticks out sideways
     page.screenshot(path=SHOTS / "explorer-phone.png")
+    assert page.errors == []
+
+
+def test_a_page_that_is_loaded_again_goes_on_and_goes_back(browser, keeper):
+    page = _open(browser, keeper)
+    _hold(page, "w", 3)
+    page.wait_for_timeout(500)  # the last chunk arrives
+    frames = page.evaluate("Number(document.getElementById('frame').max)")
+    assert frames >= 6 and "#" in page.url
+    page.reload()
+    page.wait_for_function(f"Number(document.getElementById('frame').max) === {frames}")
+    page.locator("#frame").fill("2")
+    page.locator("#rewind").click()
+    page.wait_for_function(f"Number(document.getElementById('frame').max) < {frames}")
+    _hold(page, "l", 1)
     assert page.errors == []

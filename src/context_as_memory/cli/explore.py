@@ -3,6 +3,7 @@
 import ipaddress
 import secrets
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from context_as_memory.errors import UserError
 
@@ -19,6 +20,8 @@ class Explore:
     """`default` or a folder made by `cam train world`."""
     token: str | None = None
     """What viewers must give as ?token=...; made up if --host is not loopback and none is given."""
+    worlds: Path | None = None
+    """Folder to keep worlds in: a page that is loaded again goes on, and any frame can be gone back to."""
     sessions: int = 8
     """Most worlds at once."""
     threads: int | None = None
@@ -44,6 +47,7 @@ def explore(command: Explore) -> int:
     import torch
 
     from context_as_memory.server.session import Limits
+    from context_as_memory.server.shelf import FolderShelf, MemoryShelf
     from context_as_memory.world import World
 
     if command.sessions < 1 or not 0 < command.port < 65536:
@@ -55,9 +59,10 @@ def explore(command: Explore) -> int:
     def make_world(seed: int) -> World:
         return World(base.model, base.codec, replace(base.config, seed=seed))
 
+    shelf = MemoryShelf(make_world) if command.worlds is None else FolderShelf(command.worlds, command.weights)
     token = command.token or (None if is_loopback(command.host) else secrets.token_urlsafe(16))
     query = "" if token is None else f"?token={token}"
     print(f"walk at http://{command.host}:{command.port}/{query}", flush=True)
-    app = create_app(make_world, Limits(sessions=command.sessions), token)
+    app = create_app(shelf, Limits(sessions=command.sessions), token)
     uvicorn.run(app, host=command.host, port=command.port, log_level="warning", ws_max_size=64 * 1024)
     return 0

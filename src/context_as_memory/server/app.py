@@ -3,20 +3,25 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
 from importlib import resources
-from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from fastapi.responses import PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 
 from context_as_memory.errors import UserError
-from context_as_memory.server.protocol import CLIENT, MAX_MESSAGE_BYTES, Failure, Init, ProtocolError, decode, encode
+from context_as_memory.server.protocol import (
+    CLIENT,
+    MAX_MESSAGE_BYTES,
+    Failure,
+    Init,
+    ProtocolError,
+    Rewind,
+    decode,
+    encode,
+)
 from context_as_memory.server.session import Limits, Session
-
-if TYPE_CHECKING:
-    from context_as_memory.world import World
+from context_as_memory.server.shelf import Shelf
 
 PATH = "/v1/realtime_video/generate"
 POLICY_VIOLATION, TOO_BIG, TRY_LATER, GOING_AWAY = 1008, 1009, 1013, 1001
@@ -25,8 +30,8 @@ POLICY_VIOLATION, TOO_BIG, TRY_LATER, GOING_AWAY = 1008, 1009, 1013, 1001
 class Hall:
     """All sessions of a server, and the model's queue: whoever waits longest is served next."""
 
-    def __init__(self, make_world: Callable[[int], "World"], limits: Limits) -> None:
-        self.make_world, self.limits = make_world, limits
+    def __init__(self, shelf: Shelf, limits: Limits) -> None:
+        self.shelf, self.limits = shelf, limits
         self.turn = asyncio.Lock()  # asyncio's lock is fair
         self.open = 0
         self.chunks, self.chunk_seconds, self.refused = 0, 0.0, 0
@@ -44,10 +49,10 @@ class Hall:
         return "".join(f"{name} {value}\n" for name, value in rows.items())
 
 
-def create_app(make_world: Callable[[int], "World"], limits: Limits | None = None, token: str | None = None) -> FastAPI:
-    """The application. make_world: a world with an empty memory for a seed. token: what viewers must give as `?token=`;
-    None asks for none (loopback only)."""
-    hall = Hall(make_world, limits or Limits())
+def create_app(shelf: Shelf, limits: Limits | None = None, token: str | None = None) -> FastAPI:
+    """The application. shelf: where worlds come from and are kept. token: what viewers must give as `?token=`; None
+    asks for none (loopback only)."""
+    hall = Hall(shelf, limits or Limits())
     app = FastAPI(title="Context as Memory: explorer", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.hall = hall
 
@@ -72,7 +77,7 @@ def create_app(make_world: Callable[[int], "World"], limits: Limits | None = Non
             return
         await socket.accept()
         hall.open += 1
-        session = Session(hall.make_world, hall.limits)
+        session = Session(hall.shelf, hall.limits)
         try:
             await _serve(socket, session, hall)
         finally:
@@ -109,7 +114,7 @@ async def _serve(socket: WebSocket, session: Session, hall: Hall) -> None:
             if not isinstance(message, CLIENT):
                 raise ProtocolError(f"{message.type} is a message of the server")
             try:
-                if isinstance(message, Init):  # reads a picture and runs the autoencoder
+                if isinstance(message, (Init, Rewind)):  # reads files and may run the autoencoder
                     async with hall.turn:
                         answers = await asyncio.to_thread(session.receive, message)
                 else:

@@ -22,9 +22,10 @@ class ProtocolError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Init:
-    """Client: begin a world, or begin again."""
+    """Client: begin a world, or go on with one."""
 
     type: ClassVar[str] = "init"
+    world: str | None = None  # name of a kept world, to go on with; a new one if None
     start: str | None = None  # name of a shipped start picture; the first one if None
     seed: int = 0
     memory: str = "coverage"
@@ -50,10 +51,20 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rewind:
+    """Client: go back to the chunk that holds this frame. What came after stays in the world file as a branch."""
+
+    type: ClassVar[str] = "rewind"
+    frame: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ready:
     """Server: the world stands; what can be asked of it."""
 
     type: ClassVar[str] = "ready"
+    world: str | None  # its name, if it is kept
+    poses: list[list[float]]  # of all frames but the last, which comes as a frame batch
     width: int
     height: int
     chunk_frames: int
@@ -108,9 +119,9 @@ class Failure:
     message: str
 
 
-Message = Init | Event | Settings | Ready | FrameBatch | Memory | ChunkStats | Failure
+Message = Init | Event | Settings | Rewind | Ready | FrameBatch | Memory | ChunkStats | Failure
 _KINDS: dict[str, Any] = {kind.type: kind for kind in get_args(Message)}
-CLIENT = (Init, Event, Settings)
+CLIENT = (Init, Event, Settings, Rewind)
 
 
 def encode(message: Message) -> bytes:

@@ -1,7 +1,6 @@
 """One viewer's world as a state machine: new -> walking -> closed. Knows nothing of sockets."""
 
 import io
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -21,8 +20,10 @@ from context_as_memory.server.protocol import (
     Memory,
     Message,
     Ready,
+    Rewind,
     Settings,
 )
+from context_as_memory.server.shelf import Shelf
 from context_as_memory.video import fit_frame
 
 if TYPE_CHECKING:
@@ -51,11 +52,11 @@ class State(Enum):
 class Session:
     """`receive` what the viewer says, `step` to make the next chunk if keys are held."""
 
-    def __init__(self, make_world: Callable[[int], "World"], limits: Limits | None = None) -> None:
-        """make_world: gives a world with an empty memory for a seed."""
+    def __init__(self, shelf: Shelf, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self.state = State.NEW
-        self._make_world = make_world
+        self._shelf = shelf
+        self._name: str | None = None
         self._world: World | None = None
         self._keys: frozenset[str] = frozenset()
         self._received = self._chunks = 0
@@ -77,37 +78,60 @@ class Session:
                 self._keys, self._received = frozenset(message.keys), message.seq
             return []
         if isinstance(message, Settings):
-            self._rule = self._checked(message.memory, message.max_context)
+            self._rule = self._checked(self._rule, message.memory, message.max_context)
             return []
+        if isinstance(message, Rewind):
+            if self._name is None or self._world is None:
+                raise UserError("this world is not kept; it cannot go back (start the server with --worlds FOLDER)")
+            self._world = self._shelf.rewind(self._name, self._world, message.frame)
+            return self._standing()
         raise UserError(f"{message.type} is a message of the server")
 
-    def _checked(self, memory: str, max_context: int) -> RetrievalConfig:
+    def _checked(self, rule: RetrievalConfig, memory: str, max_context: int) -> RetrievalConfig:
         if not 1 <= max_context <= self.limits.max_context:
             raise UserError(f"max_context is {max_context}; give 1 to {self.limits.max_context}")
-        return replace(self._rule, strategy=memory, max_context=max_context)
+        return replace(rule, strategy=memory, max_context=max_context)
 
     def _begin(self, init: Init) -> list[Message]:
         start = start_frame(init.start)
-        world = self._make_world(init.seed)
-        self._rule = world.config.retrieval
-        self._rule = self._checked(init.memory, init.max_context or self._rule.max_context)
-        width, height = world.config.width, world.config.height
-        frame, camera = fit_frame(start.frame, width, height)[0], start.camera.resized(width, height)
-        world.reset(frame[None], camera)
-        self._world, self.state = world, State.WALKING
-        self._keys, self._received, self._chunks = frozenset(), 0, 0
+        self._checked(self._rule, init.memory, init.max_context or 1)  # before anything is closed
+        if self._world is not None:
+            self._world.close()
+            self._world, self.state = None, State.NEW
+        name = init.world
+        if name is not None:
+            world = self._shelf.open(name)
+        else:
+            name, world = self._shelf.create(init.seed)
+            picture = (world.config.width, world.config.height)
+            world.reset(fit_frame(start.frame, *picture)[0][None], start.camera.resized(*picture))
+        size = init.max_context or min(world.config.retrieval.max_context, self.limits.max_context)
+        self._rule = self._checked(world.config.retrieval, init.memory, size)
+        self._name, self._world, self.state = name, world, State.WALKING
+        self._received = 0
+        return self._standing()
+
+    def _standing(self) -> list[Message]:
+        """What a viewer must know to stand where the world is now."""
+        world = self._world
+        assert world is not None
+        self._keys, self._chunks = frozenset(), 0
+        cameras, last = world.bank.cameras, len(world.bank) - 1
+        poses = _poses(cameras)
         ready = Ready(
-            width=width,
-            height=height,
+            world=self._name,
+            poses=poses[:-1],
+            width=world.config.width,
+            height=world.config.height,
             chunk_frames=world.chunk_frames,
             starts=start_names(),
             strategies=list(STRATEGIES),
             memory=self._rule.strategy,
             max_context=self._rule.max_context,
-            half_width_tan=float(camera.half_width_tan[0]),
+            half_width_tan=float(cameras.half_width_tan[0]),
         )
-        first = FrameBatch(first=0, jpegs=[self._jpeg(frame)], poses=_poses(camera), applied=0)
-        return [ready, first]
+        now = self._jpeg(world.bank.frames_u8(last)[0])
+        return [ready, FrameBatch(first=last, jpegs=[now], poses=poses[-1:], applied=self._received)]
 
     @property
     def wants_to_move(self) -> bool:

@@ -11,18 +11,18 @@ function connect() {
   const scheme = location.protocol === "https:" ? "wss" : "ws";
   socket = new WebSocket(`${scheme}://${location.host}/v1/realtime_video/generate${location.search}`);
   socket.binaryType = "arraybuffer";
-  socket.onopen = () => begin();
+  socket.onopen = () => begin(location.hash.slice(1) || null);
   socket.onmessage = (packet) => receive(decode(packet.data));
   socket.onclose = (event) => say(event.reason || `connection closed (${event.code})`, true);
 }
 
 const send = (message) => socket.readyState === WebSocket.OPEN && socket.send(encode(message));
 
-function begin() {
+function begin(kept = null) {
   held.clear();
   const start = find("start").value || null;
   const memory = find("memory").value || "coverage";
-  send({ type: "init", start, seed: Number(find("seed").value), memory, max_context: Number(find("context").value) });
+  send({ type: "init", world: kept, start, seed: Number(find("seed").value), memory, max_context: Number(find("context").value) });
   say("beginning");
 }
 
@@ -37,14 +37,16 @@ function receive(message) {
 }
 
 function ready(message) {
-  Object.assign(world, { poses: [], chosen: [], halfWidthTan: message.half_width_tan });
+  Object.assign(world, { poses: message.poses, chosen: [], halfWidthTan: message.half_width_tan });
+  // The name of a kept world stands in the address: loading the page again goes on with it.
+  history.replaceState(null, "", message.world ? `#${message.world}` : location.pathname + location.search);
+  find("frame").disabled = find("rewind").disabled = !message.world;
   fill(find("start"), message.starts);
   fill(find("memory"), message.strategies, message.memory);
   find("context").value = message.max_context;
   Object.assign(find("view"), { width: message.width, height: message.height });
   find("memories").replaceChildren();
   find("view").focus();
-  seq = 0;
   say("ready: hold a key");
 }
 
@@ -55,6 +57,8 @@ function fill(select, names, chosen) {
 
 function frames(message) {
   world.poses.push(...message.poses);
+  find("frame").max = find("frame").value = world.poses.length - 1;
+  find("frame-number").textContent = world.poses.length - 1;
   drawMap(find("map"), world);
   // One after the other, at the pace of a walk; the next batch waits for this one.
   for (const jpeg of message.jpegs) {
@@ -123,7 +127,9 @@ for (const button of find("pad").children) {
     button.addEventListener(end, () => press(button.dataset.key, false));
   }
 }
-find("begin").addEventListener("click", begin);
+find("begin").addEventListener("click", () => begin());
+find("frame").addEventListener("input", () => { find("frame-number").textContent = find("frame").value; });
+find("rewind").addEventListener("click", () => send({ type: "rewind", frame: Number(find("frame").value) }));
 for (const id of ["memory", "context"]) {
   find(id).addEventListener("change", () =>
     send({ type: "settings", memory: find("memory").value, max_context: Number(find("context").value) }));
