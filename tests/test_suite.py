@@ -307,7 +307,7 @@ def test_foreign_input_that_does_not_fit_is_one_clear_error(tmp_path, capsys):
         (["--videos", str(folder), "--cameras", str(folder)], "3 frames"),
         (["--videos", str(folder), "--cameras", str(empty)], "has no cameras"),
         (["--videos", str(empty), "--cameras", str(empty)], "no videos"),
-        (["--videos", str(folder)], "--cameras"),
+        (["--cameras", str(folder)], "--videos"),
         ([], "--suite"),
     ):
         assert main(["evaluate", *words, *out]) == 2

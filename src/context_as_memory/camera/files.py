@@ -60,17 +60,25 @@ def read_unreal_json(path: str | Path, *, width: int = 640, height: int = 360, h
         for i, key in enumerate(order):
             if int(key) != first + i:
                 raise UserError(f"frame {first + i} is missing or doubled; number the frames without gaps")
-        place = np.array([_three(frames[key], "position", key) for key in order]) / 100
-        angles = np.radians([_three(frames[key], "rotation", key) for key in order])
+        place = np.array([_three(frames[key], "position", key) for key in order])
+        angles = np.array([_three(frames[key], "rotation", key) for key in order])
+        return unreal_cameras(place, angles, width=width, height=height, hfov_deg=hfov_deg)
 
-        (sr, sp, sy), (cr, cp, cy) = np.sin(angles).T, np.cos(angles).T
-        forward = np.stack([cp * cy, cp * sy, sp], axis=1)
-        right = np.stack([sr * sp * cy - cr * sy, sr * sp * sy + cr * cy, -sr * cp], axis=1)
-        up = np.stack([-cr * sp * cy - sr * sy, cy * sr - cr * sp * sy, cr * cp], axis=1)
-        c2w = np.tile(np.eye(4), (len(place), 1, 1))
-        c2w[:, :3] = np.stack([right, -up, forward, place], axis=2)
-        c2w[:, 1] *= -1
-        return Cameras(c2w, pinhole(hfov_deg, width, height), width, height)
+
+def unreal_cameras(
+    place_cm: np.ndarray, angles_deg: np.ndarray, *, width: int, height: int, hfov_deg: float
+) -> Cameras:
+    """Cameras from Unreal's numbers: positions [N,3] in centimetres and rotations [N,3] (roll, pitch, yaw) in degrees,
+    in the left-handed world that `read_unreal_json` describes."""
+    place, angles = place_cm / 100, np.radians(angles_deg)
+    (sr, sp, sy), (cr, cp, cy) = np.sin(angles).T, np.cos(angles).T
+    forward = np.stack([cp * cy, cp * sy, sp], axis=1)
+    right = np.stack([sr * sp * cy - cr * sy, sr * sp * sy + cr * cy, -sr * cp], axis=1)
+    up = np.stack([-cr * sp * cy - sr * sy, cy * sr - cr * sp * sy, cr * cp], axis=1)
+    c2w = np.tile(np.eye(4), (len(place), 1, 1))
+    c2w[:, :3] = np.stack([right, -up, forward, place], axis=2)
+    c2w[:, 1] *= -1
+    return Cameras(c2w, pinhole(hfov_deg, width, height), width, height)
 
 
 def write_unreal_json(cameras: Cameras, path: str | Path) -> None:

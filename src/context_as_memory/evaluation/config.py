@@ -100,7 +100,10 @@ class EvaluateConfig:
     videos: Path | None = None
     """Instead of a suite: a folder of videos that another system made; their returns are scored."""
     cameras: Path | None = None
-    """The cameras of those videos: a folder with walk.npy, walk.json, walk.txt or walk/poses.npy for each walk.mp4."""
+    """The cameras of those videos: a folder with walk.npy, .npz, .json, .txt or walk/poses.npy for each walk.mp4, the
+    paper's data set, or SceneMemBench; the folder of the videos if not given."""
+    truth: Path | None = None
+    """The true videos, if they are known: a folder of the same layout and names."""
     image: Path | None = None
     """revisit: the picture to start from; the shipped ones if not given."""
     hfov_deg: float = 90.0

@@ -1,61 +1,80 @@
 """Videos that other systems made, scored by how well they remember: each return against its first visit."""
 
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from context_as_memory.camera import Cameras, read_cameras
 from context_as_memory.errors import UserError
+from context_as_memory.evaluation.importers import ImportedVideo
 from context_as_memory.evaluation.returns import find_returns, visits
-from context_as_memory.evaluation.suite.result import Clip, picture_scores
-from context_as_memory.video import read_video
+from context_as_memory.evaluation.suite.result import Clip, Report, have_networks, picture_scores
 
-VIDEOS = (".mp4", ".mkv", ".mov", ".webm")
+MEASURES = ("psnr_db", "ssim", "lpips")
+BATCH = 16  # pictures compared at once, so that long videos need no more memory than they take themselves
 
 
-def find_videos(videos: Path, cameras: Path) -> list[tuple[str, Path, Path]]:
-    """Videos of a folder with their camera files: (name, video, cameras).
+def score_video(video: ImportedVideo, networks: bool) -> Clip:
+    """Every return of a video against its first visit, in its own pictures, as means over the return frames.
 
-    The cameras of `walk.mp4` are `walk.npy`, `walk.json`, `walk.txt` or the folder `walk` with a `poses.npy`: arrays
-    (also those of LingBot-World: poses.npy and intrinsics.npy), the paper's Unreal files and RealEstate10K files are
-    told by content. Raises `UserError` for a folder without videos and for a video without cameras.
+    Returns are poses within 0.2 m and 5 degrees of an earlier one, the camera having looked away in between
+    (`find_returns`); recorded frames are none. `return.*` compares with the first visit, `return_truth.*` with the true
+    picture of the return, where one is known. networks: LPIPS too.
     """
-    for folder in (videos, cameras):
-        if not folder.is_dir():
-            raise UserError(f"{folder} is no folder; give --videos and --cameras a folder each")
-    found = []
-    for video in sorted(path for path in videos.iterdir() if path.suffix.lower() in VIDEOS):
-        options = [cameras / f"{video.stem}{suffix}" for suffix in (".npy", ".json", ".txt", "")]
-        there = [path for path in options if path.is_file() or (path / "poses.npy").is_file()]
-        if not there:
-            raise UserError(
-                f"{video} has no cameras: none of {', '.join(path.name for path in options)} is in {cameras}"
-            )
-        found.append((video.stem, video, there[0]))
-    if not found:
-        raise UserError(f"no videos ({', '.join(VIDEOS)}) in {videos}")
-    return found
-
-
-def read_pair(video: Path, cameras: Path) -> tuple[np.ndarray, Cameras]:
-    """Frames uint8 [T, H, W, 3] and their T cameras, scaled to the picture size."""
-    frames = read_video(video)
-    height, width = frames.shape[1:3]
-    found = read_cameras(cameras, width=width, height=height)
-    if len(found) != len(frames):
-        raise UserError(f"{video} has {len(frames)} frames, {cameras} {len(found)} cameras; they must belong together")
-    return frames, found
-
-
-def score_video(video: Path, cameras: Path, networks: bool) -> Clip:
-    """Every return of a video against its first visit, in its own pictures. Returns: poses within 0.2 m and 5 degrees,
-    the camera having looked away in between."""
-    frames, found = read_pair(video, cameras)
-    returns = visits(find_returns(found))
-    clip: Clip = {"returns": float(len(returns)), "frames": float(len(frames))}
+    pairs = find_returns(video.cameras)
+    returns = visits(pairs[pairs[:, 1] >= video.recorded])
+    clip: Clip = {"returns": float(len(returns)), "frames": float(len(video.cameras))}
     if returns:
         last = np.concatenate([visit.frames for visit in returns])
         first = np.concatenate([visit.firsts for visit in returns])
-        clip |= picture_scores("return", frames[last], frames[first], networks)
+        frames, truth = video.frames(), video.truth()
+        clip |= _compare("return", frames, last, frames, first, networks)
+        if truth is not None:
+            clip |= _compare("return_truth", frames, last, truth, last, networks)
         clip["gap_frames"] = float(np.mean(last - first))
     return clip
+
+
+def score_videos(imported: Sequence[ImportedVideo], networks: bool | None = None) -> dict[str, Any]:
+    """Score all videos; returns the content of a report.json, one clip per video.
+
+    networks: LPIPS too; by default if its network was fetched.
+    """
+    networks = have_networks() if networks is None else networks
+    report = Report("videos", settings_of(imported, networks), {"name": None, "sha256": None})
+    report.clips |= {video.name: score_video(video, networks) for video in imported}
+    conclude(report)
+    return report.json()
+
+
+def settings_of(imported: Sequence[ImportedVideo], networks: bool) -> dict[str, Any]:
+    """What a score depends on, by name. `UserError` for two videos of one name."""
+    names = [video.name for video in imported]
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"two videos are called {doubled[0]}; rename one")
+    return {"videos": names, "networks": networks, "truth": any(video.truth_sources for video in imported)}
+
+
+def conclude(report: Report) -> None:
+    """The means over videos as the summary of a report."""
+    names = [f"return.{measure}" for measure in MEASURES]
+    if report.settings["truth"]:
+        names += [f"return_truth.{measure}" for measure in MEASURES]
+    for name in names:
+        interval = report.interval(name)
+        report.summary[name] = None if interval is None else interval.mean
+    report.summary["videos_with_returns"] = len(report.values("return.psnr_db"))
+    report.notes.append("a picture that never changes remembers perfectly: look at the videos, and at their gaps")
+
+
+def _compare(
+    name: str, a: np.ndarray, a_numbers: np.ndarray, b: np.ndarray, b_numbers: np.ndarray, networks: bool
+) -> Clip:
+    """Mean `picture_scores` of a[a_numbers] against b[b_numbers]."""
+    sums: dict[str, float] = {}
+    for start in range(0, len(a_numbers), BATCH):
+        part = slice(start, start + BATCH)
+        made, other = a[a_numbers[part]], b[b_numbers[part]]
+        for key, value in picture_scores(name, made, other, networks).items():
+            sums[key] = sums.get(key, 0.0) + (value or 0.0) * len(made)
+    return {key: total / len(a_numbers) for key, total in sums.items()}

@@ -10,8 +10,9 @@ from context_as_memory.camera import Cameras, cameras_from_actions, look, pinhol
 from context_as_memory.data.episode import Episode, list_episodes
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.config import EvaluateConfig
-from context_as_memory.evaluation.foreign import find_videos, score_video
+from context_as_memory.evaluation.foreign import MEASURES, conclude, score_video, settings_of
 from context_as_memory.evaluation.ground_truth import Task, choose_tasks
+from context_as_memory.evaluation.importers import import_videos
 from context_as_memory.evaluation.metric_networks import cache_folder
 from context_as_memory.evaluation.report import contact_sheet, write_json
 from context_as_memory.evaluation.returns import find_returns, visits
@@ -37,11 +38,13 @@ def evaluate(config: EvaluateConfig) -> Report:
     """Run the suite that the settings name; returns what it found."""
     if config.clips < 1 or config.walks < 0 or config.drift_frames < 0:
         raise UserError("--clips must be at least 1, --walks and --drift-frames at least 0")
-    if (config.suite is None) == (config.videos is None) or (config.videos is None) != (config.cameras is None):
-        raise UserError("give either --suite, or --videos with --cameras")
-    if config.videos is not None and config.cameras is not None:
+    if (config.suite is None) == (config.videos is None):
+        raise UserError("give either --suite, or --videos")
+    if config.videos is None and (config.cameras is not None or config.truth is not None):
+        raise UserError("--cameras and --truth belong to --videos; give the videos too, or leave them out")
+    if config.videos is not None:
         config.out.mkdir(parents=True, exist_ok=True)
-        return run_videos(config.videos, config.cameras, config)
+        return run_videos(config.videos, config)
     system = open_system(config)
     config.out.mkdir(parents=True, exist_ok=True)
     if config.suite == "revisit":
@@ -307,28 +310,25 @@ def write_paper(report: Report, out: Path) -> None:
 # -- videos of others --------------------------------------------------------------------------------------------------
 
 
-def run_videos(videos: Path, cameras: Path, config: EvaluateConfig) -> Report:
+def run_videos(videos: Path, config: EvaluateConfig) -> Report:
     """Score the returns in videos of another system, see `foreign`."""
+    imported = import_videos(videos, config.cameras, config.truth)
     networks = have_networks()
-    pairs = find_videos(videos, cameras)
-    settings = {"videos": [name for name, _, _ in pairs], "networks": networks}
+    settings = settings_of(imported, networks)
     store = ClipStore(config.out, settings, parse_shard(config.shard))
     report = Report("videos", settings, {"name": str(videos), "sha256": None})
-    report.clips |= store.run(
-        [name for name, _, _ in pairs], lambda row: score_video(pairs[row][1], pairs[row][2], networks), "videos"
-    )
-    measures = ("psnr_db", "ssim", "lpips")
-    for measure in measures:
-        interval = report.interval(f"return.{measure}")
-        report.summary[f"return.{measure}"] = None if interval is None else interval.mean
-    report.summary["videos_with_returns"] = len(report.values("return.psnr_db"))
-    report.notes.append("a picture that never changes remembers perfectly: look at the videos, and at their gaps")
+    report.clips |= store.run(settings["videos"], lambda row: score_video(imported[row], networks), "videos")
+    conclude(report)
+    columns = ["returns", *_of("return", MEASURES)]
+    headings = ["video", "returns", "PSNR, dB", "SSIM", "LPIPS"]
+    if settings["truth"]:
+        columns += _of("return_truth", MEASURES)
+        headings += ["PSNR to truth, dB", "SSIM to truth", "LPIPS to truth"]
     write_json(config.out / "report.json", report.json())
     rows = [
-        [name, *("-" if clip.get(key) is None else f"{clip[key]:.3f}" for key in ("returns", *_of("return", measures)))]
+        [name, *("-" if clip.get(key) is None else f"{clip[key]:.3f}" for key in columns)]
         for name, clip in report.clips.items()
     ]
-    headings = ["video", "returns", "PSNR, dB", "SSIM", "LPIPS"]
     write_text(config.out / "report.md", f"# Returns in {videos}\n\n" + markdown_table(headings, rows))
     sections = [("Returns against first visits", page.table(headings, rows) + f"<p>{report.notes[0]}</p>")]
     write_text(config.out / "report.html", page.page(f"Returns in {videos}", sections))
