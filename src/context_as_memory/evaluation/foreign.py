@@ -11,6 +11,7 @@ from context_as_memory.evaluation.returns import find_returns, visits
 from context_as_memory.evaluation.suite.result import Clip, Report, have_networks, picture_scores
 
 MEASURES = ("psnr_db", "ssim", "lpips")
+LPIPS_SIDE = 32  # pixels: its network cannot take smaller pictures
 BATCH = 16  # pictures compared at once, so that long videos need no more memory than they take themselves
 
 
@@ -19,8 +20,9 @@ def score_video(video: ImportedVideo, networks: bool) -> Clip:
 
     Returns are poses within 0.2 m and 5 degrees of an earlier one, the camera having looked away in between
     (`find_returns`); recorded frames are none. `return.*` compares with the first visit, `return_truth.*` with the true
-    picture of the return, where one is known. networks: LPIPS too.
+    picture of the return, where one is known. networks: LPIPS too, left out for pictures under 32 pixels a side.
     """
+    networks = networks and min(video.cameras.width, video.cameras.height) >= LPIPS_SIDE
     pairs = find_returns(video.cameras)
     returns = visits(pairs[pairs[:, 1] >= video.recorded])
     clip: Clip = {"returns": float(len(returns)), "frames": float(len(video.cameras))}
