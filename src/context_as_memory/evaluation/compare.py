@@ -12,10 +12,11 @@ from context_as_memory.evaluation.report import write_json
 
 SCHEMA = 1
 RESAMPLES = 2000
+HUGE = 1e100  # beyond any metric; leaves out infinity and what is no number too
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """A report.json of a known schema; `UserError` for anything else."""
+    """A report.json of a known schema, checked as far as it is compared; else `UserError` that names file and field."""
     try:
         report = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -26,12 +27,31 @@ def read_report(path: Path) -> dict[str, Any]:
     for key, kind in (("clips", list), ("metrics", dict), ("settings", dict)):
         if not isinstance(report.get(key), kind):
             raise UserError(f"{path} lacks {key!r}; evaluate again")
+    if not isinstance(report.get("weights") or {}, dict):
+        raise UserError(f"{path}: 'weights' names no fields; evaluate again")
+    clips = report["clips"]
+    if not all(isinstance(clip, str) for clip in clips) or len(set(clips)) < len(clips):
+        raise UserError(f"{path}: 'clips' are not names that differ from each other; evaluate again")
+    for name, metric in report["metrics"].items():
+        values = metric.get("values") if isinstance(metric, dict) else None
+        if not isinstance(values, list) or len(values) != len(clips) or not all(map(_is_value, values)):
+            raise UserError(
+                f"{path}: metric {name!r} has no 'values', a finite number or null for each of the {len(clips)} clips; "
+                f"evaluate again"
+            )
     return report
+
+
+def _is_value(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value is None
+    return -HUGE < value < HUGE
 
 
 def difference(a: dict[str, Any], b: dict[str, Any], metric: str) -> tuple[Interval, bool] | None:
     """The mean of a metric in report b minus that in a, with its 95 % interval, and whether it is paired: clip by clip
-    where both measured the same clips, else by resampling each on its own. None if one has no value."""
+    where both measured at least two of the same clips, else by resampling each on its own. None if one has no value.
+    The interval of single values has no width."""
     values = [
         {
             clip: value
@@ -56,6 +76,7 @@ def difference(a: dict[str, Any], b: dict[str, Any], metric: str) -> tuple[Inter
 def compare(first: Path, second: Path, out: Path | None = None) -> dict[str, Any]:
     """Print how the second report differs from the first; returns (and writes to `out`) the same as JSON."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     a, b = read_report(first), read_report(second)
@@ -66,11 +87,11 @@ def compare(first: Path, second: Path, out: Path | None = None) -> dict[str, Any
         for key in sorted(a["settings"].keys() | b["settings"].keys())
         if a["settings"].get(key) != b["settings"].get(key)
     }
-    weights = [report.get("weights", {}).get("sha256") for report in (a, b)]
+    weights = [(report.get("weights") or {}).get("sha256") for report in (a, b)]
     if weights[0] != weights[1]:
         changed["weights"] = weights
     found: dict[str, Any] = {}
-    table = Table(title=f"{second} minus {first}")
+    table = Table(title=escape(f"{second} minus {first}"))
     for heading in ("metric", "difference", "95 % interval", "clips"):
         table.add_column(heading, justify="left" if heading == "metric" else "right")
     for metric in (name for name in a["metrics"] if name in b["metrics"]):
@@ -79,14 +100,20 @@ def compare(first: Path, second: Path, out: Path | None = None) -> dict[str, Any
             continue
         interval, paired = result
         found[metric] = {"mean": interval.mean, "low": interval.low, "high": interval.high, "paired": paired}
-        mark = "" if interval.low <= 0 <= interval.high else " *"
+        sure = interval.num > 1 and not interval.low <= 0 <= interval.high
+        mark = " *" if sure else ""
         clips = f"{interval.num}" if paired else f"{interval.num}, unpaired"
-        table.add_row(metric, f"{interval.mean:+.3f}{mark}", f"[{interval.low:+.3f}, {interval.high:+.3f}]", clips)
+        table.add_row(
+            escape(metric), f"{interval.mean:+.3f}{mark}", f"[{interval.low:+.3f}, {interval.high:+.3f}]", clips
+        )
     console = Console()
     console.print(table)
     console.print("* the interval leaves out 0")
     for key, (before, after) in changed.items():
         console.print(f"settings differ: {key}: {before} -> {after}", markup=False)
+    for path, here, there in ((first, a, b), (second, b, a)):
+        if alone := [name for name in here["metrics"] if name not in there["metrics"]]:
+            console.print(f"only in {path}: {', '.join(alone)}", markup=False)
     answer = {"suite": a.get("suite"), "settings_differ": changed, "differences": found}
     if out is not None:
         write_json(out, answer)
