@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from context_as_memory.camera import (
     Cameras,
@@ -183,6 +184,21 @@ def test_scene_mem_bench_gives_the_context_and_scores_what_follows(tmp_path):
     away = 20 * np.log10(255 / 10)
     assert clip["return.psnr_db"] == pytest.approx(away) and clip["return_truth.psnr_db"] == pytest.approx(away)
     assert [case.name for case in import_videos(benchmark)] == ["turn/case_7", "turn/not_generated"]
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 10**6))
+def test_scene_mem_poses_round_trip_however_the_camera_is_tilted(tmp_path, seed):
+    """Pitch, yaw and roll each go where they belong: looked at two tilted cameras somewhere in space."""
+    rng = np.random.default_rng(seed)
+    c2w = np.tile(np.eye(4), (2, 1, 1))
+    c2w[:, :3, :3] = Rotation.random(2, random_state=rng).as_matrix()
+    c2w[:, :3, 3] = rng.normal(size=(2, 3))
+    cameras = Cameras(c2w, pinhole(SCENE_MEM_HFOV_DEG, WIDTH, HEIGHT), WIDTH, HEIGHT)
+    case = tmp_path / str(seed) / "case"
+    if not case.exists():
+        write_scene_mem(case, FRAMES[:2], cameras, 1)
+    assert_same_cameras(the_only(import_videos(case.parent)).cameras, cameras, 1e-7)
 
 
 def test_recorded_frames_are_no_returns(tmp_path):
