@@ -50,9 +50,6 @@ def world_base() -> WorldRecipe:
     return WorldRecipe(
         model=TransformerConfig(num_attention_heads=3, attention_head_dim=128, ffn_dim=1536, num_layers=11),
         flow=FlowMatching(shift=2.0, preconditioned=True),
-        own_frames=0.5,
-        weathered=0.3,
-        critic=CriticConfig(strength=0.5),
         train=TrainConfig(
             steps=200_000, budget_minutes=27, batch_size=256, optimizer="muon", learning_rate=2e-3, data_workers=14
         ),
@@ -73,7 +70,7 @@ def world_light() -> WorldRecipe:
         log_every=10,
         sample_every=250,
     )
-    sampling = SamplingConfig(chunks=4, recent_only=0.2)
+    sampling = SamplingConfig(chunks=4)
     return replace(world_base(), model=model, train=train, sampling=sampling)
 
 
