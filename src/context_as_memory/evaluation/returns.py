@@ -23,6 +23,7 @@ from context_as_memory.retrieval import RetrievalConfig, explained, take, target
 RECENT_FRAMES = 4  # "the last frames": what a model without memory could still see
 LEFT_SHARE = 0.25  # a view is out of sight when these show less than this share of it
 MAX_WINDOWS = 64  # how many times are looked at to find out whether the camera looked away
+GRID = (24, 12)  # columns and depths of the samples; fixed, so that what counts as a return never changes
 SEEN_SHARE = 0.5  # a view counts as seen before when all earlier frames together show at least this share
 
 
@@ -171,7 +172,7 @@ def return_tasks(
 
 def _seen(view: PlanarViews, past: PlanarViews, config: RetrievalConfig) -> np.ndarray:
     """Which samples of one view each past view has seen: bool [N, S]."""
-    return explained(target_samples(view, config.near_m, config.far_m), past, config)
+    return explained(target_samples(view, config.near_m, config.far_m, *GRID), past, config)
 
 
 def _window_share(seen: np.ndarray, window: int) -> np.ndarray:

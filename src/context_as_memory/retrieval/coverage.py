@@ -9,7 +9,7 @@ from context_as_memory.retrieval.config import Bools, Floats, Indices, Retrieval
 from context_as_memory.retrieval.visibility import foreseen_surfaces, in_sight
 
 COLUMNS, ROWS = 16, 8  # samples of each key pose: image columns x log-spaced depths
-SHORTLIST = 128  # candidates that enter the greedy stage, best overlap first
+SHORTLIST = 256  # candidates that enter the greedy stage, best overlap first
 DEEP_SHORTLIST = 1024  # with depth profiles: a frame with little overlap may be the only one that sees round a corner
 STAND_IN_MOVE, STAND_IN_TURN = 0.1, 0.25  # shares of the far limit and the field of view: see ranking_rows
 VIEWS_AT_ONCE = 32  # intermediate arrays stay in the processor's cache
@@ -30,13 +30,13 @@ def ranking_rows(keys: PlanarViews, far_m: float) -> Indices:
     return np.array([number // 2]) if alike.all() else np.arange(number)
 
 
-def target_samples(keys: PlanarViews, near_m: float, far_m: float) -> Samples:
-    """Sample points of the key views, COLUMNS image columns x ROWS log-spaced depths each.
+def target_samples(keys: PlanarViews, near_m: float, far_m: float, columns: int = COLUMNS, rows: int = ROWS) -> Samples:
+    """Sample points of the key views, so many image columns x log-spaced depths each.
 
     Returns points [S, 2] in metres, unit directions to them from the view's own origin [S, 2], distances [S] in metres.
     """
-    column = (np.arange(COLUMNS) + 0.5) / COLUMNS * 2 - 1
-    depth = near_m * (far_m / near_m) ** ((np.arange(ROWS) + 0.5) / ROWS)
+    column = (np.arange(columns) + 0.5) / columns * 2 - 1
+    depth = near_m * (far_m / near_m) ** ((np.arange(rows) + 0.5) / rows)
     right = np.stack([keys.heading[:, 1], -keys.heading[:, 0]], 1)
     ray = keys.heading[:, None] + column[:, None] * (keys.half_width_tan[:, None] * right)[:, None]  # [P, COLUMNS, 2]
     step = depth[:, None] * ray[:, :, None]

@@ -273,6 +273,9 @@ def conclude(report: Report) -> None:
         kept = kept_share(right, report.values(f"gain_db.{swap}"))
         summary[f"kept.{swap}"] = kept
         proven = proven and kept is not None and kept <= 0.5
+    for name in ("retrieval.precision", "retrieval.recall"):
+        interval = report.interval(name)
+        summary[name] = None if interval is None else interval.mean
     gate = report.interval("gate.coverage")
     summary["gate_pass_rate"] = None if gate is None else gate.mean
     gate = report.interval("gate.recent")

@@ -115,7 +115,7 @@ def run_proof(system: System, episodes: Sequence[Episode], config: EvaluateConfi
         others = [episode for episode in episodes if episode.folder != task.episode.folder] or [task.episode]
         clip, shown = proof.measure_return(system, task, others[row % len(others)], config.seed + row, networks)
         labels = [(frame, name.replace("_", " ")) for name, frame in shown.items()]
-        write_image(pictures / f"{row:04d}.png", contact_sheet([labels], ["" for _ in labels], scale=1))
+        write_image(pictures / f"{row:04d}.png", contact_sheet([labels], ["" for _ in labels]))
         return clip
 
     def one_walk(row: int) -> Clip:
