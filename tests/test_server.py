@@ -1,6 +1,7 @@
 """The explorer without a browser: messages, a session's states, and the real application around a tiny world."""
 
 import contextlib
+from concurrent.futures import CancelledError
 
 import msgpack
 import pytest
@@ -195,7 +196,8 @@ def test_too_many_viewers_are_told_so_and_strangers_are_turned_away(client):
 @given(st.one_of(st.binary(max_size=60), st.text(max_size=20), MESSAGES.map(encode)))
 def test_fuzzed_messages_close_with_a_code_or_are_answered(data):
     with TestClient(create_app(_shelf())) as client:
-        with client.websocket_connect(PATH) as socket:
+        # Leaving the block, the test client may cancel the server's side before it has seen the end; that is its own.
+        with contextlib.suppress(CancelledError), client.websocket_connect(PATH) as socket:
             socket.send_text(data) if isinstance(data, str) else socket.send_bytes(data)
             try:
                 socket.receive_bytes()  # an answer, or first the reason and then the end
