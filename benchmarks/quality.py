@@ -26,7 +26,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.ndimage import laplace
 
 from context_as_memory import weights
 from context_as_memory.camera import Cameras, cameras_from_actions
@@ -36,7 +35,7 @@ from context_as_memory.evaluation.metric_networks import LPIPS_VARIANT, load_lpi
 from context_as_memory.evaluation.metrics import mean_interval, psnr, ssim
 from context_as_memory.evaluation.report import contact_sheet, environment, write_json
 from context_as_memory.evaluation.returns import find_returns, visits
-from context_as_memory.retrieval import Retrieval
+from context_as_memory.evaluation.suite.proof import sharpness, swapped
 from context_as_memory.video import write_image
 from context_as_memory.world import World
 
@@ -76,15 +75,6 @@ def codec_scores(world: World, episodes: Sequence[Episode], scores: Scores) -> N
             video = world.codec.decode(latents)[0].clamp(-1, 1)
         decoded = ((video + 1) * 127.5).round().byte().permute(1, 2, 3, 0).numpy()
         scores.add("codec", decoded, frames)
-
-
-def swapped(found: Retrieval, now: int, seed: int) -> Retrieval:
-    """As many frames as were found, from the same past, that show nothing of the target; the most recent one stays."""
-    rng = np.random.default_rng(seed)
-    wrong = np.setdiff1d(np.arange(now - 1), found.candidates)
-    wrong = rng.permutation(wrong)[: len(found.indices) - 1]
-    indices = np.append(wrong, now - 1)
-    return Retrieval(indices, np.zeros(len(indices)), indices)
 
 
 def ground_truth(world: World, tasks: Sequence[Task], methods: Sequence[str], name: str, scores: Scores) -> list:
@@ -155,12 +145,6 @@ def history(world: World, episodes: Sequence[Episode], seed: int, scores: Scores
                 row += [(made[last[middle]], f"{strategy}: frame {last[middle]}")]
             rows.append(row)
     return rows
-
-
-def sharpness(frames_u8: np.ndarray) -> float:
-    """Mean variance of the Laplacian of grey values."""
-    grey = frames_u8.astype(np.float64).mean(axis=-1)
-    return float(np.mean([laplace(frame).var() for frame in grey]))
 
 
 def drift(world: World, episodes: Sequence[Episode], all_episodes: Sequence[Episode]) -> tuple[dict[str, float], list]:
