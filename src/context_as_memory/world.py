@@ -105,19 +105,29 @@ class World:
 
     @classmethod
     def create(
-        cls, path: str | Path, weights: str | Path = "default", *, device: str = "auto", **changes: object
+        cls,
+        path: str | Path,
+        weights: str | Path = "default",
+        *,
+        device: str = "auto",
+        networks: "World | None" = None,
+        **changes: object,
     ) -> "World":
-        """A new world in a new folder; `changes` as in `from_pretrained`. `reset` gives it its start frames."""
-        world = cls.from_pretrained(weights, device=device, **changes)
+        """A new world in a new folder; `changes` as in `from_pretrained`. `reset` gives it its start frames.
+
+        networks: a world with these weights, whose networks are shared instead of being loaded again.
+        """
+        world = networks or cls.from_pretrained(weights, device=device)
+        config = replace(world.config, **changes)  # type: ignore[arg-type]
         settings = {
             "weights": str(weights),
             "weights_sha256": fingerprint(resolve(weights)),
-            "width": world.config.width,
-            "height": world.config.height,
-            "config": asdict(world.config),
+            "width": config.width,
+            "height": config.height,
+            "config": asdict(config),
         }
         store = BranchStore(WorldFile.create(path, settings))
-        return cls(world.model, world.codec, world.config, device, store)
+        return cls(world.model, world.codec, config, device, store)
 
     @classmethod
     def open(
@@ -128,8 +138,10 @@ class World:
         weights: str | Path | None = None,
         write: bool = True,
         device: str = "auto",
+        networks: "World | None" = None,
     ) -> "World":
-        """Continue a branch of a world folder with the weights it was made with (`weights`: where they lie now).
+        """Continue a branch of a world folder with the weights it was made with (`weights`: where they lie now;
+        `networks` as in `create`).
 
         Raises `UserError` for a damaged world, one that is being written elsewhere, and other weights.
         """
@@ -143,11 +155,20 @@ class World:
                     "give those, or start a new one"
                 )
             config = _parse_config(settings["config"], str(path))
-            fresh = cls.from_pretrained(name, device=device)
+            fresh = networks or cls.from_pretrained(name, device=device)
             return cls(fresh.model, fresh.codec, config, device, BranchStore(file, branch))
         except BaseException:
             file.close()
             raise
+
+    def forgetful(self, frames: int) -> "World":
+        """A copy in working memory that has only the last `frames` frames, with the same noise ahead: what it makes
+        differently is what forgetting does."""
+        copy = type(self)(self.model, self.codec, self.config, str(self.device))
+        last = np.arange(max(0, len(self.bank) - frames), len(self.bank))
+        copy.bank.append(self.bank.frames_u8(last), self.bank.cameras[last], self.bank.latents(last))
+        copy._chunks = self._chunks
+        return copy
 
     def close(self) -> None:
         """Close the world file, if there is one; every finished chunk is in it already."""

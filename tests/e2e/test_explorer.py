@@ -1,44 +1,35 @@
-"""The explorer in a real browser: load, walk, turn away, see what is remembered."""
+"""The explorer in a real browser: the page, its scripts and the application, around real but tiny networks."""
 
 import shutil
-import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
-import uvicorn
+from PIL import Image
 
-import tiny
 from context_as_memory.server.app import create_app
-from context_as_memory.server.shelf import FolderShelf, MemoryShelf
+from context_as_memory.server.record import record, serving
+from context_as_memory.server.shelf import FolderShelf
+from context_as_memory.video import read_video
+from context_as_memory.worldfile import WorldFile, import_world
 from tiny_world import save_tiny_world
 
 SHOTS = Path(__file__).parents[2] / "outputs" / "e2e"  # looked at by people; not in git
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @pytest.fixture(scope="module")
-def address():
-    """A running explorer around a tiny world."""
-    yield from _running(MemoryShelf(lambda seed: tiny.world(seed=seed)))
-
-
-@pytest.fixture(scope="module")
-def keeper(tmp_path_factory):
-    """One that keeps its worlds."""
+def app(tmp_path_factory):
     folder = tmp_path_factory.mktemp("explorer")
-    yield from _running(FolderShelf(folder / "worlds", save_tiny_world(folder / "weights"), "cpu"))
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    return create_app(FolderShelf(folder / "worlds", save_tiny_world(folder / "weights"), "cpu"))
 
 
-def _running(shelf):
-    app = create_app(shelf)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
+@pytest.fixture(scope="module")
+def address(app):
+    with serving(app) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -46,31 +37,40 @@ def browser():
     """Debian's Chromium."""
     from playwright.sync_api import sync_playwright
 
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
+    if BROWSER is None:
         pytest.skip("no chromium here; apt install chromium (.ci/run does)")
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        opened = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         yield opened
         opened.close()
 
 
-def _open(browser, address, **options):
-    """A page on the explorer, ready to walk; any error of its scripts fails the test."""
-    page = browser.new_context(**options).new_page()
-    page.errors = []
-    page.on("pageerror", lambda error: page.errors.append(str(error)))
-    page.goto(address)
-    page.wait_for_function("document.getElementById('status').textContent.startsWith('ready')")
-    return page
+@pytest.fixture
+def open_page(browser, address):
+    """Opens a page of the explorer, ready to walk; any error of its scripts fails the test."""
+    contexts, errors = [], []
+
+    def opener(query: str = "", **options):
+        contexts.append(browser.new_context(**options))
+        page = contexts[-1].new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
+        page.goto(address + query)
+        page.wait_for_function("['ready', 'watching'].includes(document.body.dataset.state)")
+        return page
+
+    yield opener
+    for context in contexts:
+        context.close()
+    assert errors == []
 
 
 def _hold(page, key: str, chunks: int) -> None:
-    """Hold a key until so many more chunks were shown in the read-outs."""
-    count = "Number(document.querySelector('#stats dd')?.textContent ?? 1)"
+    """Hold a key until so many more chunks were shown."""
+    count = "Number(document.body.dataset.chunks)"
     before = page.evaluate(count)
     page.keyboard.down(key)
-    page.wait_for_function(f"{count} >= {before + 2 * chunks}")
+    page.wait_for_function(f"{count} >= {before + chunks}")
     page.keyboard.up(key)
 
 
@@ -78,14 +78,25 @@ def _remembered(page) -> list[str]:
     return page.locator("#memories small").all_text_contents()
 
 
+def _last_frame(page) -> int:
+    return int(page.evaluate("Number(document.getElementById('frame').max)"))
+
+
+def _stand(page) -> int:
+    """Wait until nothing moves any more; the last frame."""
+    before = -1
+    while before != (before := _last_frame(page)):
+        page.wait_for_timeout(300)
+    return before
+
+
+PIXELS = "(id) => [...document.getElementById(id).getContext('2d').getImageData(0, 0, 32, 16).data]"
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_walk_turn_away_and_back_and_see_what_is_remembered(browser, address, scheme):
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    page = _open(browser, address, viewport={"width": 1280, "height": 720}, color_scheme=scheme)
-    blank = (
-        "[...document.getElementById('view').getContext('2d').getImageData(0, 0, 32, 16).data].every((v) => v === 0)"
-    )
-    page.wait_for_function(f"!({blank})")  # the start picture is there before the first step
+def test_walk_turn_away_and_back_and_see_what_is_remembered(open_page, scheme):
+    page = open_page(viewport={"width": 1280, "height": 720}, color_scheme=scheme)
+    page.wait_for_function(f"({PIXELS})('view').some((v) => v !== 0 && v !== 255)")  # the start picture is there
     _hold(page, "w", 2)
     ahead = _remembered(page)
     assert "most recent" in ahead[-1]
@@ -93,42 +104,117 @@ def test_walk_turn_away_and_back_and_see_what_is_remembered(browser, address, sc
     away = _remembered(page)
     assert away != ahead
     _hold(page, "l", 6)
-    back = _remembered(page)
-    assert any("shows" in note for note in back)  # older frames came back into the context
+    assert any("shows" in note for note in _remembered(page))  # older frames came back into the context
+    page.locator("#compare").check()
+    _hold(page, "l", 2)
+    assert page.locator("#without").is_visible()
+    page.wait_for_function(f"({PIXELS})('without').some((v) => v !== 0 && v !== 255)")
     page.locator("#memory").select_option("recent")
-    page.locator("#view").focus()
-    _hold(page, "w", 2)
+    _hold(page, "w", 3)
     numbers = [int(note.split()[1].rstrip(",")) for note in _remembered(page)]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))  # a window of the last frames
+    stats = dict(zip(page.locator("#stats dt").all_text_contents(), page.locator("#stats dd").all_text_contents(),
+                     strict=True))  # fmt: skip
+    assert stats["key to picture"].endswith(" ms") and int(stats["frames remembered"]) > 50
+    assert stats["pictures"] == "video/h264"  # this Chromium can; the next test asks for JPEG
     page.screenshot(path=SHOTS / f"explorer-{scheme}.png")
     page.locator("#begin").click()
     page.wait_for_function("document.querySelectorAll('#memories li').length === 0")
-    assert page.errors == []
 
 
-def test_on_a_phone_it_is_walked_by_touch(browser, address):
-    page = _open(browser, address, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+def test_jpeg_is_shown_as_well_and_the_mouse_walks(open_page):
+    page = open_page("?video=jpeg", viewport={"width": 1280, "height": 720})
+    before = page.evaluate(PIXELS, "view")
+    box = page.locator("#view").bounding_box()
+    page.mouse.move(box["x"] + 200, box["y"] + 100)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 300, box["y"] + 102)
+    page.wait_for_function("Number(document.body.dataset.chunks) >= 2")
+    page.mouse.up()
+    last = _stand(page)
+    page.wait_for_timeout(400)
+    assert last >= 8 and "image/jpeg" in page.locator("#stats").text_content()
+    assert page.evaluate(PIXELS, "view") != before
+    poses = "document.getElementById('stats').textContent"
+    assert page.evaluate(poses)
+    page.wait_for_timeout(500)
+    assert _last_frame(page) == last  # nothing is held any more
+
+
+def test_on_a_phone_it_is_walked_by_touch(open_page):
+    page = open_page(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     button = page.locator("#pad button", has_text="ahead")
     assert button.is_visible()
     button.dispatch_event("pointerdown")
     page.wait_for_function("document.querySelectorAll('#memories li').length > 0")
     button.dispatch_event("pointerup")
-    for box in (element.bounding_box() for element in page.locator("#pad button, #view, #map, header > *").all()):
+    parts = "#pad button, #view, #map, #timeline, #controls > *, #history > *, .exports > :not([hidden])"
+    for box in (element.bounding_box() for element in page.locator(parts).all()):
         assert box["x"] >= 0 and box["x"] + box["width"] <= 390  # nothing sticks out sideways
     page.screenshot(path=SHOTS / "explorer-phone.png")
-    assert page.errors == []
 
 
-def test_a_page_that_is_loaded_again_goes_on_and_goes_back(browser, keeper):
-    page = _open(browser, keeper)
+def test_a_page_that_is_loaded_again_goes_on_goes_back_and_forks(open_page, tmp_path):
+    page = open_page()
     _hold(page, "w", 3)
-    page.wait_for_timeout(500)  # the last chunk arrives
-    frames = page.evaluate("Number(document.getElementById('frame').max)")
-    assert frames >= 6 and "#" in page.url
+    frames = _stand(page)
+    assert frames >= 12 and "#" in page.url
     page.reload()
     page.wait_for_function(f"Number(document.getElementById('frame').max) === {frames}")
-    page.locator("#frame").fill("2")
+    page.locator("#frame").fill("6")
     page.locator("#rewind").click()
-    page.wait_for_function(f"Number(document.getElementById('frame').max) < {frames}")
+    page.wait_for_function("Number(document.getElementById('frame').max) === 8")
     _hold(page, "l", 1)
-    assert page.errors == []
+    _stand(page)
+    page.locator("#timeline").click(position={"x": 2, "y": 10})  # the first frame
+    assert page.locator("#frame-number").text_content() == "0"
+    page.locator("#fork-name").fill("another way")
+    page.locator("#fork").click()
+    page.wait_for_function("document.getElementById('branch').value === 'another way'")
+    assert _last_frame(page) == 0
+    _hold(page, "j", 1)
+    forked = _stand(page)
+    page.screenshot(path=SHOTS / "explorer-fork.png")
+    page.locator("#branch").select_option("main")
+    page.wait_for_function(f"Number(document.getElementById('frame').max) > {forked}")
+    with page.expect_download() as film:
+        page.locator("#film").click()
+    assert len(read_video(film.value.path().rename(tmp_path / "walk.mp4"))) == _last_frame(page) + 1
+    with page.expect_download() as archive:
+        page.locator("#archive").click()
+    with WorldFile.open(import_world(archive.value.path(), tmp_path / "copy"), write=False) as file:
+        assert {"main", "another way"} <= {branch.name for branch in file.branches()}
+    with page.expect_download() as shot:
+        page.locator("#shot").click()
+    assert shot.value.suggested_filename.endswith(".png")
+
+
+def test_a_photo_becomes_a_world_and_a_friend_watches(open_page, tmp_path):
+    page = open_page()
+    Image.fromarray(np.full((300, 400, 3), (200, 40, 40), np.uint8)).save(tmp_path / "photo.jpg")
+    page.locator("#photo").set_input_files(tmp_path / "photo.jpg")
+    page.wait_for_function(f"({PIXELS})('view')[0] > 150 && ({PIXELS})('view')[1] < 90")
+    (tmp_path / "bad.png").write_bytes(b"not a picture")
+    page.locator("#photo").set_input_files(tmp_path / "bad.png")
+    page.wait_for_function("document.getElementById('status').textContent.includes('no picture')")
+    _hold(page, "j", 2)  # the world is still there
+    page.locator("#share").click()
+    link = page.locator("#link").input_value()
+    friend = open_page(link[link.index("?watch=") :])
+    last = _stand(page)
+    assert _last_frame(friend) == last and friend.locator("#begin").is_disabled()
+    _hold(page, "l", 2)
+    last = _stand(page)
+    friend.wait_for_function(f"Number(document.getElementById('frame').max) === {last}")
+    friend.keyboard.down("w")  # does nothing
+    friend.wait_for_timeout(500)
+    assert _last_frame(page) == last
+    friend.screenshot(path=SHOTS / "explorer-watching.png")
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium here; apt install chromium (.ci/run does)")
+def test_a_film_of_the_page_is_recorded(app, tmp_path, monkeypatch):
+    monkeypatch.setattr("context_as_memory.server.record.WALK", (("w", 1), ("j", 2)))
+    with ThreadPoolExecutor(1) as pool:  # playwright allows one of its kind per thread
+        film = read_video(pool.submit(record, app, tmp_path / "demo.mp4", {"log_level": "warning"}).result())
+    assert film.shape == (4, 720, 1280, 3) and np.abs(film[-1].astype(int) - film[0]).mean() > 0.5

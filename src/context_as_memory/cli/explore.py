@@ -1,11 +1,14 @@
 """`cam explore`: the explorer in the browser."""
 
 import ipaddress
+import logging
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from context_as_memory.errors import UserError
+from context_as_memory.server.limits import Limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +23,16 @@ class Explore:
     """`default` or a folder made by `cam train world`."""
     token: str | None = None
     """What viewers must give as ?token=...; made up if --host is not loopback and none is given."""
-    worlds: Path | None = None
-    """Folder to keep worlds in: a page that is loaded again goes on, and any frame can be gone back to."""
-    sessions: int = 8
-    """Most worlds at once."""
+    worlds: Path = Path("outputs/worlds")
+    """Folder to keep worlds in: a page that is loaded again goes on, also with another server."""
+    limits: Limits = field(default_factory=Limits)
+    """What the server and one session may cost."""
     threads: int | None = None
     """CPU threads of the model."""
+    log: Path | None = None
+    """Write a structured log (JSON lines) to this file; without it only warnings are shown."""
+    record: Path | None = None
+    """Walk a short walk in a real browser (needs playwright and Chromium), film the page into this .mp4, and end."""
 
 
 def is_loopback(host: str) -> bool:
@@ -41,28 +48,48 @@ def explore(command: Explore) -> int:
     try:
         import uvicorn
 
-        from context_as_memory.server.app import create_app
+        from context_as_memory.server.app import LOOPBACK, create_app
     except ImportError as error:
         raise UserError(f"{error.name} is not installed; pip install 'context-as-memory[explore]'") from error
     import torch
 
-    from context_as_memory.server.session import Limits
-    from context_as_memory.server.shelf import FolderShelf, MemoryShelf
-    from context_as_memory.world import World
+    from context_as_memory.server.shelf import FolderShelf
 
-    if command.sessions < 1 or not 0 < command.port < 65536:
-        raise UserError("--sessions must be at least 1, --port 1 to 65535")
+    limits = command.limits
+    if not 0 < command.port < 65536:
+        raise UserError(f"--port is {command.port}; give 1 to 65535")
+    for name, value in vars(limits).items():
+        if value < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; give at least 1")
     if command.threads is not None:
         torch.set_num_threads(command.threads)
-    base = World.from_pretrained(command.weights)
+    if command.log is not None:
+        _log_to(command.log)
+    local = is_loopback(command.host)
+    token = command.token or (None if local else secrets.token_urlsafe(16))
+    hosts = [*LOOPBACK, command.host] if local else ["*"]  # elsewhere the token guards the door
+    app = create_app(FolderShelf(command.worlds, command.weights), limits, token, hosts)
+    # Sizes are judged again when a message is read; a little room is left so that the answer can say what is wrong.
+    settings: dict[str, Any] = {"log_level": "warning", "ws_max_size": limits.upload_bytes + 1_000_000}
+    if command.record is not None:
+        from context_as_memory.server.record import record
 
-    def make_world(seed: int) -> World:
-        return World(base.model, base.codec, replace(base.config, seed=seed))
-
-    shelf = MemoryShelf(make_world) if command.worlds is None else FolderShelf(command.worlds, command.weights)
-    token = command.token or (None if is_loopback(command.host) else secrets.token_urlsafe(16))
+        print(f"wrote {record(app, command.record, settings)}")
+        return 0
     query = "" if token is None else f"?token={token}"
     print(f"walk at http://{command.host}:{command.port}/{query}", flush=True)
-    app = create_app(shelf, Limits(sessions=command.sessions), token)
-    uvicorn.run(app, host=command.host, port=command.port, log_level="warning", ws_max_size=64 * 1024)
+    print(f"worlds are kept in {command.worlds}; Ctrl-C ends", flush=True)
+    # A chunk that is being made when the server is told to end is finished first; so long it may take.
+    uvicorn.run(app, host=command.host, port=command.port, timeout_graceful_shutdown=20, **settings)
     return 0
+
+
+def _log_to(path: Path) -> None:
+    from context_as_memory.server.hall import JsonLines
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path)
+    handler.setFormatter(JsonLines())
+    logger = logging.getLogger("context_as_memory.server")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)

@@ -308,11 +308,7 @@ def _train_codec(command: TrainCodec) -> int:
 
     recipe = codec_recipe(command.recipe)
     recipe = replace(recipe, train=replace(recipe.train, **_training_changes(command)))
-    perceptual = None
-    if recipe.loss.perceptual:
-        from context_as_memory.evaluation.metric_networks import load_lpips
-
-        perceptual = load_lpips()
+    perceptual = _perceptual(recipe.loss.perceptual)
     _print_figures(train_codec(recipe, command.data, command.out, command.init, perceptual))
     return 0
 
@@ -323,8 +319,19 @@ def _train_world(command: TrainWorld) -> int:
 
     recipe = world_recipe(command.recipe)
     recipe = replace(recipe, train=replace(recipe.train, **_training_changes(command)))
-    _print_figures(train_world(recipe, command.data, command.codec, command.cache, command.out, command.init))
+    perceptual = _perceptual(recipe.perceptual)
+    folders = (command.data, command.codec, command.cache, command.out)
+    _print_figures(train_world(recipe, *folders, command.init, perceptual))
     return 0
+
+
+def _perceptual(weight: float) -> Any:
+    """The network behind the perceptual distance, if a recipe weighs it."""
+    if not weight:
+        return None
+    from context_as_memory.evaluation.metric_networks import load_lpips
+
+    return load_lpips()
 
 
 def _training_changes(command: _Training) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from ..diffusion import FlowMatching
 from ..errors import UserError
 from ..retrieval import RetrievalConfig
 from ..training.codec import CodecRecipe
-from ..training.critic import CriticConfig
 from ..training.trainer import TrainConfig
 from ..training.world import WorldRecipe
 from ..transformer import TransformerConfig
@@ -93,7 +92,6 @@ def world_tiny() -> WorldRecipe:
         num_steps=2,
         own_frames=0.5,
         weathered=0.3,
-        critic=CriticConfig(strength=0.5, width=8),
         train=replace(_tiny_training(), batch_size=4),
     )
 

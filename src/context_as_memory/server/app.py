@@ -1,60 +1,69 @@
-"""HTTP and WebSocket around sessions. One model serves all sessions in turn, a chunk at a time."""
+"""HTTP and WebSocket around the hall."""
 
 import asyncio
 import secrets
-import time
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from importlib import resources
+from pathlib import Path
 
-from fastapi import FastAPI, WebSocket, WebSocketDisconnect
-from fastapi.responses import PlainTextResponse
+from fastapi import FastAPI, HTTPException, Request, WebSocket, WebSocketDisconnect
+from fastapi.responses import FileResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.background import BackgroundTask
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from context_as_memory.errors import UserError
+from context_as_memory.server.hall import Hall, Room, TooMany, note, packets
+from context_as_memory.server.limits import Limits
 from context_as_memory.server.protocol import (
     CLIENT,
-    MAX_MESSAGE_BYTES,
+    FORMATS,
+    Event,
     Failure,
     Init,
+    Message,
     ProtocolError,
-    Rewind,
+    Settings,
     decode,
     encode,
 )
-from context_as_memory.server.session import Limits, Session
+from context_as_memory.server.session import unknown_format
 from context_as_memory.server.shelf import Shelf
+from context_as_memory.video import VideoWriter
+from context_as_memory.worldfile import MAIN, BranchStore, WorldFile, export_world
 
 PATH = "/v1/realtime_video/generate"
-POLICY_VIOLATION, TOO_BIG, TRY_LATER, GOING_AWAY = 1008, 1009, 1013, 1001
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+MOVIE_FPS = 20
+POLICY_VIOLATION, TOO_BIG, TRY_LATER, GOING_AWAY, FAULT = 1008, 1009, 1013, 1001, 1011
 
 
-class Hall:
-    """All sessions of a server, and the model's queue: whoever waits longest is served next."""
+def create_app(
+    shelf: Shelf, limits: Limits | None = None, token: str | None = None, hosts: Sequence[str] = LOOPBACK
+) -> FastAPI:
+    """The application.
 
-    def __init__(self, shelf: Shelf, limits: Limits) -> None:
-        self.shelf, self.limits = shelf, limits
-        self.turn = asyncio.Lock()  # asyncio's lock is fair
-        self.open = 0
-        self.chunks, self.chunk_seconds, self.refused = 0, 0.0, 0
-        self.began = time.time()
-
-    def metrics(self) -> str:
-        """Counters in the text format of Prometheus."""
-        rows = {
-            "cam_sessions_open": self.open,
-            "cam_sessions_refused_total": self.refused,
-            "cam_chunks_total": self.chunks,
-            "cam_chunk_seconds_total": round(self.chunk_seconds, 3),
-            "cam_uptime_seconds": round(time.time() - self.began, 1),
-        }
-        return "".join(f"{name} {value}\n" for name, value in rows.items())
-
-
-def create_app(shelf: Shelf, limits: Limits | None = None, token: str | None = None) -> FastAPI:
-    """The application. shelf: where worlds come from and are kept. token: what viewers must give as `?token=`; None
-    asks for none (loopback only)."""
+    shelf: where worlds are kept. token: what viewers must give as `?token=`; None asks for none. hosts: names under
+    which the server may be addressed ("*": any): without a token, a page of another site whose name points here must
+    not get in.
+    """
     hall = Hall(shelf, limits or Limits())
-    app = FastAPI(title="Context as Memory: explorer", docs_url=None, redoc_url=None, openapi_url=None)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        note("started")
+        yield
+        # The sockets are closed by now, and every session with them; each chunk was committed when it was made.
+        note("stopped", chunks=hall.chunks)
+
+    app = FastAPI(
+        title="Context as Memory: explorer", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan
+    )
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     app.state.hall = hall
+    exporting = asyncio.Semaphore(1)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -64,25 +73,39 @@ def create_app(shelf: Shelf, limits: Limits | None = None, token: str | None = N
     async def metrics() -> str:
         return hall.metrics()
 
+    @app.get("/v1/worlds/{name}/{what}")
+    async def export(request: Request, name: str, what: str, branch: str = MAIN) -> FileResponse:
+        """A kept world as a film of one branch (walk.mp4), or as one file to send to a friend (world.tar)."""
+        if not _has_token(request.query_params.get("token"), token):
+            raise HTTPException(403, "this server wants a token")
+        make = {"walk.mp4": _film, "world.tar": _archive}.get(what)
+        if make is None:
+            raise HTTPException(404, "there is walk.mp4 and world.tar")
+        scratch = tempfile.TemporaryDirectory(prefix="explorer-")
+        try:
+            async with exporting:
+                path = await asyncio.to_thread(make, shelf.path(name), branch, Path(scratch.name))
+        except UserError as error:
+            scratch.cleanup()
+            raise HTTPException(404, str(error)) from error
+        note("exported", what=what, bytes=path.stat().st_size)
+        return FileResponse(path, filename=f"{name}-{what}", background=BackgroundTask(scratch.cleanup))
+
     @app.websocket(PATH)
     async def generate(socket: WebSocket) -> None:
-        if not _same_origin(socket) or not _has_token(socket, token):
+        if not _same_origin(socket) or not _has_token(socket.query_params.get("token"), token):
             await socket.close(POLICY_VIOLATION)
             return
-        if hall.open >= hall.limits.sessions:
-            hall.refused += 1
-            await socket.accept()
-            await socket.send_bytes(encode(Failure(message=f"all {hall.limits.sessions} places are taken; try later")))
-            await socket.close(TRY_LATER)
-            return
         await socket.accept()
-        hall.open += 1
-        session = Session(hall.shelf, hall.limits)
+        hall.connections += 1
         try:
-            await _serve(socket, session, hall)
+            if hall.connections > hall.limits.sessions * (hall.limits.viewers + 2):
+                raise TooMany("too many connections; try later")
+            await _serve(socket, hall)
+        except Exception as error:
+            await _say_goodbye(socket, hall, error)
         finally:
-            hall.open -= 1
-            session.close()
+            hall.connections -= 1
 
     static = resources.files("context_as_memory.server") / "static"
     app.mount("/", StaticFiles(directory=str(static), html=True), name="static")
@@ -95,35 +118,59 @@ def _same_origin(socket: WebSocket) -> bool:
     return origin is None or origin.split("://", 1)[-1] == socket.headers.get("host")
 
 
-def _has_token(socket: WebSocket, token: str | None) -> bool:
-    return token is None or secrets.compare_digest(socket.query_params.get("token", ""), token)
+def _has_token(given: str | None, token: str | None) -> bool:
+    return token is None or secrets.compare_digest((given or "").encode(), token.encode())
 
 
-async def _serve(socket: WebSocket, session: Session, hall: Hall) -> None:
-    """Read and write until the viewer leaves. Frames are sent before the next chunk is made: a slow viewer slows down
+# -- sockets ---------------------------------------------------------------------------------------------------------
+
+
+async def _serve(socket: WebSocket, hall: Hall) -> None:
+    """The first message says whether somebody wants to walk or to watch."""
+    first = await _hear(socket, hall)
+    if isinstance(first, Init) and first.watch is not None:
+        await _watch(socket, hall, first)
+        return
+    room = hall.enter()
+    try:
+        await _walk(socket, hall, room, first)
+    finally:
+        hall.leave(room)
+
+
+async def _hear(socket: WebSocket, hall: Hall) -> Message:
+    """The next message of a viewer."""
+    try:
+        data = await asyncio.wait_for(socket.receive_bytes(), hall.limits.idle_s)
+    except KeyError:
+        raise ProtocolError("a text message; send MessagePack as bytes") from None
+    message = decode(data, hall.limits.upload_bytes)
+    if not isinstance(message, CLIENT):
+        raise ProtocolError(f"{message.type} is a message of the server")
+    return message
+
+
+async def _walk(socket: WebSocket, hall: Hall, room: Room, first: Message) -> None:
+    """Read and write until the walker leaves. Frames are sent before the next chunk is made: a slow walker slows down
     its own world, and nothing piles up."""
     moved = asyncio.Event()
+    session = room.session
 
     async def listen() -> None:
+        message = first
         while True:
-            data = await asyncio.wait_for(socket.receive_bytes(), hall.limits.idle_s)
-            if len(data) > MAX_MESSAGE_BYTES:
-                await socket.close(TOO_BIG)
-                return
-            message = decode(data)
-            if not isinstance(message, CLIENT):
-                raise ProtocolError(f"{message.type} is a message of the server")
             try:
-                if isinstance(message, (Init, Rewind)):  # reads files and may run the autoencoder
-                    async with hall.turn:
-                        answers = await asyncio.to_thread(session.receive, message)
-                else:
-                    answers = session.receive(message)
+                if isinstance(message, (Event, Settings)):
+                    told = session.receive(message)
+                else:  # reads files and may run the autoencoder
+                    told = await hall.alone(lambda message=message: session.receive(message))  # type: ignore[misc]
             except UserError as error:
-                answers = [Failure(message=str(error))]
-            for answer in answers:
-                await socket.send_bytes(encode(answer))
+                told = [_refusal(hall, error)]
+            room.show(told)
+            for packet in packets(told, session.format, hall.limits):
+                await socket.send_bytes(packet)
             moved.set()
+            message = await _hear(socket, hall)
 
     async def walk() -> None:
         while True:
@@ -132,36 +179,100 @@ async def _serve(socket: WebSocket, session: Session, hall: Hall) -> None:
                 moved.clear()
                 continue
             try:
-                async with hall.turn:
-                    began = time.perf_counter()
-                    messages = await asyncio.to_thread(session.step)
-                    hall.chunks += 1
-                    hall.chunk_seconds += time.perf_counter() - began
+                told = await hall.step(room)
             except UserError as error:
-                messages = [Failure(message=str(error))]
-            for message in messages:
-                await socket.send_bytes(encode(message))
+                told = [_refusal(hall, error)]
+            room.show(told)
+            for packet in packets(told, session.format, hall.limits):
+                await socket.send_bytes(packet)
 
-    tasks = [asyncio.create_task(listen()), asyncio.create_task(walk())]
+    await _until_one_ends(listen(), walk())
+
+
+async def _watch(socket: WebSocket, hall: Hall, init: Init) -> None:
+    """Pass on what a walker sees until one of both leaves."""
+    kind = init.realtime_output_format or FORMATS[0]
+    if kind not in FORMATS:
+        raise UserError(unknown_format(kind))
+    room, viewer = await hall.watch(init.watch or "", kind)
+
+    async def listen() -> None:
+        while True:
+            await socket.receive_bytes()  # whatever it is: who watches touches nothing
+
+    async def show() -> None:
+        while not viewer.lagging:
+            packet = await viewer.packets.get()
+            if packet is None:
+                await socket.close(GOING_AWAY)
+                return
+            await socket.send_bytes(packet)
+        raise TooMany("this connection is too slow to watch; load the page again")
+
+    try:
+        await _until_one_ends(listen(), show())
+    finally:
+        room.viewers.discard(viewer)
+
+
+async def _until_one_ends(*parts: object) -> None:
+    """Run coroutines side by side until the first one ends; raises what it raised."""
+    tasks = [asyncio.ensure_future(part) for part in parts]  # type: ignore[call-overload]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
-            await _say_goodbye(socket, task.exception())
+            task.result()
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _say_goodbye(socket: WebSocket, error: BaseException | None) -> None:
-    """Close with a code that says why."""
-    if isinstance(error, ProtocolError):
-        await socket.send_bytes(encode(Failure(message=str(error))))
-        await socket.close(POLICY_VIOLATION)
-    elif isinstance(error, TimeoutError):
-        await socket.send_bytes(encode(Failure(message="nothing was heard for long; connect again to go on")))
-        await socket.close(GOING_AWAY)
-    elif error is not None and not isinstance(error, (WebSocketDisconnect, KeyError)):
-        raise error  # KeyError: a text message where bytes were expected
-    elif isinstance(error, KeyError):
-        await socket.close(POLICY_VIOLATION)
+def _refusal(hall: Hall, error: UserError) -> Failure:
+    hall.failed += 1
+    return Failure(content=str(error))
+
+
+async def _say_goodbye(socket: WebSocket, hall: Hall, error: Exception) -> None:
+    """Close with a code that says why, and the reason before it."""
+    if isinstance(error, WebSocketDisconnect):
+        return
+    reasons = (
+        (ProtocolError, POLICY_VIOLATION, "protocol"),
+        (TooMany, TRY_LATER, "too_many"),
+        (UserError, POLICY_VIOLATION, "refused"),
+        (TimeoutError, GOING_AWAY, "idle"),
+    )
+    code, name = next(((code, name) for kind, code, name in reasons if isinstance(error, kind)), (FAULT, "fault"))
+    text = str(error)
+    if name == "idle":
+        text = "nothing was heard for long; load the page again to go on"
+    if name == "fault":
+        hall.failed += 1
+        note("fault", error=repr(error))
+        text = "the server made a mistake; load the page again to go on"
+    try:
+        await socket.send_bytes(encode(Failure(content=text, code=name)))
+        await socket.close(code)
+    except (RuntimeError, WebSocketDisconnect):
+        return  # it is gone already
+
+
+# -- exports ---------------------------------------------------------------------------------------------------------
+
+
+def _film(world: Path, branch: str, folder: Path) -> Path:
+    """The frames of a branch as a film that plays everywhere."""
+    with WorldFile.open(world, write=False) as file:
+        size = (int(file.settings["width"]), int(file.settings["height"]))
+        with VideoWriter(folder / "walk.mp4", *size, fps=MOVIE_FPS, pix_fmt="yuv420p") as film:
+            for chunk in BranchStore(file, branch).chunks:
+                if not chunk.lost:
+                    film.write(file.frames_u8(chunk, size))
+    return folder / "walk.mp4"
+
+
+def _archive(world: Path, branch: str, folder: Path) -> Path:
+    """The whole world, all branches, as one file."""
+    with WorldFile.open(world, write=False) as file:
+        return export_world(file, folder / "world.tar")

@@ -1,7 +1,7 @@
 """What browser and server say to each other: MessagePack maps with a `type`, one class per message.
 
-The outline is that of SGLang's realtime video protocol (`init`, `event`, `frame_batch`, `chunk_stats`), extended by
-`memory`: which frames were given to the model, and why. docs/protocol.md lists every field.
+`init`, `event`, `frame_batch`, `chunk_stats` and `error` are those of SGLang's realtime video server, with its field
+names, so that its clients can walk here; everything that concerns memory is ours. docs/protocol.md lists every field.
 """
 
 from dataclasses import asdict, dataclass, field, fields
@@ -12,59 +12,102 @@ import msgpack
 
 from context_as_memory.errors import UserError
 
-MAX_MESSAGE_BYTES = 64 * 1024  # of a client's message; pictures are uploaded elsewhere
+MAX_MESSAGE_BYTES = 64 * 1024  # of any message but `init`, which may carry a picture
 KEYS = frozenset("wasdijkl")
+FORMATS = ("jpeg", "h264", "raw")  # of the pictures in frame batches
 
 
 class ProtocolError(UserError):
     """A message that is not part of the protocol; the connection is closed."""
 
 
+# -- from the viewer -------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, kw_only=True)
 class Init:
-    """Client: begin a world, or go on with one."""
+    """Begin a world, go on with one, or watch somebody walk. Fields of other servers are accepted and ignored."""
 
     type: ClassVar[str] = "init"
-    world: str | None = None  # name of a kept world, to go on with; a new one if None
-    start: str | None = None  # name of a shipped start picture; the first one if None
+    first_frame: bytes | None = None  # a picture file to start from
     seed: int = 0
+    realtime_output_format: str | None = None  # one of FORMATS; jpeg if None
+    condition_inputs: dict[str, Any] | None = None  # may hold `camera_actions`, as in the payload of an event
+    max_chunks: int | None = None  # stop after so many chunks
+    start: str | None = None  # name of a shipped start picture, where no picture is given; the first one if None
+    world: str | None = None  # name of a kept world, to go on with
+    branch: str | None = None  # of that world; the one it was made with if None
+    watch: str | None = None  # the share link's word: see what its walker sees, and touch nothing
     memory: str = "coverage"
     max_context: int | None = None
+    compare: bool = False  # generate the same walk with memory off beside it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Client: the keys that are held down now. Only the latest counts; it takes effect at the next chunk."""
+    """Something happened: `kind` is `camera_actions` or `heartbeat` (any other is refused).
+
+    The payload of `camera_actions` is either the keys that are held from now on, as {"mode": "state", "transitions":
+    [{"actions": ["w"]}, ...]} of which the last counts, or a script of keys for each coming frame, [["w"], ["w", "j"],
+    []]. Only the event with the largest id counts; it takes effect at the next chunk.
+    """
 
     type: ClassVar[str] = "event"
-    seq: int
-    keys: list[str]
+    kind: str
+    payload: Any = None
+    event_id: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Client: from the next chunk on, choose the context like this."""
+    """From the next chunk on, choose the context like this, and walk beside it without memory or not."""
 
     type: ClassVar[str] = "settings"
     memory: str
     max_context: int
+    compare: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rewind:
-    """Client: go back to the chunk that holds this frame. What came after stays in the world file as a branch."""
+    """Go back to the chunk that holds this frame. What came after stays in the world file as a branch."""
 
     type: ClassVar[str] = "rewind"
     frame: int
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fork:
+    """Go on from the chunk that holds this frame in a new branch of that name."""
+
+    type: ClassVar[str] = "fork"
+    frame: int
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Switch:
+    """Go on at the end of another branch."""
+
+    type: ClassVar[str] = "switch"
+    branch: str
+
+
+# -- from the server -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ready:
-    """Server: the world stands; what can be asked of it."""
+    """The world stands; what can be asked of it."""
 
     type: ClassVar[str] = "ready"
-    world: str | None  # its name, if it is kept
+    world: str | None  # its name; none for those who only watch
+    branch: str
+    branches: list[str]
+    share: str  # the word with which others may watch
+    driver: bool  # whether this viewer walks
     poses: list[list[float]]  # of all frames but the last, which comes as a frame batch
+    chunks: list[int]  # the first frame of every chunk
     width: int
     height: int
     chunk_frames: int
@@ -72,23 +115,40 @@ class Ready:
     strategies: list[str]
     memory: str
     max_context: int
+    compare: bool
     half_width_tan: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrameBatch:
-    """Server: new frames as JPEG, the first of them frame `first` of the world, and where they were seen from."""
+    """New frames, the first of them frame `first` of the world, and where they were seen from.
+
+    `payload` holds the pictures one after the other, `payload_lengths` bytes each: JPEG files, RGB bytes, or H.264
+    pictures (Annex B, each batch begins with a key picture).
+    """
 
     type: ClassVar[str] = "frame_batch"
+    chunk_index: int  # -1: the frame one stands on, not a new one
+    content_type: str
+    format: str
+    num_frames: int
+    width: int
+    height: int
+    total_size: int
+    payload_lengths: list[int]
+    payload: bytes
+    event_id: int | None  # the event that these frames follow
     first: int
-    jpegs: list[bytes]
     poses: list[list[float]]  # x, y in metres, heading in radians, for each frame
-    applied: int  # seq of the event that these frames follow
+    view: str = "memory"  # or "without": the same walk with memory off
+    frame_batch_index: int = 0
+    num_frame_batches: int = 1
+    is_final_frame_batch: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Server: the context of the last chunk, the most recent frame last."""
+    """The context of the last chunk, the most recent frame last."""
 
     type: ClassVar[str] = "memory"
     frames: list[int]
@@ -100,28 +160,36 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkStats:
-    """Server: what the last chunk cost."""
+    """What the last chunk cost."""
 
     type: ClassVar[str] = "chunk_stats"
-    chunk: int
+    chunk_index: int
+    event_id: int | None  # applied
+    received_event_id: int | None  # the last one that arrived
+    num_frames: int
+    chunk_total_ms: int
+    content_type: str
     frames: int  # remembered so far
     frames_per_second: float
-    received: int  # seq of the last event that arrived
-    applied: int
+    resident_mb: int | None  # working memory of the server, if it can tell
     seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Server: something cannot be done; the session goes on unless the connection closes."""
+    """Something cannot be done; the session goes on unless the connection closes."""
 
     type: ClassVar[str] = "error"
-    message: str
+    content: str
+    code: str = "refused"
 
 
-Message = Init | Event | Settings | Rewind | Ready | FrameBatch | Memory | ChunkStats | Failure
+Message = (
+    Init | Event | Settings | Rewind | Fork | Switch | Ready | FrameBatch | Memory | ChunkStats | Failure
+)  # one class per type
 _KINDS: dict[str, Any] = {kind.type: kind for kind in get_args(Message)}
-CLIENT = (Init, Event, Settings, Rewind)
+CLIENT = (Init, Event, Settings, Rewind, Fork, Switch)
+_OPEN = (Init, Event)  # messages of other clients too: they carry fields that mean nothing here
 
 
 def encode(message: Message) -> bytes:
@@ -130,8 +198,13 @@ def encode(message: Message) -> bytes:
     return packed
 
 
-def decode(data: bytes) -> Message:
-    """The message in a packet; `ProtocolError` for anything that is not one, fields and their types included."""
+def decode(data: bytes, max_bytes: int = MAX_MESSAGE_BYTES) -> Message:
+    """The message in a packet; `ProtocolError` for anything that is not one, fields and their types included.
+
+    max_bytes: of an `init`; others must be shorter than MAX_MESSAGE_BYTES.
+    """
+    if len(data) > max(max_bytes, MAX_MESSAGE_BYTES):
+        raise ProtocolError(f"a message of {len(data)} bytes; at most {max_bytes} are taken")
     try:
         value = msgpack.unpackb(data)  # no list or text in it can be larger than the packet
     except Exception as error:  # the library raises many kinds; all mean the same here
@@ -141,9 +214,14 @@ def decode(data: bytes) -> Message:
     kind = _KINDS.get(str(value.pop("type", None)))
     if kind is None:
         raise ProtocolError(f"unknown message type; known are {', '.join(sorted(_KINDS))}")
+    if len(data) > MAX_MESSAGE_BYTES and kind in CLIENT and kind is not Init:
+        raise ProtocolError(f"{kind.type}: {len(data)} bytes; at most {MAX_MESSAGE_BYTES} are taken")
     known = get_type_hints(kind)
+    names = {entry.name for entry in fields(kind)}
+    if kind in _OPEN:
+        value = {key: content for key, content in value.items() if key in names}
     for key, content in value.items():
-        if key not in {entry.name for entry in fields(kind)}:
+        if key not in names:
             raise ProtocolError(f"{kind.type}: unknown field {key[:40]!r}")
         if not _fits(content, known[key]):
             raise ProtocolError(f"{kind.type}: field {key} has the wrong type")
@@ -155,8 +233,32 @@ def decode(data: bytes) -> Message:
     return message
 
 
+def held_keys(payload: object) -> list[frozenset[str]] | frozenset[str]:
+    """The keys in the payload of a `camera_actions` event: those held from now on, or a script, a set for each coming
+    frame. `UserError` for anything else."""
+    if isinstance(payload, dict) and payload.get("mode") == "state":
+        transitions = payload.get("transitions")
+        if not isinstance(transitions, list) or not transitions or not isinstance(transitions[-1], dict):
+            raise UserError("camera_actions: a state payload needs a list of transitions, each with its actions")
+        return _keys(transitions[-1].get("actions"))
+    if not isinstance(payload, list):
+        raise UserError("camera_actions: the payload is a list of keys for each frame, or a map with mode state")
+    return [_keys(actions) for actions in payload]
+
+
+def _keys(actions: object) -> frozenset[str]:
+    if not isinstance(actions, list) or not all(isinstance(key, str) for key in actions):
+        raise UserError("camera_actions: actions are a list of keys")
+    keys = frozenset(key.lower() for key in actions)
+    if not keys <= KEYS:
+        raise UserError(f"camera_actions: unknown keys; known are {', '.join(sorted(KEYS))}")
+    return keys
+
+
 def _fits(value: object, hint: Any) -> bool:
     """Whether a decoded value has the annotated type; a whole number is also a fine float."""
+    if hint is Any:
+        return True
     if isinstance(hint, UnionType):
         return any(_fits(value, option) for option in get_args(hint))
     if isinstance(hint, GenericAlias) or get_origin(hint) is not None:

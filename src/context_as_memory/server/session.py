@@ -1,9 +1,16 @@
-"""One viewer's world as a state machine: new -> walking -> closed. Knows nothing of sockets."""
+"""One walker's world as a state machine. Knows nothing of sockets.
 
-import io
+    new -> standing <-> walking        standing, walking -> closed        new -> closed
+
+A session is new until `init`; it stands while no key is held and walks while one is. `receive` takes in what the walker
+says, `step` makes the next chunk; both return what to tell.
+"""
+
+import contextlib
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,10 +18,13 @@ from context_as_memory.camera import Cameras, cameras_from_actions
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.start import start_frame, start_names
 from context_as_memory.retrieval import STRATEGIES, RetrievalConfig
+from context_as_memory.server.limits import Limits
+from context_as_memory.server.pictures import CONTENT_TYPES, decode_upload, encode_pictures, jpeg
 from context_as_memory.server.protocol import (
-    KEYS,
+    FORMATS,
     ChunkStats,
     Event,
+    Fork,
     FrameBatch,
     Init,
     Memory,
@@ -22,105 +32,223 @@ from context_as_memory.server.protocol import (
     Ready,
     Rewind,
     Settings,
+    Switch,
+    held_keys,
 )
-from context_as_memory.server.shelf import Shelf
+from context_as_memory.server.shelf import Shelf, chunk_of, rewind
 from context_as_memory.video import fit_frame
-
-if TYPE_CHECKING:
-    from context_as_memory.world import World
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What one server and one session may cost."""
-
-    sessions: int = 8
-    history_frames: int = 20_000  # a session ends its walk here
-    idle_s: float = 600.0  # without any message
-    max_context: int = 32
-    jpeg_quality: int = 85
+from context_as_memory.world import Chunk, World
+from context_as_memory.worldfile import MAIN
 
 
 class State(Enum):
     """Where a session stands."""
 
     NEW = "new"
+    STANDING = "standing"
     WALKING = "walking"
     CLOSED = "closed"
 
 
+LEGAL = {
+    State.NEW: {State.STANDING, State.CLOSED},
+    State.STANDING: {State.STANDING, State.WALKING, State.CLOSED},
+    State.WALKING: {State.STANDING, State.WALKING, State.CLOSED},
+    State.CLOSED: {State.CLOSED},
+}
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames to be shown; each viewer gets them in the format that it asked for."""
+
+    frames_u8: np.ndarray  # [t, H, W, 3]
+    first: int
+    poses: list[list[float]]
+    chunk_index: int  # -1: the frame one stands on
+    event_id: int | None
+    view: str = "memory"
+
+    def message(self, kind: str, quality: int) -> FrameBatch:
+        """As a message with pictures of `kind`, one of FORMATS."""
+        pictures = encode_pictures(self.frames_u8, kind, quality)
+        lengths = [len(picture) for picture in pictures]
+        return FrameBatch(
+            chunk_index=self.chunk_index,
+            content_type=CONTENT_TYPES[kind],
+            format=kind,
+            num_frames=len(pictures),
+            width=self.frames_u8.shape[2],
+            height=self.frames_u8.shape[1],
+            total_size=sum(lengths),
+            payload_lengths=lengths,
+            payload=b"".join(pictures),
+            event_id=self.event_id,
+            first=self.first,
+            poses=self.poses,
+            view=self.view,
+        )
+
+
+Told = Message | Frames
+
+
 class Session:
-    """`receive` what the viewer says, `step` to make the next chunk if keys are held."""
+    """`receive` what the walker says, `step` to make the next chunk if keys are held."""
 
-    def __init__(self, shelf: Shelf, limits: Limits | None = None) -> None:
-        self.limits = limits or Limits()
+    def __init__(self, shelf: Shelf, limits: Limits | None = None, share: str = "") -> None:
+        """share: the word with which others may watch."""
+        self.limits, self.share = limits or Limits(), share
         self.state = State.NEW
+        self.format = FORMATS[0]  # of the walker's frame batches
         self._shelf = shelf
-        self._name: str | None = None
+        self._name, self._branch = "", MAIN
         self._world: World | None = None
-        self._keys: frozenset[str] = frozenset()
-        self._received = self._chunks = 0
+        self._forgetful: World | None = None  # walks beside it with memory off
         self._rule = RetrievalConfig()
+        self._rest()
 
-    def receive(self, message: Message) -> list[Message]:
-        """Take in a message of the viewer; returns the answers. `UserError` when it is not allowed in this state."""
+    def _rest(self) -> None:
+        """Nothing is held and nothing was heard."""
+        self._keys: frozenset[str] = frozenset()
+        self._script: deque[frozenset[str]] = deque()
+        self._event: int | None = None  # the newest event
+        self._chunks, self._chunks_left = 0, -1  # made since the world stands, and left to make (-1: no end)
+
+    def _move(self, state: State) -> None:
+        if state not in LEGAL[self.state]:
+            raise UserError(f"a session that is {self.state.value} cannot become {state.value}")
+        self.state = state
+
+    # -- what the walker says --------------------------------------------------------------------------------------
+
+    def receive(self, message: Message) -> list[Told]:
+        """Take in a message of the walker; returns the answers. `UserError` when it is not allowed in this state."""
         if self.state is State.CLOSED:
             raise UserError("this session is closed; connect again")
         if isinstance(message, Init):
             return self._begin(message)
-        if self.state is State.NEW:
+        world = self._world
+        if world is None:
             raise UserError(f"{message.type} before init; begin a world first")
         if isinstance(message, Event):
-            wrong = set(message.keys) - KEYS
-            if wrong:
-                raise UserError(f"unknown keys; known are {', '.join(sorted(KEYS))}")
-            if message.seq >= self._received:  # latest wins, whatever order the network keeps
-                self._keys, self._received = frozenset(message.keys), message.seq
+            self._hear(message)
             return []
         if isinstance(message, Settings):
             self._rule = self._checked(self._rule, message.memory, message.max_context)
+            self._compare(message.compare)
             return []
+        file = world.file
+        assert file is not None, "shelves keep their worlds"
         if isinstance(message, Rewind):
-            if self._name is None or self._world is None:
-                raise UserError("this world is not kept; it cannot go back (start the server with --worlds FOLDER)")
-            self._world = self._shelf.rewind(self._name, self._world, message.frame)
-            return self._standing()
+            rewind(file, self._branch, message.frame)
+            return self._go_on(self._branch)
+        if isinstance(message, Fork):
+            file.fork(message.name, self._branch, chunk_of(file, self._branch, message.frame))
+            return self._go_on(message.name)
+        if isinstance(message, Switch):
+            file.branch(message.branch)  # says which there are
+            return self._go_on(message.branch)
         raise UserError(f"{message.type} is a message of the server")
+
+    def _hear(self, event: Event) -> None:
+        if event.kind == "heartbeat":
+            return
+        if event.kind != "camera_actions":
+            raise UserError(f"events of kind {event.kind[:40]!r} mean nothing here; send camera_actions or heartbeat")
+        held = held_keys(event.payload)
+        if event.event_id is not None:
+            if self._event is not None and event.event_id < self._event:
+                return  # latest wins, whatever order the network keeps
+            self._event = event.event_id
+        self._hold(held)
+
+    def _hold(self, held: list[frozenset[str]] | frozenset[str]) -> None:
+        if isinstance(held, frozenset):
+            self._keys, self._script = held, deque()
+        else:
+            self._keys, self._script = frozenset(), deque(held, maxlen=10_000)
+        self._move(State.WALKING if self._keys or self._script else State.STANDING)
 
     def _checked(self, rule: RetrievalConfig, memory: str, max_context: int) -> RetrievalConfig:
         if not 1 <= max_context <= self.limits.max_context:
             raise UserError(f"max_context is {max_context}; give 1 to {self.limits.max_context}")
         return replace(rule, strategy=memory, max_context=max_context)
 
-    def _begin(self, init: Init) -> list[Message]:
+    def _begin(self, init: Init) -> list[Told]:
+        """A new world, or one that was kept. Everything that can be wrong is looked at before anything is closed."""
+        if init.watch is not None:
+            raise UserError("who walks cannot watch; connect again")
+        kind = init.realtime_output_format or FORMATS[0]
+        if kind not in FORMATS:
+            raise UserError(unknown_format(kind))
+        self._checked(self._rule, init.memory, init.max_context or 1)
+        script = held_keys((init.condition_inputs or {}).get("camera_actions", []))
         start = start_frame(init.start)
-        self._checked(self._rule, init.memory, init.max_context or 1)  # before anything is closed
-        if self._world is not None:
-            self._world.close()
-            self._world, self.state = None, State.NEW
-        name = init.world
-        if name is not None:
-            world = self._shelf.open(name)
+        if init.first_frame is not None:  # the picture of a world that does not exist yet: any size will do to check it
+            decode_upload(init.first_frame, start.camera.width, start.camera.height, self.limits.upload_pixels)
+        self._leave()
+        if init.world is not None:
+            name, world = init.world, self._shelf.open(init.world, init.branch or MAIN)
         else:
             name, world = self._shelf.create(init.seed)
-            picture = (world.config.width, world.config.height)
-            world.reset(fit_frame(start.frame, *picture)[0][None], start.camera.resized(*picture))
-        size = init.max_context or min(world.config.retrieval.max_context, self.limits.max_context)
-        self._rule = self._checked(world.config.retrieval, init.memory, size)
-        self._name, self._world, self.state = name, world, State.WALKING
-        self._received = 0
-        return self._standing()
+            size = (world.config.width, world.config.height)
+            if init.first_frame is None:
+                frame = fit_frame(start.frame, *size)[0]
+            else:
+                frame = decode_upload(init.first_frame, *size, self.limits.upload_pixels)
+            world.reset(frame[None], start.camera.resized(*size))
+        slots = init.max_context or min(world.config.retrieval.max_context, self.limits.max_context)
+        self._rule = self._checked(world.config.retrieval, init.memory, slots)
+        self._name, self._branch, self._world, self.format = name, init.branch or MAIN, world, kind
+        self._move(State.STANDING)
+        told = self._standing(init.compare)
+        self._chunks_left = -1 if init.max_chunks is None else max(0, init.max_chunks)
+        self._hold(script)
+        return told
 
-    def _standing(self) -> list[Message]:
-        """What a viewer must know to stand where the world is now."""
+    def _go_on(self, branch: str) -> list[Told]:
+        """Stand at the end of a branch of this world."""
+        compare = self._forgetful is not None
+        self._leave()
+        self._world, self._branch = self._shelf.open(self._name, branch), branch
+        self._move(State.STANDING)
+        return self._standing(compare)
+
+    def _leave(self) -> None:
+        if self._world is not None:
+            self._world.close()
+        self._world = self._forgetful = None
+
+    def _compare(self, wanted: bool) -> None:
+        """Begin to walk with memory off beside the world, from where it is now, or stop it."""
+        if not wanted:
+            self._forgetful = None
+        elif self._forgetful is None and self._world is not None:
+            self._forgetful = self._world.forgetful(self._rule.max_context)
+
+    def _standing(self, compare: bool) -> list[Told]:
+        self._rest()
+        self._forgetful = None
+        self._compare(compare)
+        return self.scene()
+
+    def scene(self, driver: bool = True) -> list[Told]:
+        """What a viewer must know to stand where the world is now. driver: whether it is the walker who asks."""
         world = self._world
-        assert world is not None
-        self._keys, self._chunks = frozenset(), 0
+        if world is None:
+            return []
+        assert world.file is not None
         cameras, last = world.bank.cameras, len(world.bank) - 1
         poses = _poses(cameras)
         ready = Ready(
-            world=self._name,
+            world=self._name if driver else None,
+            branch=self._branch,
+            branches=[branch.name for branch in world.file.branches()],
+            share=self.share,
+            driver=driver,
             poses=poses[:-1],
+            chunks=np.cumsum([0] + [frames for frames, _ in world.bank.store.notes()])[:-1].tolist(),
             width=world.config.width,
             height=world.config.height,
             chunk_frames=world.chunk_frames,
@@ -128,71 +256,106 @@ class Session:
             strategies=list(STRATEGIES),
             memory=self._rule.strategy,
             max_context=self._rule.max_context,
+            compare=self._forgetful is not None,
             half_width_tan=float(cameras.half_width_tan[0]),
         )
-        now = self._jpeg(world.bank.frames_u8(last)[0])
-        return [ready, FrameBatch(first=last, jpegs=[now], poses=poses[-1:], applied=self._received)]
+        told: list[Told] = [ready, Frames(world.bank.frames_u8(last), last, poses[-1:], -1, self._event)]
+        if self._forgetful is not None:
+            end = self._forgetful.bank
+            told.append(Frames(end.frames_u8(len(end) - 1), last, poses[-1:], -1, self._event, "without"))
+        return told
+
+    # -- walking ---------------------------------------------------------------------------------------------------
 
     @property
     def wants_to_move(self) -> bool:
         """Whether `step` would make a chunk."""
-        return self.state is State.WALKING and bool(self._keys)
+        return self.state is State.WALKING and self._world is not None and self._chunks_left != 0
 
-    def step(self) -> list[Message]:
-        """Make the next chunk along the held keys; returns what to tell the viewer. Slow: it runs the model."""
+    def step(self) -> list[Told]:
+        """Make the next chunk along the held keys; returns what to tell the viewers. Slow: it runs the model."""
         world = self._world
         if world is None or not self.wants_to_move:
             return []
         held = len(world.bank)
         if held + world.chunk_frames > self.limits.history_frames:
-            self._keys = frozenset()
+            self._hold(frozenset())
             raise UserError(f"this walk has {held} frames, the most that is kept here; begin a new one")
-        applied, actions = self._received, "".join(sorted(self._keys))
-        path = cameras_from_actions(world.bank.cameras[held - 1 : held], f"{actions}-{world.chunk_frames}")
+        applied = self._event
+        path = cameras_from_actions(world.bank.cameras[held - 1 : held], self._actions(world.chunk_frames))
         chunk = world.step(path, retrieval=self._rule)
-        self._chunks += 1
-        found = chunk.retrieval
-        pictures = world.bank.frames_u8(found.indices)
-        return [
-            FrameBatch(
-                first=held,
-                jpegs=[self._jpeg(frame) for frame in chunk.frames_u8],
-                poses=_poses(chunk.cameras),
-                applied=applied,
-            ),
-            Memory(
-                frames=found.indices.tolist(),
-                scores=[round(score, 4) for score in found.scores.tolist()],
-                ages=(held - found.indices).tolist(),
-                jpegs=[self._jpeg(frame) for frame in pictures],
-                candidates=len(found.candidates),
-            ),
+        chunk_index, self._chunks = self._chunks, self._chunks + 1
+        self._chunks_left = max(-1, self._chunks_left - 1)
+        poses, seconds = _poses(chunk.cameras), sum(chunk.seconds.values())
+        told: list[Told] = [Frames(chunk.frames_u8, held, poses, chunk_index, applied)]
+        if self._forgetful is not None:
+            beside = self._forgetful.step(path, retrieval=replace(self._rule, strategy="recent"))
+            told.append(Frames(beside.frames_u8, held, poses, chunk_index, applied, "without"))
+            seconds += sum(beside.seconds.values())
+        told.append(self._remembered(world, chunk, held))
+        told.append(
             ChunkStats(
-                chunk=self._chunks,
+                chunk_index=chunk_index,
+                event_id=applied,
+                received_event_id=self._event,
+                num_frames=len(chunk.frames_u8),
+                chunk_total_ms=round(1000 * seconds),
+                content_type=CONTENT_TYPES[self.format],
                 frames=len(world.bank),
-                frames_per_second=len(chunk.frames_u8) / max(sum(chunk.seconds.values()), 1e-9),
-                received=self._received,
-                applied=applied,
+                frames_per_second=len(chunk.frames_u8) / max(seconds, 1e-9),
+                resident_mb=resident_mb(),
                 seconds=chunk.seconds,
-            ),
-        ]
+            )
+        )
+        return told
+
+    def _actions(self, frames: int) -> str:
+        """The keys of the next frames as an action string; a script that has ended stands still."""
+        if not self._script:
+            return f"{_spelled(self._keys)}-{frames}"
+        coming = [self._script.popleft() if self._script else frozenset() for _ in range(frames)]
+        if not self._script:
+            self._move(State.STANDING)
+        return ",".join(f"{_spelled(keys)}-1" for keys in coming)
+
+    def _remembered(self, world: World, chunk: Chunk, held: int) -> Memory:
+        found = chunk.retrieval
+        return Memory(
+            frames=found.indices.tolist(),
+            scores=[round(score, 4) for score in found.scores.tolist()],
+            ages=(held - found.indices).tolist(),
+            jpegs=[jpeg(frame, self.limits.jpeg_quality) for frame in world.bank.frames_u8(found.indices)],
+            candidates=len(found.candidates),
+        )
 
     def close(self) -> None:
         """End the session; closing twice does nothing."""
-        self.state = State.CLOSED
-        if self._world is not None:
-            self._world.close()
-            self._world = None
+        self._move(State.CLOSED)
+        self._leave()
 
-    def _jpeg(self, frame_u8: np.ndarray) -> bytes:
-        from PIL import Image
 
-        buffer = io.BytesIO()
-        Image.fromarray(np.ascontiguousarray(frame_u8)).save(buffer, format="JPEG", quality=self.limits.jpeg_quality)
-        return buffer.getvalue()
+def unknown_format(kind: str) -> str:
+    """What to say of a format that is not one of FORMATS."""
+    return f"realtime_output_format {kind[:20]!r} is not made here; choose one of {', '.join(FORMATS)}"
+
+
+def resident_mb() -> int | None:
+    """Working memory of this process in megabytes, where the system tells."""
+    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 // 1_000_000
+    return None
+
+
+def _spelled(keys: frozenset[str]) -> str:
+    return "".join(sorted(keys)) or "none"
 
 
 def _poses(cameras: Cameras) -> list[list[float]]:
     """x, y and heading seen from above, per frame; the world's z is up."""
     heading = np.arctan2(cameras.forward[:, 1], cameras.forward[:, 0])
     return np.column_stack([cameras.position[:, :2], heading]).round(4).tolist()
+
+
+def told_to(told: Sequence[Told], kind: str, quality: int) -> list[Message]:
+    """The messages of a viewer that wants pictures of `kind`."""
+    return [item.message(kind, quality) if isinstance(item, Frames) else item for item in told]

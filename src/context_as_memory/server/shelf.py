@@ -1,15 +1,13 @@
-"""Where the explorer's worlds are kept: in working memory, or as world files in a folder."""
+"""Where the explorer's worlds are kept: world files in a folder, every chunk safe when it is seen."""
 
 import re
 import secrets
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from context_as_memory.errors import UserError
-
-if TYPE_CHECKING:
-    from context_as_memory.world import World
+from context_as_memory.world import World
+from context_as_memory.worldfile import MAIN, WorldFile
 
 NAME = re.compile(r"[0-9a-f]{16}")  # names are made here and never by a viewer
 
@@ -17,70 +15,61 @@ NAME = re.compile(r"[0-9a-f]{16}")  # names are made here and never by a viewer
 class Shelf(Protocol):
     """Makes worlds and finds them again."""
 
-    def create(self, seed: int) -> tuple[str | None, "World"]:
-        """A world with an empty memory, and the name under which it can be opened again (None: it cannot)."""
+    def create(self, seed: int) -> tuple[str, World]:
+        """A world with an empty memory, and the name under which it can be opened again."""
         ...
 
-    def open(self, name: str) -> "World":
-        """A kept world, as it was left; `UserError` if there is none, or somebody is walking in it."""
+    def open(self, name: str, branch: str = MAIN) -> World:
+        """A kept world at the end of a branch; `UserError` if there is none, or somebody is walking in it."""
         ...
 
-    def rewind(self, name: str, world: "World", frame: int) -> "World":
-        """Close a world, go back to the chunk that holds `frame`, and open it there. What came after is kept as a
-        branch."""
+    def path(self, name: str) -> Path:
+        """The folder of a world, which may not exist; `UserError` for what is no name."""
         ...
-
-
-class MemoryShelf:
-    """Worlds that end with their session."""
-
-    def __init__(self, make_world: Callable[[int], "World"]) -> None:
-        self._make_world = make_world
-
-    def create(self, seed: int) -> tuple[str | None, "World"]:
-        return None, self._make_world(seed)
-
-    def open(self, name: str) -> "World":
-        raise UserError("this server keeps no worlds; start it with --worlds FOLDER")
-
-    def rewind(self, name: str, world: "World", frame: int) -> "World":
-        return self.open(name)
 
 
 class FolderShelf:
-    """World files in a folder, one per world: every chunk is safe when it is seen."""
+    """World files in a folder, one per world. The networks are loaded once and shared by all of them.
 
-    def __init__(self, folder: Path, weights: str | Path = "default", device: str = "auto") -> None:
+    kind: the class of the worlds.
+    """
+
+    def __init__(
+        self, folder: Path, weights: str | Path = "default", device: str = "auto", kind: type[World] = World
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.weights, self.device = folder, weights, device
+        self.folder, self.weights, self.device, self.kind = folder, weights, device, kind
+        self._networks = kind.from_pretrained(weights, device=device)
 
     def path(self, name: str) -> Path:
-        """The folder of a world; `UserError` for what is no name."""
         if not NAME.fullmatch(name):
             raise UserError("that is no name of a world")
         return self.folder / name
 
-    def create(self, seed: int) -> tuple[str | None, "World"]:
-        from context_as_memory.world import World
-
+    def create(self, seed: int) -> tuple[str, World]:
         name = secrets.token_hex(8)
-        return name, World.create(self.path(name), self.weights, device=self.device, seed=seed)
+        world = self.kind.create(
+            self.path(name), self.weights, device=self.device, networks=self._networks, seed=seed
+        )
+        return name, world
 
-    def open(self, name: str) -> "World":
-        from context_as_memory.world import World
+    def open(self, name: str, branch: str = MAIN) -> World:
+        return self.kind.open(
+            self.path(name), branch, weights=self.weights, device=self.device, networks=self._networks
+        )
 
-        return World.open(self.path(name), device=self.device)
 
-    def rewind(self, name: str, world: "World", frame: int) -> "World":
-        file = world.file
-        if file is None:
-            raise UserError("this world is not kept; it cannot go back")
-        chunks = file.history(file.branch_head("main"))
-        at = next((chunk for chunk in chunks if chunk.first <= frame < chunk.first + chunk.frames), None)
-        if at is None:
-            raise UserError(f"frame {frame} is not in this world; it has {len(world.bank)}")
-        if at is not chunks[-1]:
-            file.fork(f"before going back to frame {frame} ({len(file.branches())})")
-            file.rewind("main", at.id)
-        world.close()
-        return self.open(name)
+def chunk_of(file: WorldFile, branch: str, frame: int) -> int:
+    """The chunk of a branch that holds a frame; `UserError` if none does."""
+    for chunk in file.history(file.branch_head(branch)):
+        if chunk.first <= frame < chunk.first + chunk.frames:
+            return chunk.id
+    raise UserError(f"frame {frame} is not in this walk; it has {file.branch(branch).frames}")
+
+
+def rewind(file: WorldFile, branch: str, frame: int) -> None:
+    """Let a branch end with the chunk that holds `frame`; what came after is kept as a branch of its own."""
+    at = chunk_of(file, branch, frame)
+    if at != file.branch_head(branch):
+        file.fork(f"before going back to frame {frame} ({len(file.branches())})", branch)
+        file.rewind(branch, at)

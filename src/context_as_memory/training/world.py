@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..camera import Cameras
-from ..codec import ImageAutoencoder, VideoCodec
+from ..codec import ImageAutoencoder, Perceptual, VideoCodec
 from ..compute import fast, pick_device
 from ..data.dataset import SamplingConfig, Segment, WorldBatch, collate, sample_segment
 from ..data.precompute import encode_dataset, read_latents
@@ -24,8 +23,8 @@ from ..tokens import TokenLayout
 from ..transformer import TransformerConfig, WorldTransformer
 from ..video import VideoWriter, to_frames
 from ..weights import fingerprint, from_pretrained, load_weights, resolve, save_pretrained
-from .critic import Adversary, CriticConfig
 from .own_frames import OwnFrames
+from .sharpness import perceptual_price
 from .trainer import TrainConfig, Trainer
 from .weather import weathered
 
@@ -46,7 +45,7 @@ class WorldRecipe:
     context_noise: float = 0.15  # up to this much noise on memory: generated memory is never perfect
     own_frames: float = 0.0  # share of segments whose memory is, where it can be, what the denoiser made of them
     weathered: float = 0.0  # share of segments whose memory has suffered, see `weather`
-    critic: CriticConfig = field(default_factory=CriticConfig)
+    perceptual: float = 0.0  # gradient of the perceptual distance, as a share of that of the velocity loss
 
     @property
     def sampling_flow(self) -> FlowMatching:
@@ -67,11 +66,11 @@ class WorldTask:
         held_out: list[Video],
         codec: VideoCodec | None = None,
         own_frames: OwnFrames | None = None,
+        perceptual: Perceptual | None = None,
     ) -> None:
         self.recipe, self.videos, self.held_out, self.codec = recipe, videos, held_out, codec
-        self.own_frames = own_frames
+        self.own_frames, self.perceptual = own_frames, perceptual
         self.first_frames = np.cumsum([0] + [len(cameras) for cameras, _ in videos])
-        self.adversary = Adversary(recipe.model.out_channels, recipe.critic) if recipe.critic.strength else None
         self.layout = TokenLayout(num_targets=recipe.chunk_latents, max_context=recipe.retrieval.max_context)
         self.segments = max(1, recipe.train.batch_size // recipe.sampling.chunks)
 
@@ -113,43 +112,34 @@ class WorldTask:
             figures["loss_high_noise"] = error[high].mean().item()
         clean = clean_from_velocity(noisy, predicted, sigma)
         if self.own_frames is not None:
-            self.own_frames.keep(batch.target_frames, clean.detach())
+            settled = (sigma < 0.6).cpu()  # beliefs of later steps: those of the first are blurrier than any result
+            self.own_frames.keep(batch.target_frames[settled.numpy()], clean.detach()[settled])
             figures["own_frames"] = self.own_frames.share
-        if self.adversary is not None:
-            price, judged = self._price_of_fog(clean, targets, sigma, loss, output, generator)
-            loss, figures = loss + price, figures | judged
+        if self.perceptual is not None and recipe.perceptual:
+            assert self.codec is not None
+            price = perceptual_price(self.codec, self.perceptual, clean, targets, sigma, generator)
+            figures["perceptual"] = price.item()
+            ours, its = (torch.autograd.grad(x, output, retain_graph=True)[0].norm() for x in (loss, price))
+            loss = loss + recipe.perceptual * ours / its.clamp_min(1e-12) * price
         return loss, figures
 
     def _as_generated(self, batch: WorldBatch, generator: torch.Generator) -> Tensor:
         """The pool of memory frames, in a share of the segments as the denoiser made them, as far as it has."""
         if self.own_frames is None:
             return batch.pool
-        chosen = torch.rand(len(batch.pool), generator=generator) < self.recipe.own_frames
+        segments = len(batch.pool)
+        chosen = torch.rand(segments, generator=generator) < self.recipe.own_frames
+        share = torch.rand(segments, 1, generator=generator).sqrt()  # mostly own frames, beside some recorded ones
         made, known = self.own_frames.read(batch.pool_frames)
-        replaced = (chosen.view(-1, 1) & known).to(batch.pool.device)
-        return torch.where(replaced.view(len(batch.pool), 1, -1, 1, 1), made.to(batch.pool), batch.pool)
-
-    def _price_of_fog(
-        self, clean: Tensor, targets: Tensor, sigma: Tensor, loss: Tensor, output: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, float]]:
-        """The critic's loss on the predicted clean frames, scaled so that its gradient on the network's output is
-        `strength` times that of the velocity loss. It counts as much as there is noise: without noise nothing is
-        left to imagine."""
-        assert self.adversary is not None
-        clean, targets = clean[:, :, 1::2], targets[:, :, 1::2]  # neighbours look alike: every other one will do
-        frames = [rearrange(x, "b c p h w -> (b p) c h w") for x in (clean, targets)]
-        weight = sigma.repeat_interleave(clean.shape[2])
-        price, figures = self.adversary.judge(frames[0], frames[1], weight, generator)
-        ours, its = (torch.autograd.grad(x, output, retain_graph=True)[0].norm() for x in (loss, price))
-        scale = self.recipe.critic.strength * ours / its.clamp_min(1e-12)
-        return scale * price, figures
+        own = torch.rand(known.shape, generator=generator) < share
+        replaced = (chosen.view(-1, 1) & own & known).to(batch.pool.device)
+        return torch.where(replaced.view(segments, 1, -1, 1, 1), made.to(batch.pool), batch.pool)
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self.adversary is None else self.adversary.state_dict()
+        return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self.adversary is not None and state:
-            self.adversary.load_state_dict(state)
+        pass
 
     def sample(self, model: Any, folder: Path, step: int) -> dict[str, float]:
         """Generate fixed validation chunks with memory and with the recent frame only, and write them."""
@@ -217,14 +207,23 @@ def _write_samples(stem: Path, rows: list[Tensor]) -> None:
 
 
 def train_world(
-    recipe: WorldRecipe, data: Path, codec: Path, cache: Path, out: Path, init: str | Path | None = None
+    recipe: WorldRecipe,
+    data: Path,
+    codec: Path,
+    cache: Path,
+    out: Path,
+    init: str | Path | None = None,
+    perceptual: nn.Module | None = None,
 ) -> dict[str, float]:
     """Train on the `train` split under `data`, with latents of `codec` (a folder with `vae/`) kept in `cache`.
 
     Ends with a complete world folder in `out/world`, ready for `World.from_pretrained`. Calling it again resumes. A new
     run may start from the denoiser of another world folder (`init`; "default": the embedded one) of equal architecture
-    and, to make sense, with the same codec.
+    and, to make sense, with the same codec. `perceptual` is the distance that `recipe.perceptual` weighs: a frozen
+    network, two batches of images in [-1, 1] -> [N].
     """
+    if recipe.perceptual and perceptual is None:
+        raise UserError("training: this recipe weighs a perceptual distance; give its network, or set the weight to 0")
     codec_folder = Path(codec) / "vae" if (Path(codec) / "vae").is_dir() else Path(codec)
     vae = from_pretrained(codec_folder, expect=ImageAutoencoder)
     if vae.latent_channels != recipe.model.in_channels:
@@ -250,9 +249,11 @@ def train_world(
     if recipe.own_frames:
         frames = sum(len(cameras) for cameras, _ in videos["train"])
         own = OwnFrames(Path(out) / "own_frames", frames, videos["train"][0][1].shape[1:])
-    task = WorldTask(recipe, videos["train"], videos["val"][:8], quick, own)
+    task = WorldTask(recipe, videos["train"], videos["val"][:8], quick.requires_grad_(False), own, perceptual)
     trainer = Trainer(model, task, recipe.train, Path(out))
     quick.to(trainer.device)
+    if perceptual is not None:
+        perceptual.to(trainer.device)
     figures = trainer.train()
     state = trainer.averaged_state()
     if trainer.rank == 0:

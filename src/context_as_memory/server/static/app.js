@@ -1,29 +1,61 @@
-import { decode, encode } from "./msgpack.js";
+// The page: what is said to the server, and what is shown of its answers. docs/protocol.md lists the messages.
+
 import { drawMap } from "./map.js";
+import { decode, encode } from "./msgpack.js";
+import { chooseFormat, Player } from "./player.js";
+import { drawTimeline, frameAt } from "./timeline.js";
 
 const find = (id) => document.getElementById(id);
-const KEYS = { ArrowLeft: "j", ArrowRight: "l", ArrowUp: "w", ArrowDown: "s" };
-const world = { poses: [], chosen: [], halfWidthTan: 1 };
-const held = new Set();
-let socket, seq = 0, shown = Promise.resolve();
+const ARROWS = { ArrowLeft: "j", ArrowRight: "l", ArrowUp: "w", ArrowDown: "s" };
+const RESTARTED = [1006, 1012], RETRIES = 5, HEARTBEAT_MS = 60_000, DRAG_PX = 14;
+const query = new URLSearchParams(location.search);
+
+const world = { poses: [], chunks: [], chosen: [], pictures: new Map(), halfWidthTan: 1, name: null, share: "" };
+const players = { memory: new Player(find("view")), without: new Player(find("without")) };
+const held = new Set(), pressed = new Map(); // keys; when each event was sent
+let socket, format, eventId = 0, retries = 0, latencyMs = null;
+
+// -- connection ------------------------------------------------------------------------------------------------------
 
 function connect() {
   const scheme = location.protocol === "https:" ? "wss" : "ws";
-  socket = new WebSocket(`${scheme}://${location.host}/v1/realtime_video/generate${location.search}`);
+  const token = query.has("token") ? `?token=${encodeURIComponent(query.get("token"))}` : "";
+  socket = new WebSocket(`${scheme}://${location.host}/v1/realtime_video/generate${token}`);
   socket.binaryType = "arraybuffer";
-  socket.onopen = () => begin(location.hash.slice(1) || null);
+  socket.onopen = () => begin({ world: location.hash.slice(1) || null });
   socket.onmessage = (packet) => receive(decode(packet.data));
-  socket.onclose = (event) => say(event.reason || `connection closed (${event.code})`, true);
+  socket.onclose = closed;
 }
 
-const send = (message) => socket.readyState === WebSocket.OPEN && socket.send(encode(message));
-
-function begin(kept = null) {
+function closed(event) {
+  document.body.dataset.state = "closed";
   held.clear();
-  const start = find("start").value || null;
-  const memory = find("memory").value || "coverage";
-  send({ type: "init", world: kept, start, seed: Number(find("seed").value), memory, max_context: Number(find("context").value) });
+  if (RESTARTED.includes(event.code) && world.name && retries < RETRIES) {
+    retries += 1; // the server was restarted, or the network failed: the world is kept, go on with it
+    say(`connection lost; trying again (${retries})`, true);
+    setTimeout(connect, 500 * 2 ** retries);
+  } else if (!find("status").classList.contains("bad")) {
+    say(`connection closed (${event.code}); load the page again to go on`, true);
+  }
+}
+
+function send(message) {
+  if (socket.readyState === WebSocket.OPEN) socket.send(encode(message));
+}
+
+function begin(what = {}) {
+  held.clear();
   say("beginning");
+  send({
+    type: "init", realtime_output_format: format, watch: query.get("watch"), seed: Number(find("seed").value),
+    start: find("start").value || null, memory: find("memory").value || "coverage",
+    max_context: world.share ? Number(find("context").value) : null, compare: find("compare").checked, ...what,
+  });
+}
+
+function receive(message) {
+  const handlers = { ready, frame_batch: frames, memory, chunk_stats: stats, error: (m) => say(m.content, true) };
+  handlers[message.type]?.(message);
 }
 
 function say(text, bad = false) {
@@ -31,23 +63,32 @@ function say(text, bad = false) {
   find("status").classList.toggle("bad", bad);
 }
 
-function receive(message) {
-  const handlers = { ready, frame_batch: frames, memory, chunk_stats: stats, error: (m) => say(m.message, true) };
-  handlers[message.type]?.(message);
-}
+// -- what the server says --------------------------------------------------------------------------------------------
 
 function ready(message) {
-  Object.assign(world, { poses: message.poses, chosen: [], halfWidthTan: message.half_width_tan });
-  // The name of a kept world stands in the address: loading the page again goes on with it.
-  history.replaceState(null, "", message.world ? `#${message.world}` : location.pathname + location.search);
-  find("frame").disabled = find("rewind").disabled = !message.world;
+  Object.assign(world, { poses: message.poses, chunks: message.chunks, chosen: [], pictures: new Map(),
+    halfWidthTan: message.half_width_tan, name: message.world, share: message.share });
+  retries = 0;
+  if (message.driver) {
+    // The name of the world and its branch stand in the address: loading the page again goes on with them.
+    history.replaceState(null, "", `${location.search}#${message.world}`);
+    const at = (what) => `v1/worlds/${message.world}/${what}?${new URLSearchParams({ branch: message.branch,
+      ...(query.has("token") && { token: query.get("token") }) })}`;
+    find("film").href = at("walk.mp4");
+    find("archive").href = at("world.tar");
+  }
+  for (const id of ["controls", "history"]) find(id).disabled = !message.driver;
+  document.querySelector(".exports").hidden = find("pad").hidden = !message.driver;
   fill(find("start"), message.starts);
   fill(find("memory"), message.strategies, message.memory);
+  fill(find("branch"), message.branches, message.branch);
   find("context").value = message.max_context;
-  Object.assign(find("view"), { width: message.width, height: message.height });
+  find("compare").checked = message.compare;
+  find("beside").hidden = !message.compare;
   find("memories").replaceChildren();
   find("view").focus();
-  say("ready: hold a key");
+  document.body.dataset.state = message.driver ? "ready" : "watching";
+  say(message.driver ? "ready: hold a key" : "watching; only the walker can walk");
 }
 
 function fill(select, names, chosen) {
@@ -56,23 +97,38 @@ function fill(select, names, chosen) {
 }
 
 function frames(message) {
-  world.poses.push(...message.poses);
-  find("frame").max = find("frame").value = world.poses.length - 1;
-  find("frame-number").textContent = world.poses.length - 1;
-  drawMap(find("map"), world);
-  // One after the other, at the pace of a walk; the next batch waits for this one.
-  for (const jpeg of message.jpegs) {
-    shown = shown.then(async () => {
-      const picture = await createImageBitmap(new Blob([jpeg], { type: "image/jpeg" }));
-      find("view").getContext("2d").drawImage(picture, 0, 0);
-      await new Promise((resolve) => setTimeout(resolve, 1000 / 30));
-    });
+  const sent = pressed.get(message.event_id);
+  const seen = () => {
+    if (sent !== undefined && pressed.delete(message.event_id)) latencyMs = performance.now() - sent;
+  };
+  players[message.view].show(message, message.chunk_index < 0 ? undefined : seen);
+  if (message.view !== "memory") {
+    find("beside").hidden = false;
+    return;
   }
+  const wasAtEnd = message.chunk_index < 0 || find("frame").value === find("frame").max;
+  world.poses.length = Math.min(world.poses.length, message.first);
+  world.poses.push(...message.poses);
+  if (message.chunk_index >= 0) {
+    world.chunks.push(message.first);
+    keepPicture(message.first);
+  }
+  find("frame").max = world.poses.length - 1;
+  if (wasAtEnd) find("frame").value = world.poses.length - 1;
+  redraw();
+}
+
+// A small picture of a chunk for the time line, once it is on the canvas.
+function keepPicture(first) {
+  players.memory.drawn.then(async () => {
+    world.pictures.set(first, await createImageBitmap(find("view"), { resizeWidth: 80, resizeHeight: 48 }));
+    redraw();
+  });
 }
 
 function memory(message) {
   world.chosen = message.frames;
-  drawMap(find("map"), world);
+  redraw();
   for (const image of find("memories").querySelectorAll("img")) URL.revokeObjectURL(image.src);
   find("memories").replaceChildren(...message.frames.map((frame, row) => {
     const item = document.createElement("li");
@@ -93,8 +149,11 @@ function stats(message) {
   const rows = {
     "frames remembered": message.frames,
     "frames per second": message.frames_per_second.toFixed(1),
+    "key to picture": latencyMs === null ? "-" : `${latencyMs.toFixed(0)} ms`,
     "last chunk": Object.entries(message.seconds).map(([name, s]) => `${name} ${(1000 * s).toFixed(0)} ms`).join(", "),
-    "keys received / applied": `${message.received} / ${message.applied}`,
+    "keys received / applied": `${message.received_event_id ?? "-"} / ${message.event_id ?? "-"}`,
+    "server's memory": message.resident_mb === null ? "-" : `${message.resident_mb} MB`,
+    "pictures": message.content_type,
   };
   find("stats").replaceChildren(...Object.entries(rows).flatMap(([name, value]) => {
     const [term, text] = [document.createElement("dt"), document.createElement("dd")];
@@ -102,42 +161,107 @@ function stats(message) {
     text.textContent = value;
     return [term, text];
   }));
-  say("walking");
+  document.body.dataset.chunks = Number(document.body.dataset.chunks) + 1;
+  if (document.body.dataset.state !== "watching") say("walking");
 }
+
+function redraw() {
+  const selected = Number(find("frame").value);
+  find("frame-number").textContent = selected;
+  drawMap(find("map"), world);
+  drawTimeline(find("timeline"), world, selected);
+}
+
+// -- keys, mouse and touch -------------------------------------------------------------------------------------------
 
 function press(key, down) {
   if (down === held.has(key)) return;
   down ? held.add(key) : held.delete(key);
-  send({ type: "event", seq: ++seq, keys: [...held] });
+  eventId += 1;
+  pressed.set(eventId, performance.now());
+  if (pressed.size > 32) pressed.delete(pressed.keys().next().value);
+  const transitions = [{ actions: [...held], client_ts_ms: Math.round(performance.now()) }];
+  send({ type: "event", kind: "camera_actions", event_id: eventId, payload: { mode: "state", transitions } });
 }
+
+const releaseAll = () => [...held].forEach((key) => press(key, false));
 
 for (const [name, down] of [["keydown", true], ["keyup", false]]) {
   addEventListener(name, (event) => {
     if (event.target.matches("input, select") || event.ctrlKey || event.metaKey) return;
-    const key = KEYS[event.key] ?? event.key.toLowerCase();
-    if (!"wasdijkl".includes(key) || key.length !== 1) return;
+    const key = ARROWS[event.key] ?? event.key.toLowerCase();
+    if (key.length !== 1 || !"wasdijkl".includes(key)) return;
     event.preventDefault();
     press(key, down);
   });
 }
-addEventListener("blur", () => [...held].forEach((key) => press(key, false)));
+addEventListener("blur", releaseAll);
+addEventListener("pagehide", releaseAll);
+
 for (const button of find("pad").children) {
   button.addEventListener("pointerdown", () => press(button.dataset.key, true));
   for (const end of ["pointerup", "pointerleave", "pointercancel"]) {
     button.addEventListener(end, () => press(button.dataset.key, false));
   }
 }
-find("begin").addEventListener("click", () => begin());
-find("frame").addEventListener("input", () => { find("frame-number").textContent = find("frame").value; });
-find("rewind").addEventListener("click", () => send({ type: "rewind", frame: Number(find("frame").value) }));
-for (const id of ["memory", "context"]) {
-  find(id).addEventListener("change", () =>
-    send({ type: "settings", memory: find("memory").value, max_context: Number(find("context").value) }));
+
+// Dragging in the picture: sideways turns, up and down walks.
+let grip = null;
+find("view").addEventListener("pointerdown", (event) => {
+  grip = [event.clientX, event.clientY];
+  event.target.setPointerCapture(event.pointerId);
+});
+find("view").addEventListener("pointermove", (event) => {
+  if (!grip) return;
+  const [x, y] = [event.clientX - grip[0], event.clientY - grip[1]];
+  for (const [key, on] of [["j", x < -DRAG_PX], ["l", x > DRAG_PX], ["w", y < -DRAG_PX], ["s", y > DRAG_PX]]) press(key, on);
+});
+for (const end of ["pointerup", "pointercancel"]) {
+  find("view").addEventListener(end, () => { grip = null; releaseAll(); });
 }
+
+// -- buttons ---------------------------------------------------------------------------------------------------------
+
+find("begin").addEventListener("click", () => begin());
+find("photo").addEventListener("change", async (event) => {
+  const file = event.target.files[0];
+  event.target.value = "";
+  if (file) begin({ first_frame: new Uint8Array(await file.arrayBuffer()) });
+});
+for (const id of ["memory", "context", "compare"]) {
+  find(id).addEventListener("change", () => {
+    find("beside").hidden = !find("compare").checked;
+    send({ type: "settings", memory: find("memory").value, max_context: Number(find("context").value),
+      compare: find("compare").checked });
+    find("view").focus();
+  });
+}
+find("frame").addEventListener("input", redraw);
+find("timeline").addEventListener("pointerdown", (event) => {
+  find("frame").value = frameAt(find("timeline"), world, event);
+  redraw();
+});
+find("rewind").addEventListener("click", () => send({ type: "rewind", frame: Number(find("frame").value) }));
+find("fork").addEventListener("click", () => {
+  const name = find("fork-name").value.trim();
+  if (!name) return say("give the new branch a name", true);
+  send({ type: "fork", frame: Number(find("frame").value), name });
+  find("fork-name").value = "";
+});
+find("branch").addEventListener("change", () => send({ type: "switch", branch: find("branch").value }));
 find("shot").addEventListener("click", () => {
   const link = document.createElement("a");
   link.href = find("view").toDataURL("image/png");
   link.download = `frame-${world.poses.length - 1}.png`;
   link.click();
 });
+find("share").addEventListener("click", () => {
+  const shared = new URLSearchParams({ watch: world.share, ...(query.has("token") && { token: query.get("token") }) });
+  find("link").value = `${location.origin}${location.pathname}?${shared}`;
+  find("link").hidden = false;
+  navigator.clipboard?.writeText(find("link").value).catch(() => {}); // else it is there to be copied by hand
+});
+
+setInterval(() => !query.has("watch") && send({ type: "event", kind: "heartbeat" }), HEARTBEAT_MS);
+format = await chooseFormat();
 connect();

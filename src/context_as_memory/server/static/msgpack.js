@@ -1,12 +1,17 @@
 // The part of MessagePack that the protocol uses: maps, lists, text, numbers, binary data, booleans, null.
 
 export function encode(value) {
-  const bytes = [];
-  write(value, bytes);
-  return new Uint8Array(bytes);
+  const parts = [[]]; // lists of bytes, and binary data as it is
+  write(value, parts);
+  const arrays = parts.map((part) => Uint8Array.from(part));
+  const packed = new Uint8Array(arrays.reduce((size, part) => size + part.length, 0));
+  let at = 0;
+  for (const part of arrays) { packed.set(part, at); at += part.length; }
+  return packed;
 }
 
-function write(value, out) {
+function write(value, parts) {
+  const out = parts[parts.length - 1];
   if (value === null || value === undefined) out.push(0xc0);
   else if (value === false || value === true) out.push(value ? 0xc3 : 0xc2);
   else if (typeof value === "number") writeNumber(value, out);
@@ -15,13 +20,17 @@ function write(value, out) {
     if (text.length < 32) out.push(0xa0 | text.length);
     else out.push(0xda, text.length >> 8, text.length & 255);
     out.push(...text);
+  } else if (value instanceof Uint8Array) {
+    const size = value.length;
+    out.push(0xc6, size >>> 24, (size >> 16) & 255, (size >> 8) & 255, size & 255);
+    parts.push(value, []);
   } else if (Array.isArray(value)) {
     out.push(0xdc, value.length >> 8, value.length & 255);
-    for (const item of value) write(item, out);
+    for (const item of value) write(item, parts);
   } else {
     const entries = Object.entries(value);
     out.push(0xde, entries.length >> 8, entries.length & 255);
-    for (const [key, item] of entries) { write(key, out); write(item, out); }
+    for (const [key, item] of entries) { write(key, parts); write(item, parts); }
   }
 }
 

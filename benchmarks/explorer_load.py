@@ -1,0 +1,159 @@
+"""The explorer under load: several walkers at once for minutes, some slow, some vanishing, on one model.
+
+    python benchmarks/explorer_load.py --sessions 8 --minutes 5 --json load.json
+
+A server process with the given weights; each walker is a client of its own. Of every four, two read at once, one reads
+slowly, and one vanishes without a word every 20 seconds and comes back to its world. Measured: chunks per walker
+(does anyone starve?), seconds from a key to the first changed picture, and the server's working memory over time.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from context_as_memory.server.protocol import ChunkStats, Event, Failure, FrameBatch, Init, Ready, decode, encode
+
+KINDS = ("quick", "slow", "quick", "vanishing")
+STAY_S, SLOW_S, TURN_S = 20.0, 1.5, 4.0  # between two disappearances, between two reads, between two keys
+KEYS = "wjwl"
+
+
+@dataclass
+class Walker:
+    """What one client saw."""
+
+    kind: str
+    chunks: int = 0
+    waits_s: list[float] = field(default_factory=list)  # key to first changed picture
+    longest_gap_s: float = 0.0  # between two chunks while walking
+    disappearances: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+async def walk(address: str, walker: Walker, end: float) -> None:
+    """Walk until the end; the vanishing kind cuts the line again and again."""
+    world, event_id = None, 0
+    while time.monotonic() < end:
+        stay = min(end, time.monotonic() + (STAY_S if walker.kind == "vanishing" else 1e9))
+        try:
+            async with connect(address, max_size=None, max_queue=4) as line:
+                await line.send(encode(Init(world=world, realtime_output_format="h264")))
+                pressed: dict[int, float] = {}
+                next_key = last_chunk = time.monotonic()
+                while time.monotonic() < stay:
+                    if time.monotonic() >= next_key:
+                        next_key = time.monotonic() + TURN_S
+                        event_id += 1
+                        pressed[event_id] = time.monotonic()
+                        actions = [KEYS[event_id % len(KEYS)]]
+                        payload = {"mode": "state", "transitions": [{"actions": actions}]}
+                        await line.send(encode(Event(kind="camera_actions", event_id=event_id, payload=payload)))
+                    message = decode(await line.recv(), 10**8)
+                    if isinstance(message, Ready):
+                        world = message.world
+                    elif isinstance(message, Failure):
+                        walker.failures.append(message.content)
+                        await asyncio.sleep(0.5)  # a world whose walker just vanished is let go of soon
+                    elif isinstance(message, FrameBatch) and message.event_id in pressed:
+                        walker.waits_s.append(time.monotonic() - pressed.pop(message.event_id))
+                    elif isinstance(message, ChunkStats):
+                        now = time.monotonic()
+                        walker.longest_gap_s = max(walker.longest_gap_s, now - last_chunk)
+                        walker.chunks, last_chunk = walker.chunks + 1, now
+                        if walker.kind == "slow":
+                            await asyncio.sleep(SLOW_S)
+                if walker.kind == "vanishing" and time.monotonic() < end:
+                    walker.disappearances += 1
+                    line.transport.abort()
+        except (ConnectionClosed, OSError) as error:
+            if walker.kind != "vanishing":
+                walker.failures.append(repr(error))
+        await asyncio.sleep(0.3)
+
+
+def resident_mb(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+async def run(port: int, pid: int, sessions: int, seconds: float) -> tuple[list[Walker], list[float]]:
+    walkers = [Walker(KINDS[i % len(KINDS)]) for i in range(sessions)]
+    end, memory = time.monotonic() + seconds, []
+    address = f"ws://127.0.0.1:{port}/v1/realtime_video/generate"
+    tasks = [asyncio.create_task(walk(address, walker, end)) for walker in walkers]
+    while time.monotonic() < end:
+        await asyncio.sleep(min(5.0, seconds / 20))
+        memory.append(resident_mb(pid))
+        chunks = [walker.chunks for walker in walkers]
+        print(f"{end - time.monotonic():5.0f} s left, {memory[-1]:.0f} MB, chunks {chunks}", flush=True)
+    await asyncio.wait(tasks, timeout=20)
+    return walkers, memory
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sessions", type=int, default=8)
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--weights", default="default")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        flags = {"port": port, "weights": options.weights, "worlds": folder, "sessions": options.sessions + 2}
+        given = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+        server = subprocess.Popen([sys.executable, "-m", "context_as_memory", "explore", *given])
+        try:
+            for _ in range(600):
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz")
+                    break
+                except OSError:
+                    time.sleep(0.1)
+            walkers, memory = asyncio.run(run(port, server.pid, options.sessions, 60 * options.minutes))
+            metrics = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.wait(30)
+    quick = [w for w in walkers if w.kind == "quick"]
+    waits = np.concatenate([w.waits_s for w in quick])
+    third = len(memory) // 3
+    row = {
+        "sessions": options.sessions,
+        "minutes": options.minutes,
+        "chunks": int(re.search(r"^cam_chunks_total (\d+)", metrics, re.M)[1]),
+        "chunks_quick_least": min(w.chunks for w in quick),
+        "chunks_quick_most": max(w.chunks for w in quick),
+        "chunks_slow_least": min((w.chunks for w in walkers if w.kind == "slow"), default=0),
+        "chunks_vanishing_least": min((w.chunks for w in walkers if w.kind == "vanishing"), default=0),
+        "longest_gap_quick_s": round(max(w.longest_gap_s for w in quick), 2),
+        "key_to_picture_median_s": round(float(np.median(waits)), 2),
+        "key_to_picture_p95_s": round(float(np.percentile(waits, 95)), 2),
+        "disappearances": sum(w.disappearances for w in walkers),
+        "failures_quick_and_slow": sum(len(w.failures) for w in walkers if w.kind != "vanishing"),
+        "resident_mb_middle_third": round(float(np.median(memory[third : 2 * third])), 1),
+        "resident_mb_last_third": round(float(np.median(memory[2 * third :])), 1),
+        "sessions_open_at_the_end": int(re.search(r"^cam_sessions_open (\d+)", metrics, re.M)[1]),
+    }
+    print(json.dumps(row, indent=2))
+    if options.json:
+        options.json.write_text(json.dumps(row, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

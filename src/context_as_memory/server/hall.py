@@ -1,0 +1,165 @@
+"""Everybody on a server: walkers, those who watch them, and the model that they share."""
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from context_as_memory.errors import UserError
+from context_as_memory.server.limits import Limits
+from context_as_memory.server.protocol import Failure, encode
+from context_as_memory.server.session import Session, Told, resident_mb, told_to
+from context_as_memory.server.shelf import Shelf
+
+log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+
+class TooMany(UserError):
+    """A limit is reached; trying later may help."""
+
+
+class Viewer:
+    """Somebody who watches: a bounded queue of packets. One who lags behind it is let go, and slows down nobody."""
+
+    def __init__(self, kind: str, limits: Limits) -> None:
+        """kind: the format of the pictures."""
+        self.kind = kind
+        self.packets: asyncio.Queue[bytes | None] = asyncio.Queue(limits.waiting_messages)
+        self.lagging = False
+
+    def offer(self, packets: Iterable[bytes | None]) -> None:
+        """Queue packets; None is the end."""
+        for packet in packets:
+            if self.packets.full():
+                self.lagging = True
+                return
+            self.packets.put_nowait(packet)
+
+
+class Room:
+    """One walk: its session, and who watches it."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.viewers: set[Viewer] = set()
+
+    def show(self, told: list[Told]) -> None:
+        """Pass on what the walker is told. Each format is encoded once."""
+        packed: dict[str, list[bytes]] = {}
+        for viewer in self.viewers:
+            if viewer.kind not in packed:
+                packed[viewer.kind] = packets(told, viewer.kind, self.session.limits)
+            viewer.offer(packed[viewer.kind])
+
+
+def packets(told: list[Told], kind: str, limits: Limits) -> list[bytes]:
+    """What is told, as packets with pictures of `kind`."""
+    return [encode(message) for message in told_to(told, kind, limits.jpeg_quality)]
+
+
+class Hall:
+    """All walks of a server. Whoever waits longest for the model is served next."""
+
+    def __init__(self, shelf: Shelf, limits: Limits) -> None:
+        self.shelf, self.limits = shelf, limits
+        self.rooms: dict[str, Room] = {}  # by the word with which others may watch
+        self.connections = 0
+        self._turn = asyncio.Lock()  # asyncio's lock is fair
+        self.chunks, self.chunk_seconds, self.refused, self.failed = 0, 0.0, 0, 0
+        self._began = time.time()
+
+    def enter(self) -> Room:
+        """A room for another walker; `TooMany` if all are taken."""
+        if len(self.rooms) >= self.limits.sessions:
+            self.refused += 1
+            raise TooMany(f"all {self.limits.sessions} places are taken; try later")
+        room = Room(Session(self.shelf, self.limits, secrets.token_urlsafe(12)))
+        self.rooms[room.session.share] = room
+        note("session_opened", session=room.session.share, open=len(self.rooms))
+        return room
+
+    def leave(self, room: Room) -> None:
+        """The walker is gone: close the world, and tell those who watched."""
+        room.session.close()
+        self.rooms.pop(room.session.share, None)
+        end = encode(Failure(content="the walker has left", code="ended"))
+        for viewer in room.viewers:
+            viewer.offer([end, None])
+        note("session_closed", session=room.session.share, open=len(self.rooms))
+
+    async def watch(self, share: str, kind: str) -> tuple[Room, Viewer]:
+        """Join those who watch a walk. `UserError` if there is none of that name."""
+        room = self.rooms.get(share)
+        if room is None:
+            raise UserError("nobody walks there now; ask for a new link")
+        if len(room.viewers) >= self.limits.viewers:
+            self.refused += 1
+            raise TooMany(f"{self.limits.viewers} already watch this walk; try later")
+        viewer = Viewer(kind, self.limits)
+        scene = await self.alone(lambda: room.session.scene(driver=False))  # not in the middle of a chunk
+        viewer.offer(packets(scene, kind, self.limits))
+        room.viewers.add(viewer)
+        return room, viewer
+
+    async def alone(self, function: Callable[[], _Result]) -> _Result:
+        """Run something slow in a thread when it is this caller's turn. What has begun is finished even if nobody waits
+        for it any more: a world is not closed in the middle of a chunk."""
+        async with self._turn:
+            work = asyncio.ensure_future(asyncio.to_thread(function))
+            try:
+                return await asyncio.shield(work)
+            except asyncio.CancelledError:
+                await asyncio.wait([work])
+                raise
+
+    async def step(self, room: Room) -> list[Told]:
+        """The next chunk of a walk."""
+
+        def timed() -> tuple[list[Told], float]:
+            began = time.perf_counter()
+            return room.session.step(), time.perf_counter() - began
+
+        told, seconds = await self.alone(timed)
+        if told:
+            self.chunks += 1
+            self.chunk_seconds += seconds
+        return told
+
+    def metrics(self) -> str:
+        """Counters in the text format of Prometheus."""
+        viewers = sum(len(room.viewers) for room in self.rooms.values())
+        rows = {
+            ("cam_sessions_open", "gauge"): len(self.rooms),
+            ("cam_viewers_open", "gauge"): viewers,
+            ("cam_refused_total", "counter"): self.refused,
+            ("cam_failures_total", "counter"): self.failed,
+            ("cam_chunks_total", "counter"): self.chunks,
+            ("cam_chunk_seconds_total", "counter"): round(self.chunk_seconds, 3),
+            ("cam_uptime_seconds", "gauge"): round(time.time() - self._began, 1),
+            ("cam_resident_megabytes", "gauge"): resident_mb() or 0,
+        }
+        return "".join(f"# TYPE {name} {kind}\n{name} {value}\n" for (name, kind), value in rows.items())
+
+
+def note(event: str, **details: object) -> None:
+    """One structured line in the log."""
+    log.info(event, extra={"details": details})
+
+
+class JsonLines(logging.Formatter):
+    """Log records as one JSON object each: time, level, event, and what `note` was given."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        row = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, "details", {}),
+        }
+        if record.exc_info:
+            row["error"] = self.formatException(record.exc_info)
+        return json.dumps(row, default=str)

@@ -1,0 +1,27 @@
+"""What a server may cost."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one server and one session may cost."""
+
+    sessions: int = 8
+    """Walkers at once."""
+    viewers: int = 16
+    """Of one walk, beside its walker."""
+    history_frames: int = 20_000
+    """A walk ends here."""
+    idle_s: float = 600.0
+    """Seconds without any message, then a walker's place is given to others."""
+    max_context: int = 32
+    """Frames of memory for one chunk."""
+    upload_bytes: int = 8_000_000
+    """Of a picture file to start from."""
+    upload_pixels: int = 40_000_000
+    """Of that picture."""
+    jpeg_quality: int = 85
+    """Of pictures that are sent as JPEG."""
+    waiting_messages: int = 64
+    """For a viewer who is slow; one who lags further behind is let go."""

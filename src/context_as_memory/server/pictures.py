@@ -1,0 +1,89 @@
+"""Pictures on the wire: frames out as JPEG, H.264 or plain RGB, and an uploaded picture in, within limits."""
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+
+import numpy as np
+
+from context_as_memory.errors import UserError
+from context_as_memory.video import fit_frame
+
+CONTENT_TYPES = {"jpeg": "image/jpeg", "h264": "video/h264", "raw": "application/x-raw-rgb"}
+UPLOADS = ("JPEG", "PNG", "WEBP")  # what an uploaded picture may be
+
+
+def encode_pictures(frames_u8: np.ndarray, kind: str, quality: int = 85) -> list[bytes]:
+    """Frames uint8 [T, H, W, 3] as T packets of one of CONTENT_TYPES."""
+    if kind == "raw":
+        return [np.ascontiguousarray(frame).tobytes() for frame in frames_u8]
+    if kind == "h264" and len(frames_u8):
+        return _h264(frames_u8)
+    return [jpeg(frame, quality) for frame in frames_u8]
+
+
+def jpeg(frame_u8: np.ndarray, quality: int = 85) -> bytes:
+    """One frame as a JPEG file."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(frame_u8)).save(buffer, format="JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def _h264(frames_u8: np.ndarray) -> list[bytes]:
+    """One packet per frame, Annex B. Every batch is a stream of its own and begins with a key picture: whoever comes
+    later, or has lost something, sees it; at these sizes that costs a few kilobytes."""
+    import av
+
+    context = av.CodecContext.create("libx264", "w")
+    context.width, context.height = frames_u8.shape[2], frames_u8.shape[1]
+    context.pix_fmt = "yuv420p"
+    context.framerate = Fraction(30)
+    context.options = {"preset": "ultrafast", "tune": "zerolatency", "crf": "20", "profile": "baseline"}
+    packets = []
+    for number, frame in enumerate(frames_u8):
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        picture.pts = number
+        packets += context.encode(picture)
+    packets += context.encode(None)
+    return [bytes(packet) for packet in packets]
+
+
+def decode_upload(data: bytes, width: int, height: int, max_pixels: int) -> np.ndarray:
+    """An uploaded picture file as one frame, uint8 [height, width, 3]. Nothing is stored.
+
+    Its size is read from its header and judged before it is unpacked. `UserError` for anything but a whole JPEG, PNG or
+    WebP picture of at most `max_pixels`.
+    """
+    from PIL import Image, ImageOps
+
+    with _clear_errors():
+        with Image.open(io.BytesIO(data), formats=UPLOADS) as image:
+            if image.width * image.height > max_pixels:
+                raise UserError(
+                    f"the picture has {image.width}x{image.height} pixels; shrink it below {max_pixels:,} in all"
+                )
+            if min(image.size) < 8:
+                raise UserError(f"the picture has {image.width}x{image.height} pixels; that is too few to see anything")
+            image.draft("RGB", (width, height))  # JPEG: unpack no more than is needed
+            frame = np.array(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
+        return fit_frame(frame, width, height)[0]
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # large pictures warn before our own limit speaks
+            yield
+    except UserError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UserError("that is no picture; give a JPEG, PNG or WebP file") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"the picture cannot be read ({error}); it may be damaged, save it again") from error
