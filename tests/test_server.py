@@ -474,6 +474,7 @@ def test_too_many_walkers_are_told_so_and_strangers_are_turned_away(client, shel
         with pytest.raises(WebSocketDisconnect), locked.websocket_connect(PATH + query) as socket:
             socket.receive_bytes()
     assert locked.get(f"/v1/worlds/{'0' * 16}/walk.mp4").status_code == 403
+    assert client.get("/v1/worlds").json() and locked.get("/v1/worlds").json() == []
     with locked.websocket_connect(f"{PATH}?token=secret") as socket:
         socket.send_bytes(encode(Init()))
         assert isinstance(_receive(socket), Ready)
@@ -490,6 +491,7 @@ def test_a_walk_is_exported_as_film_and_as_world(client, tmp_path):
         (tmp_path / "walk.mp4").write_bytes(film.content)
         assert len(read_video(tmp_path / "walk.mp4")) >= 5
         (tmp_path / "world.tar").write_bytes(client.get(f"/v1/worlds/{name}/world.tar").content)
+    assert client.get("/v1/worlds").json() == [name]
     with WorldFile.open(import_world(tmp_path / "world.tar", tmp_path / "copy"), write=False) as file:
         assert file.branch("main").frames >= 5
     for path in (f"{name}/other.zip", f"{'0' * 16}/walk.mp4", "..%2F..%2Fetc/walk.mp4", f"{name}/walk.mp4?branch=no"):

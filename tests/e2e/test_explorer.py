@@ -198,6 +198,13 @@ def test_a_photo_becomes_a_world_and_a_friend_watches(open_page, tmp_path):
     page.locator("#photo").set_input_files(tmp_path / "bad.png")
     page.wait_for_function("document.getElementById('status').textContent.includes('no picture')")
     _hold(page, "j", 2)  # the world is still there
+    _stand(page)
+    page.locator("#begin").click()
+    page.wait_for_function("Number(document.getElementById('frame').max) === 0")
+    page.wait_for_function("document.querySelectorAll('#world option').length >= 2")
+    page.locator("#world").select_option(index=1)  # back to the one before
+    page.wait_for_function("Number(document.getElementById('frame').max) >= 8")
+    page.wait_for_function(f"({PIXELS})('view').some((v) => v !== 0 && v !== 255)")
     page.locator("#share").click()
     link = page.locator("#link").input_value()
     friend = open_page(link[link.index("?watch=") :])

@@ -2,7 +2,10 @@
 
 import ipaddress
 import logging
+import os
 import secrets
+import threading
+import webbrowser
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,8 +34,11 @@ class Explore:
     """CPU threads of the model."""
     log: Path | None = None
     """Write a structured log (JSON lines) to this file; without it only warnings are shown."""
+    browser: bool = True
+    """Open the page in this computer's browser, where there is a screen."""
     record: Path | None = None
-    """Walk a short walk in a real browser (needs playwright and Chromium), film the page into this .mp4, and end."""
+    """Walk a short walk in a real browser (needs playwright and Chromium), film the page into this .mp4 or .webp, and
+    end."""
 
 
 def is_loopback(host: str) -> bool:
@@ -77,8 +83,11 @@ def explore(command: Explore) -> int:
         print(f"wrote {record(app, command.record, settings)}")
         return 0
     query = "" if token is None else f"?token={token}"
-    print(f"walk at http://{command.host}:{command.port}/{query}", flush=True)
+    address = f"http://{command.host}:{command.port}/{query}"
+    print(f"walk at {address}", flush=True)
     print(f"worlds are kept in {command.worlds}; Ctrl-C ends", flush=True)
+    if local and command.browser and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        threading.Timer(1.0, webbrowser.open, [address]).start()  # when the server listens
     # A chunk that is being made when the server is told to end is finished first; so long it may take.
     uvicorn.run(app, host=command.host, port=command.port, timeout_graceful_shutdown=20, **settings)
     return 0

@@ -73,6 +73,12 @@ def create_app(
     async def metrics() -> str:
         return hall.metrics()
 
+    @app.get("/v1/worlds")
+    async def worlds() -> list[str]:
+        """The kept worlds, the last one walked in first; only where all who reach the server may have them all: a token
+        is in the share link too."""
+        return [] if token is not None else await asyncio.to_thread(shelf.names)
+
     @app.get("/v1/worlds/{name}/{what}")
     async def export(request: Request, name: str, what: str, branch: str = MAIN) -> FileResponse:
         """A kept world as a film of one branch (walk.mp4), or as one file to send to a friend (world.tar)."""

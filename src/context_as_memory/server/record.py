@@ -1,6 +1,7 @@
 """A film of the explorer's page: a real session in a real browser, walked by a short script."""
 
 import io
+import os
 import shutil
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from context_as_memory.errors import UserError
-from context_as_memory.video import VideoWriter
+from context_as_memory.video import VideoWriter, partial_path
 
 WALK = (("w", 4), ("j", 8), ("l", 8), ("w", 4), ("l", 8), ("j", 8))  # keys, and for how many chunks each is held
 SIZE = (1280, 720)
@@ -20,7 +21,8 @@ SHOTS_PER_SECOND = 5  # of the film: a shot is taken after every chunk
 
 
 def record(app: Any, path: Path, settings: dict[str, Any]) -> Path:
-    """Serve `app` on a free port, walk WALK in Chromium with memory off beside it, and film the page into `path`."""
+    """Serve `app` on a free port, walk WALK in Chromium with memory off beside it, and film the page into `path`, an
+    .mp4, or a moving picture (.webp)."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError as error:
@@ -31,17 +33,31 @@ def record(app: Any, path: Path, settings: dict[str, Any]) -> Path:
         page.goto(address)
         page.wait_for_function("document.body.dataset.state === 'ready'")
         page.locator("#compare").check()
-        with VideoWriter(path, *SIZE, fps=SHOTS_PER_SECOND, crf=20, pix_fmt="yuv420p") as film:
-            film.write(_shot(page))
-            for key, chunks in WALK:
-                page.keyboard.down(key)
-                for _ in range(chunks):
-                    before = page.evaluate("Number(document.body.dataset.chunks)")
-                    page.wait_for_function(f"Number(document.body.dataset.chunks) > {before}")
-                    film.write(_shot(page))
-                page.keyboard.up(key)
+        shots = [_shot(page)]
+        for key, chunks in WALK:
+            page.keyboard.down(key)
+            for _ in range(chunks):
+                before = page.evaluate("Number(document.body.dataset.chunks)")
+                page.wait_for_function(f"Number(document.body.dataset.chunks) > {before}")
+                shots.append(_shot(page))
+            page.keyboard.up(key)
         browser.close()
+    if path.suffix == ".webp":
+        _moving_picture(shots, path)
+    else:
+        with VideoWriter(path, *SIZE, fps=SHOTS_PER_SECOND, crf=20, pix_fmt="yuv420p") as film:
+            film.write(np.stack(shots))
     return path
+
+
+def _moving_picture(shots: list[np.ndarray], path: Path) -> None:
+    from PIL import Image
+
+    pictures = [Image.fromarray(shot).resize((SIZE[0] * 3 // 4, SIZE[1] * 3 // 4)) for shot in shots]
+    partial = partial_path(path)
+    settings = {"save_all": True, "append_images": pictures[1:], "duration": 1000 // SHOTS_PER_SECOND, "loop": 0}
+    pictures[0].save(partial, "WEBP", quality=60, **settings)
+    os.replace(partial, path)
 
 
 def chromium() -> str:

@@ -27,6 +27,10 @@ class Shelf(Protocol):
         """The folder of a world, which may not exist; `UserError` for what is no name."""
         ...
 
+    def names(self) -> list[str]:
+        """The kept worlds, the last one walked in first."""
+        ...
+
 
 class FolderShelf:
     """World files in a folder, one per world. The networks are loaded once and shared by all of them.
@@ -45,6 +49,10 @@ class FolderShelf:
         if not NAME.fullmatch(name):
             raise UserError("that is no name of a world")
         return self.folder / name
+
+    def names(self) -> list[str]:
+        found = [folder for folder in self.folder.iterdir() if NAME.fullmatch(folder.name) and folder.is_dir()]
+        return [folder.name for folder in sorted(found, key=lambda folder: folder.stat().st_mtime, reverse=True)]
 
     def create(self, seed: int) -> tuple[str, World]:
         name = secrets.token_hex(8)

@@ -77,6 +77,7 @@ function ready(message) {
     find("film").href = at("walk.mp4");
     find("archive").href = at("world.tar");
   }
+  if (message.driver) listWorlds();
   for (const id of ["controls", "history"]) find(id).disabled = !message.driver;
   document.querySelector(".exports").hidden = find("pad").hidden = !message.driver;
   fill(find("start"), message.starts);
@@ -89,6 +90,13 @@ function ready(message) {
   find("view").focus();
   document.body.dataset.state = message.driver ? "ready" : "watching";
   say(message.driver ? "ready: hold a key" : "watching; only the walker can walk");
+}
+
+// The worlds that are kept here, the last one walked in first.
+async function listWorlds() {
+  const names = await (await fetch("v1/worlds")).json();
+  find("kept").hidden = names.length === 0;
+  fill(find("world"), names, world.name);
 }
 
 function fill(select, names, chosen) {
@@ -223,6 +231,7 @@ for (const end of ["pointerup", "pointercancel"]) {
 // -- buttons ---------------------------------------------------------------------------------------------------------
 
 find("begin").addEventListener("click", () => begin());
+find("world").addEventListener("change", () => begin({ world: find("world").value }));
 find("photo").addEventListener("change", async (event) => {
   const file = event.target.files[0];
   event.target.value = "";
