@@ -30,7 +30,7 @@ from context_as_memory.retrieval import (
     take,
     target_samples,
 )
-from context_as_memory.retrieval.coverage import greedy_cover, key_rows, ranking_rows
+from context_as_memory.retrieval.coverage import greedy_cover, key_rows, packed, ranking_rows
 from context_as_memory.retrieval.frustum import frustum_overlap, frustum_samples
 from context_as_memory.retrieval.index import pose_bins
 from context_as_memory.retrieval.overlap import MIN_OVERLAP, fov_overlap, fov_overlap_area
@@ -179,10 +179,11 @@ def test_greedy_cover_prefers_gain_then_overlap_then_the_earlier_row() -> None:
     claims[3, 5:40] = True
     claims[4, 90:] = True  # equal to row 0 and 2 in gain after row 3, smaller tie-break than none
     tie = np.array([0.2, 0.5, 0.5, 0.0, 0.1])
-    assert greedy_cover(claims, tie, 5, 1) == ([3, 4, 1], [35, 10, 5])
-    assert greedy_cover(claims, tie, 5, 8) == ([3, 4], [35, 10])
-    assert greedy_cover(claims, tie, 1, 1) == ([3], [35])
-    assert greedy_cover(claims[:0], tie[:0], 3, 1) == ([], [])
+    words = packed(claims)
+    assert greedy_cover(words, tie, 5, 1) == ([3, 4, 1], [35, 10, 5])
+    assert greedy_cover(words, tie, 5, 8) == ([3, 4], [35, 10])
+    assert greedy_cover(words, tie, 1, 1) == ([3], [35])
+    assert greedy_cover(words[:0], tie[:0], 3, 1) == ([], [])
 
 
 def test_a_look_back_recalls_what_was_seen_there_and_nothing_twice() -> None:

@@ -70,7 +70,7 @@ class Cameras:
         if not isinstance(idx, slice):
             picked = np.atleast_1d(np.asarray(idx))
             idx = picked if picked.size else picked.astype(np.int64)
-        return Cameras(self.c2w[idx], self.K[idx], self.width, self.height)
+        return Cameras.known_good(self.c2w[idx], self.K[idx], self.width, self.height)
 
     def __iter__(self) -> Iterator["Cameras"]:
         return (self[i] for i in range(len(self)))

@@ -20,6 +20,7 @@ from context_as_memory.retrieval.overlap import circles
 # Candidates of a crowded index: those whose point this share of the far limit ahead lies nearest to a target's.
 # Measured in a 25 m world of 6,000 views, 3,300 of them in reach: among 1,536 are all of the 256 with most overlap.
 NEAREST, AHEAD = 1536, 0.6
+PLACE = 5  # numbers by which a view is found: see ViewIndex._places
 LEVEL_RAD = float(np.radians(0.5))  # the ground is laid anew when the cameras' mean up has turned by more than this
 
 
@@ -76,9 +77,10 @@ class ViewIndex:
     def _start(self, room: int) -> None:
         """Empty tables with room for so many views."""
         self._origin, self._heading = np.empty((room, 2)), np.empty((room, 2))
-        self._k, self._centre, self._radius = np.empty(room), np.empty((room, 2)), np.empty(room)
+        self._k = np.empty(room)
+        self._places = np.empty((PLACE, room))  # circle around what is seen (x, y, radius), and the place looked at
         self._length, self._widest = 0, 0.0
-        self._bins: dict[tuple[int, ...], int] = {}
+        self._bins: dict[tuple[int, ...], tuple[int, _Cell]] = {}  # the newest view of each, and the cell it lies in
         self._cells: dict[tuple[int, int], _Cell] = {}
 
     def update(self, cameras: Cameras) -> None:
@@ -115,27 +117,29 @@ class ViewIndex:
         views = planar(cameras, self.basis)
         start, end = self._length, self._length + len(views.origin)
         if end > len(self._k):
-            for name in ("_origin", "_heading", "_k", "_centre", "_radius"):
+            for name in ("_origin", "_heading", "_k"):
                 old = getattr(self, name)
                 grown = np.empty((2 * end, *old.shape[1:]))
                 grown[:start] = old[:start]
                 setattr(self, name, grown)
+            self._places = np.concatenate([self._places[:, :start], np.empty((PLACE, 2 * end - start))], axis=1)
         centre, radius = self._bounds(cameras, views)
         rows = slice(start, end)
         self._origin[rows], self._heading[rows], self._k[rows] = views.origin, views.heading, views.half_width_tan
-        self._centre[rows], self._radius[rows] = centre, radius
         self._length, self._widest = end, max(self._widest, float(radius.max()))
         bins = pose_bins(cameras, self.basis, self.config)
-        cells = np.floor(centre / self.config.far_m).astype(np.int64)
-        for row, key, cell in zip(
-            range(start, end), map(tuple, bins.tolist()), map(tuple, cells.tolist()), strict=True
+        spots = np.floor(centre / self.config.far_m).astype(np.int64)
+        places = np.column_stack([centre, radius, views.origin + AHEAD * self.config.far_m * views.heading])
+        self._places[:, rows] = places.T
+        for row, key, spot in zip(
+            range(start, end), map(tuple, bins.tolist()), map(tuple, spots.tolist()), strict=True
         ):
             older = self._bins.get(key)
             if older is not None:
-                at = np.floor(self._centre[older] / self.config.far_m).astype(np.int64).tolist()
-                self._cells[at[0], at[1]].remove(older)
-            self._bins[key] = row
-            self._cells.setdefault(cell, _Cell()).add(row)
+                older[1].remove(older[0])
+            cell = self._cells.setdefault(spot, _Cell())
+            cell.add(row, places[row - start])
+            self._bins[key] = row, cell
 
     def views(self, rows: Indices | Sequence[int]) -> PlanarViews:
         """Views of the given entries."""
@@ -157,30 +161,33 @@ class ViewIndex:
         goals = planar(targets, self.basis)
         centre, radius = self._bounds(targets, goals)
         if not self.crowded:
-            rows = np.arange(self._length)
+            rows, places = np.arange(self._length), self._places[:, : self._length]
         else:
             reach = (self._widest + float(radius.max())) / self.config.far_m
             low = np.floor(centre.min(axis=0) / self.config.far_m - reach).astype(int)
             high = np.floor(centre.max(axis=0) / self.config.far_m + reach).astype(int)
             spots = [(x, y) for x in range(low[0], high[0] + 1) for y in range(low[1], high[1] + 1)]
-            found = [self._cells[spot].rows() for spot in spots if spot in self._cells]
-            rows = np.sort(np.concatenate(found)) if found else np.empty(0, np.int64)
+            cells = [self._cells[spot] for spot in spots if spot in self._cells]
+            if not cells:
+                return np.empty(0, np.int64)
+            rows = np.concatenate([cell.rows() for cell in cells])
+            places = np.concatenate([cell.places() for cell in cells], axis=1)
         touches: Bools = np.zeros(len(rows), bool)
-        for one, r in zip(centre, radius, strict=True):
-            dx, dy = (self._centre[rows] - one).T
-            touches |= dx * dx + dy * dy <= (self._radius[rows] + r) ** 2
-        rows = rows[touches]
-        return self._nearest(rows, goals) if self.crowded and len(rows) > NEAREST else rows
+        for (x, y), r in zip(centre, radius, strict=True):
+            dx, dy, both = places[0] - x, places[1] - y, places[2] + r
+            touches |= dx * dx + dy * dy <= both * both
+        touching = np.flatnonzero(touches)
+        if self.crowded and len(touching) > NEAREST:
+            touching = touching[self._nearest(places[3:, touching], goals)]
+        return np.sort(rows[touching])
 
-    def _nearest(self, rows: Indices, targets: PlanarViews) -> Indices:
-        """The `NEAREST` of these, ascending, by the distance of the places that they look at."""
-        ahead = AHEAD * self.config.far_m
-        seen = self._origin[rows] + ahead * self._heading[rows]
-        distance = np.full(len(rows), np.inf)
-        for one in targets.origin + ahead * targets.heading:
-            dx, dy = (seen - one).T
+    def _nearest(self, seen: Floats, targets: PlanarViews) -> Indices:
+        """Which `NEAREST` of the places that views look at [2, N] are nearest to those of the targets."""
+        distance = np.full(seen.shape[1], np.inf)
+        for x, y in targets.origin + AHEAD * self.config.far_m * targets.heading:
+            dx, dy = seen[0] - x, seen[1] - y
             np.minimum(distance, dx * dx + dy * dy, out=distance)
-        return np.sort(rows[np.argpartition(distance, NEAREST)[:NEAREST]])
+        return np.argpartition(distance, NEAREST)[:NEAREST]
 
 
 def _part(cameras: Cameras, start: int, end: int) -> Cameras:
@@ -189,27 +196,32 @@ def _part(cameras: Cameras, start: int, end: int) -> Cameras:
 
 
 class _Cell:
-    """Row numbers in no order; adding and removing cost the same however many there are."""
+    """Row numbers in no order, each with its place; adding and removing cost the same however many there are. Places
+    lie side by side here: gathered from among a million they would cost more than all the arithmetic."""
 
     def __init__(self) -> None:
-        self._rows, self._place = np.empty(8, np.int64), dict[int, int]()
+        self._rows, self._places, self._at = np.empty(8, np.int64), np.empty((PLACE, 8)), dict[int, int]()
 
-    def add(self, row: int) -> None:
-        count = len(self._place)
+    def add(self, row: int, place: Floats) -> None:
+        count = len(self._at)
         if count == len(self._rows):
             self._rows = np.concatenate([self._rows, np.empty(count, np.int64)])
-        self._rows[count] = row
-        self._place[row] = count
+            self._places = np.concatenate([self._places, np.empty((PLACE, count))], axis=1)
+        self._rows[count], self._places[:, count] = row, place
+        self._at[row] = count
 
     def remove(self, row: int) -> None:
-        hole, last = self._place.pop(row), len(self._place)
+        hole, last = self._at.pop(row), len(self._at)
         if hole != last:
             moved = int(self._rows[last])
-            self._rows[hole] = moved
-            self._place[moved] = hole
+            self._rows[hole], self._places[:, hole] = moved, self._places[:, last]
+            self._at[moved] = hole
 
     def rows(self) -> Indices:
-        return self._rows[: len(self._place)]
+        return self._rows[: len(self._at)]
+
+    def places(self) -> Floats:
+        return self._places[:, : len(self._at)]
 
 
 def pose_bins(cameras: Cameras, basis: Floats, config: RetrievalConfig) -> Indices:
