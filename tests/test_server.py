@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 import zlib
@@ -360,6 +361,28 @@ def test_a_world_is_kept_rewound_and_forked(sessions):
     for name in ("../etc", "0" * 16, ""):
         with pytest.raises(UserError):
             sessions().receive(Init(world=name))
+
+
+def test_a_session_is_not_closed_in_the_middle_of_a_chunk(sessions, monkeypatch):
+    session, order = sessions(), []
+    session.receive(Init())
+    session.receive(hold("w"))
+    step = PaintedWorld.step
+
+    def slow(world, *values, **named):
+        time.sleep(0.2)
+        chunk = step(world, *values, **named)
+        order.append("chunk")
+        return chunk
+
+    monkeypatch.setattr(PaintedWorld, "step", slow)
+    walker = threading.Thread(target=session.step)
+    walker.start()
+    time.sleep(0.05)
+    session.close()
+    order.append("closed")
+    walker.join()
+    assert order == ["chunk", "closed"]
 
 
 # -- the application -------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 import tiny
 from context_as_memory.camera import Cameras, pinhole
 from context_as_memory.data.dataset import SamplingConfig, collate, sample_segment
-from context_as_memory.diffusion import FlowMatching, add_noise, clean_from_velocity, euler_sample, velocity
+from context_as_memory.diffusion import TIMESTEPS, FlowMatching, add_noise, clean_from_velocity, sample_flow, velocity
 from context_as_memory.errors import UserError
 from context_as_memory.memory import MemoryBank, MergePolicy
 from context_as_memory.retrieval import Retrieval, RetrievalConfig
@@ -293,12 +293,44 @@ def test_saving_keeps_sixteen_bit_floats(tmp_path):
 # -- flow matching -----------------------------------------------------------------------------------------------------
 
 
+def test_looking_back_a_step_is_of_second_order():
+    """The flow to a Gaussian of deviation s around 0 ends at s times the noise: errors against the number of steps."""
+    deviation, noise = 0.5, torch.full((1, 1), 1.0, dtype=torch.float64)
+
+    def predict(x, timestep):
+        sigma = timestep[:, None] / TIMESTEPS
+        variance = (1 - sigma) ** 2 * deviation**2 + sigma**2
+        return (sigma - (1 - sigma) * deviation**2) / variance * x
+
+    def error(steps, multistep):
+        sigmas = FlowMatching().sampling_sigmas(steps).double()
+        return abs(float(sample_flow(predict, noise, sigmas, multistep)) - deviation)
+
+    assert error(64, True) < error(64, False) / 10
+    assert error(8, True) / error(64, True) > 20 > error(8, False) / error(64, False)
+
+
+def test_noise_on_memory_belongs_to_the_frame_and_spares_given_ones():
+    plain, noisy = tiny.world(), tiny.world(memory_noise=0.3)
+    for world in (plain, noisy):
+        world.reset(tiny.pictures(2), tiny.walk(2))
+        world.step(tiny.walk(4)[2:])
+    given, made = noisy._context_latents([0, 1]), noisy._context_latents([2, 3])
+    assert torch.equal(given, noisy.bank.latents(np.array([0, 1])))
+    assert 0.1 < (made - noisy.bank.latents(np.array([2, 3]))).std() < 0.5
+    assert torch.equal(made, noisy._context_latents([2, 3])) and torch.equal(made[:, 1:], noisy._context_latents([3]))
+    assert torch.equal(plain._context_latents([2, 3]), plain.bank.latents(np.array([2, 3])))
+    assert torch.equal(noisy.forgetful(2)._context_latents([1]), noisy._context_latents([3]))
+
+
 def test_the_true_velocity_leads_from_noise_to_the_sample():
     generator = torch.Generator().manual_seed(0)
     x, noise = torch.randn(3, 4, generator=generator), torch.randn(3, 4, generator=generator)
     for steps in (1, 2, 7):
         sigmas = FlowMatching(shift=3.0).sampling_sigmas(steps)
-        assert (euler_sample(lambda _, t: velocity(x, noise), noise, sigmas) - x).abs().max() < 1e-5
+        for multistep in (False, True):
+            found = sample_flow(lambda _, t: velocity(x, noise), noise, sigmas, multistep)
+            assert (found - x).abs().max() < 1e-5
     sigma = torch.tensor([0.2, 0.5, 0.9])
     assert (clean_from_velocity(add_noise(x, noise, sigma), velocity(x, noise), sigma) - x).abs().max() < 1e-5
 

@@ -105,6 +105,7 @@ def weights(tmp_path) -> Path:
     save_pretrained(tiny.model(), folder / "transformer")
     save_pretrained(tiny.codec(), folder / "vae")
     values = {"width": 32, "height": 16, "chunk_latents": 2, "num_steps": 2, "retrieval": {"max_context": 4}}
+    values["memory_noise"] = 0.2
     (folder / "world.json").write_text(json.dumps(values))
     return folder
 

@@ -132,12 +132,14 @@ class MemoryBank:
         self._length = 0
         # Depth along the horizon of each entry, metres, inf where unknown; part of the note, so every store keeps it.
         self._profiles_m = np.empty((0, PROFILE), np.float32)
+        self._generated = np.empty(0, bool)  # or given; the note tells
         held = self.store.cameras()
         if held is not None:
             self._c2w, self._K, self._length = held.c2w.copy(), held.K.copy(), len(held)
             self._size = (held.width, held.height)
             self._offered = np.ones(len(held), bool) if self._merger is None else self._merger.offered(held.c2w)
             self._profiles_m = np.concatenate([_noted_profiles(note, count) for count, note in self.store.notes()])
+            self._generated = np.concatenate([np.full(count, "step" in note) for count, note in self.store.notes()])
 
     def __len__(self) -> int:
         return self._length
@@ -180,9 +182,11 @@ class MemoryBank:
             c2w[:start], K[:start], profiles[:start] = self._c2w[:start], self._K[:start], self._profiles_m[:start]
             self._c2w, self._K, self._profiles_m = c2w, K, profiles
             self._offered = np.concatenate([self._offered[:start], np.ones(room - start, bool)])
+            self._generated = np.concatenate([self._generated[:start], np.zeros(room - start, bool)])
         self._c2w[start:end], self._K[start:end] = cameras.c2w, cameras.K
         self._offered[start:end] = True if self._merger is None else self._merger.offered(cameras.c2w)
         self._profiles_m[start:end] = _noted_profiles(note, count)
+        self._generated[start:end] = "step" in note
         self._size = (cameras.width, cameras.height)
         self._length = end
 
@@ -200,6 +204,11 @@ class MemoryBank:
     def profiles_m(self) -> np.ndarray:
         """Depth along the horizon of all stored frames, float32 [N, PROFILE], inf where unknown."""
         return self._profiles_m[: len(self)]
+
+    @property
+    def generated(self) -> np.ndarray:
+        """Which stored frames were generated, not given, bool [N]."""
+        return self._generated[: len(self)]
 
     def frames_u8(self, index: int | slice | np.ndarray) -> np.ndarray:
         """Stored frames, uint8 [n, H, W, 3] (an integer index gives n = 1)."""

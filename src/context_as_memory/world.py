@@ -23,7 +23,7 @@ from torch import Tensor
 from .camera import Cameras
 from .codec import VideoCodec
 from .compute import fast, pick_device
-from .diffusion import TIMESTEPS, FlowMatching, euler_sample
+from .diffusion import TIMESTEPS, FlowMatching, sample_flow
 from .errors import UserError
 from .memory import MemoryBank, MergePolicy
 from .retrieval import Retrieval, RetrievalConfig, ViewIndex, retrieve
@@ -40,11 +40,12 @@ class WorldConfig:
     width: int = 160
     height: int = 96
     chunk_latents: int = 4  # target latents per chunk; times the codec's temporal factor gives frames
-    num_steps: int = 4  # Euler steps per chunk
+    num_steps: int = 4  # sampling steps per chunk
     flow: FlowMatching = field(default_factory=FlowMatching)  # of sampling
     seed: int = 0
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     merge: MergePolicy | None = None  # leave near-duplicate views out of retrieval; None: offer all
+    memory_noise: float = 0.0  # on generated frames in the context: faults are not copied on and on (arXiv 2502.06764)
     kept_frames: int = 32  # frames whose keys and values stay in working memory from chunk to chunk (`per_frame` only)
 
     @property
@@ -80,6 +81,7 @@ class World:
         self.file = None if store is None else store.file
         # Numbers the noise of a chunk; with the seed it is the whole random state.
         self._chunks = 0 if store is None else store.steps
+        self._first_entry = 0  # what the first entry of the bank was called before a copy: numbers the noise of entries
         # Keys and values by bank entry, least recently used first; None: known to be kept, computed when needed. Which
         # entries are kept decides what is retrieved, so an opened world reads it from its history.
         self._kept: OrderedDict[int, KeysValues | None] = OrderedDict()
@@ -165,9 +167,12 @@ class World:
         """A copy in working memory that has only the last `frames` frames, with the same noise ahead: what it makes
         differently is what forgetting does."""
         copy = type(self)(self.model, self.codec, self.config, str(self.device))
-        last = np.arange(max(0, len(self.bank) - frames), len(self.bank))
-        copy.bank.append(self.bank.frames_u8(last), self.bank.cameras[last], self.bank.latents(last))
-        copy._chunks = self._chunks
+        first = max(0, len(self.bank) - frames)
+        for entry in range(first, len(self.bank)):
+            note = {"step": -1} if self.bank.generated[entry] else {}
+            latents = self.bank.latents(np.array([entry]))
+            copy.bank.append(self.bank.frames_u8(entry), self.bank.cameras[entry], latents, note)
+        copy._chunks, copy._first_entry = self._chunks, first
         return copy
 
     def close(self) -> None:
@@ -259,13 +264,13 @@ class World:
 
         layout = replace(self.config.layout, max_context=max(self.config.layout.max_context, len(found.indices)))
         inputs = build_model_inputs(layout, memory, targets, found)
-        context_latents = self.bank.latents(inputs.context_index[0, 0].numpy())
         entries = inputs.context_index[0, 0].tolist()
+        context_latents = self._context_latents(entries)
         encoded = self._keys_values(entries)
         latents = self._denoise(context_latents, inputs, seed, encoded)
         clock.lap("denoise")
 
-        frames_u8 = self._decode(context_latents, latents)[:wanted]
+        frames_u8 = self._decode(self.bank.latents(np.array([recent])), latents)[:wanted]
         clock.lap("decode")
         if commit:
             # Memory is made of pictures (paper section 1.1): what is stored is what a viewer saw, encoded alone.
@@ -316,6 +321,21 @@ class World:
         missing = self.chunk_frames - len(cameras)
         return Cameras.concat([cameras, *[cameras[-1]] * missing]) if missing else cameras
 
+    def _context_latents(self, entries: list[int]) -> Tensor:
+        """Latents of bank entries as the denoiser is given them, [C, K, h, w]; those of generated frames with their own
+        bit of noise, always the same."""
+        latents = self.bank.latents(np.array(entries))
+        if not self.config.memory_noise:
+            return latents
+        noise = torch.zeros_like(latents)
+        for row, entry in enumerate(entries):
+            if self.bank.generated[entry]:
+                generator = torch.Generator().manual_seed(
+                    self.config.seed * 1_000_003 + self._first_entry + entry
+                )
+                noise[:, row] = torch.randn(latents[:, row].shape, generator=generator)
+        return latents + self.config.memory_noise * noise
+
     def _keys_values(self, entries: list[int]) -> KeysValues | None:
         """Keys and values of bank entries, [1, K, n, heads, hd] per layer; only those that are not kept are computed.
 
@@ -331,7 +351,7 @@ class World:
             if known is None:
                 # One at a time: the last bits of a batched product depend on the batch, and a world that is opened
                 # again must go on exactly as it would have.
-                latent = self.bank.latents(np.array([entry])).unsqueeze(0).to(self.device, dtype)
+                latent = self._context_latents([entry]).unsqueeze(0).to(self.device, dtype)
                 known = [(k[:, 0], v[:, 0]) for k, v in self.model.encode_context(latent)]
                 if entry in self._kept:
                     self._kept[entry] = known
@@ -368,14 +388,14 @@ class World:
             output = self.model.denoise(noisy.to(dtype), timestep, context, inputs).float()
             return flow.velocity_of(output, noisy, timestep / TIMESTEPS)
 
-        return euler_sample(predict, noise, flow.sampling_sigmas(self.config.num_steps))
+        return sample_flow(predict, noise, flow.sampling_sigmas(self.config.num_steps))
 
-    def _decode(self, context_latents: Tensor, latents: Tensor) -> np.ndarray:
+    def _decode(self, recent_latent: Tensor, latents: Tensor) -> np.ndarray:
         """Frames of the new latents, uint8; a causal video codec continues from the recent frame's latent."""
         if self.codec.temporal_factor == 1:
             video = self.codec.decode(latents)
         else:
-            _, cache = self.codec.decode_next(context_latents[:, :1].unsqueeze(0).to(self.device).float())
+            _, cache = self.codec.decode_next(recent_latent.unsqueeze(0).to(self.device).float())
             video, _ = self.codec.decode_next(latents, cache)
         pixels = (video[0].float().clamp(-1, 1) + 1) * 127.5
         return pixels.round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()

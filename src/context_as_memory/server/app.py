@@ -25,7 +25,6 @@ from context_as_memory.server.protocol import (
     Init,
     Message,
     ProtocolError,
-    Settings,
     decode,
     encode,
 )
@@ -166,7 +165,7 @@ async def _walk(socket: WebSocket, hall: Hall, room: Room, first: Message) -> No
         message = first
         while True:
             try:
-                if isinstance(message, (Event, Settings)):
+                if isinstance(message, Event):  # at once, whoever has the model
                     told = session.receive(message)
                 else:  # reads files and may run the autoencoder
                     told = await hall.alone(lambda message=message: session.receive(message))  # type: ignore[misc]

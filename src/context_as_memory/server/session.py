@@ -7,6 +7,7 @@ says, `step` makes the next chunk; both return what to tell.
 """
 
 import contextlib
+import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -101,6 +102,8 @@ class Session:
         self.limits, self.share = limits or Limits(), share
         self.state = State.NEW
         self.format = FORMATS[0]  # of the walker's frame batches
+        # A world is used by one thread at a time; above all it is not closed while another one makes a chunk.
+        self._alone = threading.RLock()
         self._shelf = shelf
         self._name, self._branch = "", MAIN
         self._world: World | None = None
@@ -123,7 +126,16 @@ class Session:
     # -- what the walker says --------------------------------------------------------------------------------------
 
     def receive(self, message: Message) -> list[Told]:
-        """Take in a message of the walker; returns the answers. `UserError` when it is not allowed in this state."""
+        """Take in a message of the walker; returns the answers. `UserError` when it is not allowed in this state.
+
+        Events are taken in at once, also while a chunk is being made in another thread; everything else waits for it.
+        """
+        if isinstance(message, Event):
+            return self._receive(message)
+        with self._alone:
+            return self._receive(message)
+
+    def _receive(self, message: Message) -> list[Told]:
         if self.state is State.CLOSED:
             raise UserError("this session is closed; connect again")
         if isinstance(message, Init):
@@ -235,6 +247,10 @@ class Session:
 
     def scene(self, driver: bool = True) -> list[Told]:
         """What a viewer must know to stand where the world is now. driver: whether it is the walker who asks."""
+        with self._alone:
+            return self._scene(driver)
+
+    def _scene(self, driver: bool) -> list[Told]:
         world = self._world
         if world is None:
             return []
@@ -274,6 +290,10 @@ class Session:
 
     def step(self) -> list[Told]:
         """Make the next chunk along the held keys; returns what to tell the viewers. Slow: it runs the model."""
+        with self._alone:
+            return self._step()
+
+    def _step(self) -> list[Told]:
         world = self._world
         if world is None or not self.wants_to_move:
             return []
@@ -311,10 +331,11 @@ class Session:
 
     def _actions(self, frames: int) -> str:
         """The keys of the next frames as an action string; a script that has ended stands still."""
-        if not self._script:
-            return f"{_spelled(self._keys)}-{frames}"
-        coming = [self._script.popleft() if self._script else frozenset() for _ in range(frames)]
-        if not self._script:
+        keys, script = self._keys, self._script  # as they are now: another thread may change them meanwhile
+        if not script:
+            return f"{_spelled(keys)}-{frames}"
+        coming = [script.popleft() if script else frozenset() for _ in range(frames)]
+        if not script and script is self._script and not self._keys:
             self._move(State.STANDING)
         return ",".join(f"{_spelled(keys)}-1" for keys in coming)
 
@@ -329,9 +350,10 @@ class Session:
         )
 
     def close(self) -> None:
-        """End the session; closing twice does nothing."""
-        self._move(State.CLOSED)
-        self._leave()
+        """End the session, when the chunk that is being made is finished; closing twice does nothing."""
+        with self._alone:
+            self._move(State.CLOSED)
+            self._leave()
 
 
 def unknown_format(kind: str) -> str:

@@ -16,7 +16,7 @@ from ..codec import ImageAutoencoder, Perceptual, VideoCodec
 from ..compute import fast, pick_device
 from ..data.dataset import SamplingConfig, Segment, WorldBatch, collate, sample_segment
 from ..data.precompute import encode_dataset, read_latents
-from ..diffusion import TIMESTEPS, FlowMatching, add_noise, clean_from_velocity, euler_sample, velocity
+from ..diffusion import TIMESTEPS, FlowMatching, add_noise, clean_from_velocity, sample_flow, velocity
 from ..errors import UserError
 from ..retrieval import RetrievalConfig
 from ..tokens import TokenLayout
@@ -112,7 +112,7 @@ class WorldTask:
             figures["loss_high_noise"] = error[high].mean().item()
         clean = clean_from_velocity(noisy, predicted, sigma)
         if self.own_frames is not None:
-            settled = (sigma < 0.6).cpu()  # beliefs of later steps: those of the first are blurrier than any result
+            settled = (sigma < 0.75).cpu()  # beliefs of later steps: those of the first are blurrier than any result
             self.own_frames.keep(batch.target_frames[settled.numpy()], clean.detach()[settled])
             figures["own_frames"] = self.own_frames.share
         if self.perceptual is not None and recipe.perceptual:
@@ -186,7 +186,7 @@ class WorldTask:
             output = model.predict(noisy, timestep, batch.pool, batch.inputs).float()
             return flow.velocity_of(output, noisy, timestep / TIMESTEPS)
 
-        return euler_sample(predict, noise, flow.sampling_sigmas(self.recipe.num_steps))
+        return sample_flow(predict, noise, flow.sampling_sigmas(self.recipe.num_steps))
 
     def _pictures(self, latents: Tensor) -> Tensor:
         assert self.codec is not None
