@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from context_as_memory.evaluation.returns import (
     seen_share,
     visits,
 )
-from context_as_memory.evaluation.start import start_frame, start_names
+from context_as_memory.evaluation.start import known_place, start_folder, start_frame, start_names
 from context_as_memory.retrieval import Retrieval, RetrievalConfig, retrieve
 from context_as_memory.video import read_image, write_image
 from tiny_world import HEIGHT, WIDTH, paint_room, save_tiny_world
@@ -277,6 +278,26 @@ def test_start_frames_are_found_by_name(tmp_path: Path) -> None:
         start_frame("b", tmp_path)
     with pytest.raises(UserError, match="--image"):
         start_frame(None, tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", start_names())
+def test_a_known_place_ends_with_its_start_frame(name: str) -> None:
+    frames, cameras = known_place(name)
+    start = start_frame(name)
+    assert len(frames) == len(cameras) > 20
+    np.testing.assert_allclose(cameras.c2w[-1], start.camera.c2w[0], atol=1e-3)
+    assert np.abs(frames[-1].astype(int) - start.frame).mean() < 6  # the film is compressed
+    turns = np.unwrap(np.arctan2(cameras.forward[-24:, 1], cameras.forward[-24:, 0]))
+    np.testing.assert_allclose(np.diff(turns), np.radians(15), atol=1e-3)  # a full turn on the spot
+
+
+def test_a_known_place_whose_poses_are_gone_is_named(tmp_path: Path) -> None:
+    for suffix in (".png", ".mp4"):
+        shutil.copy(start_folder() / f"vault{suffix}", tmp_path)
+    about = json.loads((start_folder() / "vault.json").read_text())
+    (tmp_path / "vault.json").write_text(json.dumps({**about, "seen": about["seen"][:3]}))
+    with pytest.raises(UserError, match="3 poses"):
+        known_place("vault", tmp_path)
 
 
 # --- ground truth

@@ -1,4 +1,4 @@
-"""Start frames shipped with the package: a picture and where it was taken."""
+"""Start places shipped with the package: a picture and where it was taken, and the place as seen all around."""
 
 import json
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import numpy as np
 
 from context_as_memory.camera import Cameras, look
 from context_as_memory.errors import UserError
-from context_as_memory.video import read_image
+from context_as_memory.video import read_image, read_video
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class StartFrame:
 
 
 def start_folder() -> Path:
-    """Where the shipped start frames lie: `<name>.png` and `<name>.json` each."""
+    """Where the shipped start places lie: `<name>.png`, `<name>.json` and `<name>.mp4` each."""
     return Path(str(resources.files("context_as_memory"))) / "assets" / "start"
 
 
@@ -57,3 +57,22 @@ def start_frame(name: str | None = None, folder: Path | None = None) -> StartFra
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"start frame {name}: {name}.json is damaged ({error}); install the package again") from error
     return StartFrame(name, frame, camera, about)
+
+
+def known_place(name: str | None = None, folder: Path | None = None) -> tuple[np.ndarray, Cameras]:
+    """A start place as somebody remembers it who has looked around there: frames uint8 [N, H, W, 3] of turns on several
+    spots and their cameras [N]. The last view is the start frame's.
+
+    They were rendered (scripts/look_around.py); the JSON file holds x, y, z in metres and the heading in degrees of
+    each under `seen`. Raises `UserError` as `start_frame` does.
+    """
+    start = start_frame(name, folder)
+    frames = read_video((folder or start_folder()) / f"{start.name}.mp4")
+    seen = np.array(start.about.get("seen", []), np.float64).reshape(-1, 4)
+    if len(seen) != len(frames):
+        raise UserError(
+            f"start place {start.name}: {len(frames)} views but {len(seen)} poses; install the package again"
+        )
+    camera = start.camera
+    cameras = look(seen[:, :3], np.radians(seen[:, 3]), camera.K[0], camera.width, camera.height)
+    return frames, cameras

@@ -34,7 +34,8 @@ class Init:
     realtime_output_format: str | None = None  # one of FORMATS; jpeg if None
     condition_inputs: dict[str, Any] | None = None  # may hold `camera_actions`, as in the payload of an event
     max_chunks: int | None = None  # stop after so many chunks
-    start: str | None = None  # name of a shipped start picture, where no picture is given; the first one if None
+    start: str | None = None  # name of a shipped start place, where no picture is given; the first one if None
+    known: bool = False  # of that place remember not one picture but all that was seen when looking around
     world: str | None = None  # name of a kept world, to go on with
     branch: str | None = None  # of that world; the one it was made with if None
     watch: str | None = None  # the share link's word: see what its walker sees, and touch nothing

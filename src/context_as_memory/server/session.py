@@ -17,7 +17,7 @@ import numpy as np
 
 from context_as_memory.camera import Cameras, cameras_from_actions
 from context_as_memory.errors import UserError
-from context_as_memory.evaluation.start import start_frame, start_names
+from context_as_memory.evaluation.start import known_place, start_frame, start_names
 from context_as_memory.retrieval import STRATEGIES, RetrievalConfig
 from context_as_memory.server.limits import Limits
 from context_as_memory.server.pictures import CONTENT_TYPES, decode_upload, encode_pictures, jpeg
@@ -205,11 +205,13 @@ class Session:
         else:
             name, world = self._shelf.create(init.seed)
             size = (world.config.width, world.config.height)
-            if init.first_frame is None:
-                frame = fit_frame(start.frame, *size)[0]
+            if init.first_frame is not None:
+                frames, cameras = decode_upload(init.first_frame, *size, self.limits.upload_pixels)[None], start.camera
+            elif init.known:
+                frames, cameras = known_place(init.start)
             else:
-                frame = decode_upload(init.first_frame, *size, self.limits.upload_pixels)
-            world.reset(frame[None], start.camera.resized(*size))
+                frames, cameras = start.frame[None], start.camera
+            world.reset(np.stack([fit_frame(frame, *size)[0] for frame in frames]), cameras.resized(*size))
         slots = init.max_context or min(world.config.retrieval.max_context, self.limits.max_context)
         self._rule = self._checked(world.config.retrieval, init.memory, slots)
         self._name, self._branch, self._world, self.format = name, init.branch or MAIN, world, kind

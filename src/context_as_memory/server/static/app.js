@@ -48,7 +48,7 @@ function begin(what = {}) {
   say("beginning");
   send({
     type: "init", realtime_output_format: format, watch: query.get("watch"), seed: Number(find("seed").value),
-    start: find("start").value || null, memory: find("memory").value || "coverage",
+    start: find("start").value || null, known: find("known").checked, memory: find("memory").value || "coverage",
     max_context: world.share ? Number(find("context").value) : null, compare: find("compare").checked, ...what,
   });
 }
@@ -272,5 +272,6 @@ find("share").addEventListener("click", () => {
 });
 
 setInterval(() => !query.has("watch") && send({ type: "event", kind: "heartbeat" }), HEARTBEAT_MS);
+find("known").checked = query.get("known") !== "0";
 format = await chooseFormat();
 connect();
