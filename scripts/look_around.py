@@ -62,7 +62,7 @@ def main() -> None:
         path = options.out / f"{name}.json"
         path.write_text(json.dumps({**start.about, "seen": seen}) + "\n")
         size = (options.out / f"{name}.mp4").stat().st_size
-        print(f"{name}: {len(frames)} views, {size // 1000} kB; the last differs from the picture by {error:.2f} of 255")
+        print(f"{name}: {len(frames)} views, {size // 1000} kB; the last is {error:.2f} of 255 off the picture")
 
 
 if __name__ == "__main__":
