@@ -103,8 +103,6 @@ class _Training:
     """Folder of episodes made by `cam render`."""
     out: Path
     """Folder for checkpoints, curves and the final weights; a run found there is resumed."""
-    recipe: Literal["base", "light", "tiny"] = "base"
-    """Complete named settings; the flags below change single ones."""
     steps: int | None = None
     """Stop after this many steps."""
     budget_minutes: float | None = None
@@ -129,6 +127,9 @@ class _Training:
 class TrainCodec(_Training):
     """Train the image autoencoder; weights end in OUT/vae."""
 
+    recipe: Literal["base", "light", "tiny"] = "base"
+    """Complete named settings; the other flags change single ones."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainWorld(_Training):
@@ -138,6 +139,8 @@ class TrainWorld(_Training):
     """Folder of the autoencoder: the output of `cam train codec` or its `vae`."""
     cache: Path
     """Folder of latents (`cam encode`); missing ones are made."""
+    recipe: Literal["base", "light", "steady", "tiny"] = "base"
+    """Complete named settings; the other flags change single ones. `steady` goes on from `light` weights (`--init`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -334,7 +337,7 @@ def _perceptual(weight: float) -> Any:
     return load_lpips()
 
 
-def _training_changes(command: _Training) -> dict[str, Any]:
+def _training_changes(command: TrainCodec | TrainWorld) -> dict[str, Any]:
     """The flags that were given, as changes of a `TrainConfig`."""
     if command.threads is not None:
         if command.threads < 1:

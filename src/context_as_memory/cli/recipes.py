@@ -1,6 +1,6 @@
 """Complete named recipes: functions that return a full configuration; variants call another and change fields.
 
-`light` is trained on a laptop CPU, `base` on one GPU, `tiny` in seconds (tests).
+`light` and `steady` are trained on a laptop CPU, `base` on one GPU, `tiny` in seconds (tests).
 """
 
 from collections.abc import Callable, Mapping
@@ -73,6 +73,22 @@ def world_light() -> WorldRecipe:
     return replace(world_base(), model=model, train=train, sampling=sampling)
 
 
+def world_steady() -> WorldRecipe:
+    """A second stage for a `light` denoiser (`--init`), against drift: memory is often what the denoiser itself made of
+    it, or faulty, or noisy, and a perceptual distance asks for texture."""
+    recipe = world_light()
+    return replace(
+        recipe,
+        sampling=replace(recipe.sampling, recent_only=0.2),
+        own_frames=0.4,
+        weathered=0.2,
+        perceptual=0.3,
+        context_noise=0.3,
+        memory_noise=0.2,
+        train=replace(recipe.train, learning_rate=8e-4, budget_minutes=100, decay_fraction=0.7, warmup_steps=40),
+    )
+
+
 def world_tiny() -> WorldRecipe:
     """Seconds on a CPU; for tests."""
     model = TransformerConfig(
@@ -92,6 +108,7 @@ def world_tiny() -> WorldRecipe:
         num_steps=2,
         own_frames=0.5,
         weathered=0.3,
+        memory_noise=0.1,
         train=replace(_tiny_training(), batch_size=4),
     )
 
@@ -110,7 +127,12 @@ def _tiny_training() -> TrainConfig:
 
 
 CODEC_RECIPES: dict[str, Callable[[], CodecRecipe]] = {"tiny": codec_tiny, "light": codec_light, "base": codec_base}
-WORLD_RECIPES: dict[str, Callable[[], WorldRecipe]] = {"tiny": world_tiny, "light": world_light, "base": world_base}
+WORLD_RECIPES: dict[str, Callable[[], WorldRecipe]] = {
+    "tiny": world_tiny,
+    "light": world_light,
+    "steady": world_steady,
+    "base": world_base,
+}
 
 
 def codec_recipe(name: str) -> CodecRecipe:

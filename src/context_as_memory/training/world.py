@@ -43,6 +43,7 @@ class WorldRecipe:
     sampling_shift: float = 1.0
     min_context: int = 2  # context slots of a batch are drawn from min_context .. retrieval.max_context
     context_noise: float = 0.15  # up to this much noise on memory: generated memory is never perfect
+    memory_noise: float = 0.0  # saved with the weights: noise on generated frames when they are memory
     own_frames: float = 0.0  # share of segments whose memory is, where it can be, what the denoiser made of them
     weathered: float = 0.0  # share of segments whose memory has suffered, see `weather`
     perceptual: float = 0.0  # gradient of the perceptual distance, as a share of that of the velocity loss
@@ -276,6 +277,7 @@ def export_world(
         "chunk_latents": recipe.chunk_latents,
         "num_steps": recipe.num_steps,
         "flow": asdict(recipe.sampling_flow),
+        "memory_noise": recipe.memory_noise,
         "retrieval": vars(recipe.retrieval),
     }
     (folder / "world.json").write_text(json.dumps(world, indent=2) + "\n")
