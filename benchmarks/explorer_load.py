@@ -63,12 +63,13 @@ async def walk(address: str, walker: Walker, end: float) -> None:
                         actions = [KEYS[event_id % len(KEYS)]]
                         payload = {"mode": "state", "transitions": [{"actions": actions}]}
                         await line.send(encode(Event(kind="camera_actions", event_id=event_id, payload=payload)))
-                    message = decode(await line.recv(), 10**8)
+                    message = decode(await asyncio.wait_for(line.recv(), 60), 10**8)
                     if isinstance(message, Ready):
                         world = message.world
                     elif isinstance(message, Failure):
                         walker.failures.append(message.content)
-                        await asyncio.sleep(0.5)  # a world whose walker just vanished is let go of soon
+                        if message.code == "busy":  # a world whose walker just vanished is let go of soon
+                            break
                     elif isinstance(message, FrameBatch) and message.event_id in pressed:
                         walker.waits_s.append(time.monotonic() - pressed.pop(message.event_id))
                     elif isinstance(message, ChunkStats):
@@ -80,7 +81,7 @@ async def walk(address: str, walker: Walker, end: float) -> None:
                 if walker.kind == "vanishing" and time.monotonic() < end:
                     walker.disappearances += 1
                     line.transport.abort()
-        except (ConnectionClosed, OSError) as error:
+        except (ConnectionClosed, OSError, TimeoutError) as error:
             if walker.kind != "vanishing":
                 walker.failures.append(repr(error))
         await asyncio.sleep(0.3)
@@ -100,7 +101,9 @@ async def run(port: int, pid: int, sessions: int, seconds: float) -> tuple[list[
         memory.append(resident_mb(pid))
         chunks = [walker.chunks for walker in walkers]
         print(f"{end - time.monotonic():5.0f} s left, {memory[-1]:.0f} MB, chunks {chunks}", flush=True)
-    await asyncio.wait(tasks, timeout=20)
+    done, _ = await asyncio.wait(tasks, timeout=60)
+    for task in done:
+        task.result()  # a client that crashed is no slow walker
     return walkers, memory
 
 
@@ -117,7 +120,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         flags = {"port": port, "weights": options.weights, "worlds": folder, "sessions": options.sessions + 2}
         given = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-        server = subprocess.Popen([sys.executable, "-m", "context_as_memory", "explore", *given])
+        server = subprocess.Popen([sys.executable, "-m", "context_as_memory", "explore", "--no-browser", *given])
         try:
             for _ in range(600):
                 try:

@@ -30,7 +30,7 @@ from context_as_memory.server.protocol import (
     held_keys,
 )
 
-TEXT, NUMBERS = st.text(max_size=20), st.integers(0, 2**31)
+TEXT, NUMBERS = st.text(max_size=20), st.integers(-(2**40), 2**60)
 MESSAGES = st.one_of(
     st.builds(
         Init,
@@ -93,11 +93,23 @@ def test_noise_is_never_more_than_a_protocol_error(data):
         ({"type": "event", "kind": "x", "event_id": True}, "event_id has the wrong type"),
         ({"type": "settings", "memory": "x", "max_context": 1, "more": 1}, "unknown field"),
         ({"type": "fork", "frame": 1, "name": "x" * MAX_MESSAGE_BYTES}, "at most"),
+        ({"type": "init", "condition_inputs": {"camera_actions": [[]] * MAX_MESSAGE_BYTES}}, "at most"),
+        ({1: 2}, "text keys"),
     ],
 )
 def test_what_is_no_message_is_named(value, words):
     with pytest.raises(ProtocolError, match=words):
         decode(msgpack.packb(value), 1_000_000)
+
+
+def test_what_means_nothing_here_is_never_built():
+    """A field of another server may be large: it is passed over as bytes."""
+    message = decode(msgpack.packb({"type": "init", "other": [[]] * 900_000, "seed": 3}), 1_000_000)
+    assert message == Init(seed=3)
+    with pytest.raises(ProtocolError, match="more than one|ValueError"):
+        decode(msgpack.packb({"type": "event", "kind": "heartbeat"}) + b"\x01")
+    with pytest.raises(UserError, match="script"):
+        held_keys([[]] * 10_001)
 
 
 def test_messages_of_sglangs_clients_are_understood():

@@ -172,7 +172,7 @@ class World:
             note = {"step": -1} if self.bank.generated[entry] else {}
             latents = self.bank.latents(np.array([entry]))
             copy.bank.append(self.bank.frames_u8(entry), self.bank.cameras[entry], latents, note)
-        copy._chunks, copy._first_entry = self._chunks, first
+        copy._chunks, copy._first_entry = self._chunks, self._first_entry + first
         return copy
 
     def close(self) -> None:

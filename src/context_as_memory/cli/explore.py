@@ -73,17 +73,24 @@ def explore(command: Explore) -> int:
         _log_to(command.log)
     local = is_loopback(command.host)
     token = command.token or (None if local else secrets.token_urlsafe(16))
-    hosts = [*LOOPBACK, command.host] if local else ["*"]  # elsewhere the token guards the door
+    token = None if command.record else token  # the film is made on this machine alone
+    hosts = list(LOOPBACK) if local else ["*"]  # elsewhere the token guards the door
     app = create_app(FolderShelf(command.worlds, command.weights), limits, token, hosts)
     # Sizes are judged again when a message is read; a little room is left so that the answer can say what is wrong.
-    settings: dict[str, Any] = {"log_level": "warning", "ws_max_size": limits.upload_bytes + 1_000_000}
+    settings: dict[str, Any] = {
+        "log_level": "warning",
+        "ws_max_size": limits.upload_bytes + 1_000_000,
+        "ws_per_message_deflate": False,  # pictures are compressed already
+        "ws_ping_timeout": 60.0,  # whoever waits for a turn does not read its pongs meanwhile
+    }
     if command.record is not None:
         from context_as_memory.server.record import record
 
         print(f"wrote {record(app, command.record, settings)}")
         return 0
     query = "" if token is None else f"?token={token}"
-    address = f"http://{command.host}:{command.port}/{query}"
+    host = f"[{command.host}]" if ":" in command.host else command.host
+    address = f"http://{host}:{command.port}/{query}"
     print(f"walk at {address}", flush=True)
     print(f"worlds are kept in {command.worlds}; Ctrl-C ends", flush=True)
     if local and command.browser and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
 from pathlib import Path
@@ -13,9 +13,10 @@ from fastapi.responses import FileResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.background import BackgroundTask
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.websockets import WebSocketState
 
 from context_as_memory.errors import UserError
-from context_as_memory.server.hall import Hall, Room, TooMany, note, packets
+from context_as_memory.server.hall import Hall, Room, TooMany, note
 from context_as_memory.server.limits import Limits
 from context_as_memory.server.protocol import (
     CLIENT,
@@ -25,17 +26,19 @@ from context_as_memory.server.protocol import (
     Init,
     Message,
     ProtocolError,
+    TooLarge,
     decode,
     encode,
 )
-from context_as_memory.server.session import unknown_format
+from context_as_memory.server.session import Told, unknown_format
 from context_as_memory.server.shelf import Shelf
 from context_as_memory.video import VideoWriter
-from context_as_memory.worldfile import MAIN, BranchStore, WorldFile, export_world
+from context_as_memory.worldfile import MAIN, BranchStore, LeaseTaken, WorldFile, export_world
 
 PATH = "/v1/realtime_video/generate"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 MOVIE_FPS = 20
+SEND_S = 30.0  # a viewer who takes longer for one packet is gone
 POLICY_VIOLATION, TOO_BIG, TRY_LATER, GOING_AWAY, FAULT = 1008, 1009, 1013, 1001, 1011
 
 
@@ -86,24 +89,32 @@ def create_app(
         make = {"walk.mp4": _film, "world.tar": _archive}.get(what)
         if make is None:
             raise HTTPException(404, "there is walk.mp4 and world.tar")
+        if exporting.locked():
+            raise HTTPException(503, "another export is under way; try again in a moment")
+        await exporting.acquire()  # until the file is sent and gone: there is one copy of a world at a time
         scratch = tempfile.TemporaryDirectory(prefix="explorer-")
-        try:
-            async with exporting:
-                path = await asyncio.to_thread(make, shelf.path(name), branch, Path(scratch.name))
-        except UserError as error:
+
+        def done() -> None:
             scratch.cleanup()
-            raise HTTPException(404, str(error)) from error
+            exporting.release()
+
+        try:
+            path = await asyncio.to_thread(make, shelf.path(name), branch, Path(scratch.name))
+        except BaseException as error:
+            done()
+            if isinstance(error, UserError):
+                raise HTTPException(404, _without_paths(str(error), shelf)) from error
+            raise
         note("exported", what=what, bytes=path.stat().st_size)
-        return FileResponse(path, filename=f"{name}-{what}", background=BackgroundTask(scratch.cleanup))
+        return FileResponse(path, filename=f"{name}-{what}", background=BackgroundTask(done))
 
     @app.websocket(PATH)
     async def generate(socket: WebSocket) -> None:
-        if not _same_origin(socket) or not _has_token(socket.query_params.get("token"), token):
-            await socket.close(POLICY_VIOLATION)
-            return
-        await socket.accept()
+        await socket.accept()  # a refusal before it would reach the browser as a mere failure to connect
         hall.connections += 1
         try:
+            if not _same_origin(socket) or not _has_token(socket.query_params.get("token"), token):
+                raise ProtocolError("this server wants a token, and pages of its own: open the address it has printed")
             if hall.connections > hall.limits.sessions * (hall.limits.viewers + 2):
                 raise TooMany("too many connections; try later")
             await _serve(socket, hall)
@@ -132,15 +143,15 @@ def _has_token(given: str | None, token: str | None) -> bool:
 
 async def _serve(socket: WebSocket, hall: Hall) -> None:
     """The first message says whether somebody wants to walk or to watch."""
-    first = await _hear(socket, hall)
-    if isinstance(first, Init) and first.watch is not None:
-        await _watch(socket, hall, first)
+    first = [await _hear(socket, hall)]
+    if isinstance(first[0], Init) and first[0].watch is not None:
+        await _watch(socket, hall, first[0])
         return
     room = hall.enter()
     try:
         await _walk(socket, hall, room, first)
     finally:
-        hall.leave(room)
+        await hall.leave(room)
 
 
 async def _hear(socket: WebSocket, hall: Hall) -> Message:
@@ -155,27 +166,36 @@ async def _hear(socket: WebSocket, hall: Hall) -> Message:
     return message
 
 
-async def _walk(socket: WebSocket, hall: Hall, room: Room, first: Message) -> None:
+async def _walk(socket: WebSocket, hall: Hall, room: Room, first: list[Message]) -> None:
     """Read and write until the walker leaves. Frames are sent before the next chunk is made: a slow walker slows down
-    its own world, and nothing piles up."""
-    moved = asyncio.Event()
+    its own world, and nothing piles up.
+
+    first: the first message; it is taken out, since it may hold a large picture.
+    """
+    moved, speaking = asyncio.Event(), asyncio.Lock()  # answers and chunks are told whole, one after the other
     session = room.session
 
+    async def tell(work: Awaitable[tuple[list[Told], dict[str, list[bytes]]]]) -> None:
+        try:
+            told, packed = await work
+        except UserError as error:  # the walker's affair: those who watch are not told
+            hall.failed += 1
+            code = "busy" if isinstance(error, LeaseTaken) else "refused"
+            await socket.send_bytes(encode(Failure(content=_without_paths(str(error), hall.shelf), code=code)))
+            return
+        room.show(told, packed)
+        for packet in packed[session.format]:
+            await socket.send_bytes(packet)
+
     async def listen() -> None:
-        message = first
         while True:
-            try:
-                if isinstance(message, Event):  # at once, whoever has the model
-                    told = session.receive(message)
-                else:  # reads files and may run the autoencoder
-                    told = await hall.alone(lambda message=message: session.receive(message))  # type: ignore[misc]
-            except UserError as error:
-                told = [_refusal(hall, error)]
-            room.show(told)
-            for packet in packets(told, session.format, hall.limits):
-                await socket.send_bytes(packet)
+            message = first.pop() if first else await _hear(socket, hall)
+            if isinstance(message, Event):
+                await tell(hall.hear(room, message))
+            else:
+                async with speaking:
+                    await tell(hall.hear(room, message))
             moved.set()
-            message = await _hear(socket, hall)
 
     async def walk() -> None:
         while True:
@@ -183,13 +203,8 @@ async def _walk(socket: WebSocket, hall: Hall, room: Room, first: Message) -> No
             if not session.wants_to_move:
                 moved.clear()
                 continue
-            try:
-                told = await hall.step(room)
-            except UserError as error:
-                told = [_refusal(hall, error)]
-            room.show(told)
-            for packet in packets(told, session.format, hall.limits):
-                await socket.send_bytes(packet)
+            async with speaking:
+                await tell(hall.step(room))
 
     await _until_one_ends(listen(), walk())
 
@@ -202,8 +217,8 @@ async def _watch(socket: WebSocket, hall: Hall, init: Init) -> None:
     room, viewer = await hall.watch(init.watch or "", kind)
 
     async def listen() -> None:
-        while True:
-            await socket.receive_bytes()  # whatever it is: who watches touches nothing
+        while (await socket.receive())["type"] != "websocket.disconnect":
+            pass  # whatever it is: who watches touches nothing
 
     async def show() -> None:
         while not viewer.lagging:
@@ -211,7 +226,7 @@ async def _watch(socket: WebSocket, hall: Hall, init: Init) -> None:
             if packet is None:
                 await socket.close(GOING_AWAY)
                 return
-            await socket.send_bytes(packet)
+            await asyncio.wait_for(socket.send_bytes(packet), SEND_S)
         raise TooMany("this connection is too slow to watch; load the page again")
 
     try:
@@ -233,28 +248,29 @@ async def _until_one_ends(*parts: object) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _refusal(hall: Hall, error: UserError) -> Failure:
-    hall.failed += 1
-    return Failure(content=str(error))
+def _without_paths(text: str, shelf: Shelf) -> str:
+    """What a viewer may read of an error: no folders of this computer, and not a book."""
+    return text.replace(f"{shelf.folder}/", "")[:300]
 
 
 async def _say_goodbye(socket: WebSocket, hall: Hall, error: Exception) -> None:
     """Close with a code that says why, and the reason before it."""
-    if isinstance(error, WebSocketDisconnect):
+    if isinstance(error, WebSocketDisconnect) or socket.client_state is WebSocketState.DISCONNECTED:
         return
     reasons = (
+        (TooLarge, TOO_BIG, "protocol"),
         (ProtocolError, POLICY_VIOLATION, "protocol"),
         (TooMany, TRY_LATER, "too_many"),
         (UserError, POLICY_VIOLATION, "refused"),
         (TimeoutError, GOING_AWAY, "idle"),
     )
     code, name = next(((code, name) for kind, code, name in reasons if isinstance(error, kind)), (FAULT, "fault"))
-    text = str(error)
+    text = _without_paths(str(error), hall.shelf)
     if name == "idle":
         text = "nothing was heard for long; load the page again to go on"
     if name == "fault":
         hall.failed += 1
-        note("fault", error=repr(error))
+        note("fault", error)
         text = "the server made a mistake; load the page again to go on"
     try:
         await socket.send_bytes(encode(Failure(content=text, code=name)))
@@ -274,6 +290,8 @@ def _film(world: Path, branch: str, folder: Path) -> Path:
             for chunk in BranchStore(file, branch).chunks:
                 if not chunk.lost:
                     film.write(file.frames_u8(chunk, size))
+    if not film.num_frames:
+        raise UserError(f"branch {branch!r} has no frames yet")
     return folder / "walk.mp4"
 
 

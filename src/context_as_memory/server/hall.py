@@ -5,12 +5,13 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from context_as_memory.errors import UserError
 from context_as_memory.server.limits import Limits
-from context_as_memory.server.protocol import Failure, encode
+from context_as_memory.server.protocol import Event, Failure, Message, Ready, encode
 from context_as_memory.server.session import Session, Told, resident_mb, told_to
 from context_as_memory.server.shelf import Shelf
 
@@ -47,16 +48,27 @@ class Room:
         self.session = session
         self.viewers: set[Viewer] = set()
 
-    def show(self, told: list[Told]) -> None:
-        """Pass on what the walker is told. Each format is encoded once."""
-        packed: dict[str, list[bytes]] = {}
+    def pack(self, told: list[Told]) -> dict[str, list[bytes]]:
+        """What is told, as packets in every format that somebody here wants; takes a while."""
+        kinds = {self.session.format, *(viewer.kind for viewer in tuple(self.viewers))}
+        return {kind: packets(told, kind, self.session.limits) for kind in kinds}
+
+    def show(self, told: list[Told], packed: dict[str, list[bytes]]) -> None:
+        """Pass on to those who watch what the walker is told, less what is the walker's alone."""
         for viewer in self.viewers:
-            if viewer.kind not in packed:
-                packed[viewer.kind] = packets(told, viewer.kind, self.session.limits)
-            viewer.offer(packed[viewer.kind])
+            if any(isinstance(item, Ready) for item in told) or viewer.kind not in packed:
+                theirs = [for_viewers(item) for item in told]
+                viewer.offer(packets(theirs, viewer.kind, self.session.limits))
+            else:
+                viewer.offer(packed[viewer.kind])
 
 
-def packets(told: list[Told], kind: str, limits: Limits) -> list[bytes]:
+def for_viewers(item: Told) -> Told:
+    """The same for those who only watch: not the name that opens the world."""
+    return replace(item, world=None, driver=False) if isinstance(item, Ready) else item
+
+
+def packets(told: Sequence[Told], kind: str, limits: Limits) -> list[bytes]:
     """What is told, as packets with pictures of `kind`."""
     return [encode(message) for message in told_to(told, kind, limits.jpeg_quality)]
 
@@ -82,25 +94,25 @@ class Hall:
         note("session_opened", session=room.session.share, open=len(self.rooms))
         return room
 
-    def leave(self, room: Room) -> None:
-        """The walker is gone: close the world, and tell those who watched."""
-        room.session.close()
+    async def leave(self, room: Room) -> None:
+        """The walker is gone: tell those who watched, and close the world when its chunk is finished."""
         self.rooms.pop(room.session.share, None)
         end = encode(Failure(content="the walker has left", code="ended"))
         for viewer in room.viewers:
             viewer.offer([end, None])
+        await asyncio.shield(asyncio.to_thread(room.session.close))
         note("session_closed", session=room.session.share, open=len(self.rooms))
 
     async def watch(self, share: str, kind: str) -> tuple[Room, Viewer]:
         """Join those who watch a walk. `UserError` if there is none of that name."""
         room = self.rooms.get(share)
-        if room is None:
+        scene = [] if room is None else await self.alone(lambda: room.session.scene(driver=False))
+        if room is None or self.rooms.get(share) is not room:  # it may have ended meanwhile
             raise UserError("nobody walks there now; ask for a new link")
         if len(room.viewers) >= self.limits.viewers:
             self.refused += 1
             raise TooMany(f"{self.limits.viewers} already watch this walk; try later")
         viewer = Viewer(kind, self.limits)
-        scene = await self.alone(lambda: room.session.scene(driver=False))  # not in the middle of a chunk
         viewer.offer(packets(scene, kind, self.limits))
         room.viewers.add(viewer)
         return room, viewer
@@ -116,18 +128,31 @@ class Hall:
                 await asyncio.wait([work])
                 raise
 
-    async def step(self, room: Room) -> list[Told]:
-        """The next chunk of a walk."""
+    async def hear(self, room: Room, message: Message) -> tuple[list[Told], dict[str, list[bytes]]]:
+        """Let a session take in a message; its answers, and the same packed."""
+        if isinstance(message, Event):  # at once, whoever has the model
+            told = room.session.receive(message)
+            return told, room.pack(told)
 
-        def timed() -> tuple[list[Told], float]:
+        def answers() -> tuple[list[Told], dict[str, list[bytes]]]:  # reads files and may run the autoencoder
+            told = room.session.receive(message)
+            return told, room.pack(told)
+
+        return await self.alone(answers)
+
+    async def step(self, room: Room) -> tuple[list[Told], dict[str, list[bytes]]]:
+        """The next chunk of a walk, and the same packed."""
+
+        def timed() -> tuple[list[Told], dict[str, list[bytes]], float]:
             began = time.perf_counter()
-            return room.session.step(), time.perf_counter() - began
+            told = room.session.step()
+            return told, room.pack(told), time.perf_counter() - began
 
-        told, seconds = await self.alone(timed)
+        told, packed, seconds = await self.alone(timed)
         if told:
             self.chunks += 1
             self.chunk_seconds += seconds
-        return told
+        return told, packed
 
     def metrics(self) -> str:
         """Counters in the text format of Prometheus."""
@@ -145,9 +170,9 @@ class Hall:
         return "".join(f"# TYPE {name} {kind}\n{name} {value}\n" for (name, kind), value in rows.items())
 
 
-def note(event: str, **details: object) -> None:
-    """One structured line in the log."""
-    log.info(event, extra={"details": details})
+def note(event: str, error: BaseException | None = None, **details: object) -> None:
+    """One structured line in the log; with an error, one that is shown without a log too."""
+    log.log(logging.ERROR if error else logging.INFO, event, exc_info=error, extra={"details": details})
 
 
 class JsonLines(logging.Formatter):

@@ -14,11 +14,16 @@ from context_as_memory.errors import UserError
 
 MAX_MESSAGE_BYTES = 64 * 1024  # of any message but `init`, which may carry a picture
 KEYS = frozenset("wasdijkl")
+MAX_SCRIPT = 10_000  # frames
 FORMATS = ("jpeg", "h264", "raw")  # of the pictures in frame batches
 
 
 class ProtocolError(UserError):
     """A message that is not part of the protocol; the connection is closed."""
+
+
+class TooLarge(ProtocolError):
+    """A message, or a field of one, beyond its limit."""
 
 
 # -- from the viewer -------------------------------------------------------------------------------------------------
@@ -205,26 +210,26 @@ def decode(data: bytes, max_bytes: int = MAX_MESSAGE_BYTES) -> Message:
     max_bytes: of an `init`; others must be shorter than MAX_MESSAGE_BYTES.
     """
     if len(data) > max(max_bytes, MAX_MESSAGE_BYTES):
-        raise ProtocolError(f"a message of {len(data)} bytes; at most {max_bytes} are taken")
+        raise TooLarge(f"a message of {len(data)} bytes; at most {max_bytes} are taken")
     try:
-        value = msgpack.unpackb(data)  # no list or text in it can be larger than the packet
+        parts = _parts(data)
+        kind = _KINDS.get(str(msgpack.unpackb(parts.pop("type", b"\xc0"))))
     except Exception as error:  # the library raises many kinds; all mean the same here
-        raise ProtocolError(f"no MessagePack map ({type(error).__name__})") from error
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise ProtocolError("a message is a map with text keys")
-    kind = _KINDS.get(str(value.pop("type", None)))
+        raise ProtocolError(f"no MessagePack map with text keys ({type(error).__name__})") from error
     if kind is None:
         raise ProtocolError(f"unknown message type; known are {', '.join(sorted(_KINDS))}")
-    if len(data) > MAX_MESSAGE_BYTES and kind in CLIENT and kind is not Init:
-        raise ProtocolError(f"{kind.type}: {len(data)} bytes; at most {MAX_MESSAGE_BYTES} are taken")
     known = get_type_hints(kind)
     names = {entry.name for entry in fields(kind)}
-    if kind in _OPEN:
-        value = {key: content for key, content in value.items() if key in names}
-    for key, content in value.items():
+    value = {}
+    for key, part in parts.items():
         if key not in names:
+            if kind in _OPEN:
+                continue
             raise ProtocolError(f"{kind.type}: unknown field {key[:40]!r}")
-        if not _fits(content, known[key]):
+        if kind in CLIENT and key != "first_frame" and len(part) > MAX_MESSAGE_BYTES:
+            raise TooLarge(f"{kind.type}: field {key} has {len(part)} bytes; at most {MAX_MESSAGE_BYTES} are taken")
+        value[key] = msgpack.unpackb(part)
+        if not _fits(value[key], known[key]):
             raise ProtocolError(f"{kind.type}: field {key} has the wrong type")
     try:
         message: Message = kind(**value)
@@ -232,6 +237,25 @@ def decode(data: bytes, max_bytes: int = MAX_MESSAGE_BYTES) -> Message:
         missing = [entry.name for entry in fields(kind) if entry.name not in value]
         raise ProtocolError(f"{kind.type}: one of the fields {', '.join(missing)} is missing") from None
     return message
+
+
+def _parts(data: bytes) -> dict[str, bytes]:
+    """The fields of a packed map, still packed: nothing is built before its size was looked at, since a megabyte of
+    empty lists would become a hundred."""
+    unpacker = msgpack.Unpacker(max_buffer_size=len(data) + 1)
+    unpacker.feed(data)
+    parts: dict[str, bytes] = {}
+    for _ in range(unpacker.read_map_header()):
+        head = data[unpacker.tell()]
+        if head >> 5 != 0b101 and head not in (0xD9, 0xDA):  # short, longer and long text
+            raise ValueError("a key that is no text")
+        key = unpacker.unpack()
+        start = unpacker.tell()
+        unpacker.skip()
+        parts[key] = data[start : unpacker.tell()]
+    if unpacker.tell() != len(data):
+        raise ValueError("more than one value")
+    return parts
 
 
 def held_keys(payload: object) -> list[frozenset[str]] | frozenset[str]:
@@ -244,6 +268,8 @@ def held_keys(payload: object) -> list[frozenset[str]] | frozenset[str]:
         return _keys(transitions[-1].get("actions"))
     if not isinstance(payload, list):
         raise UserError("camera_actions: the payload is a list of keys for each frame, or a map with mode state")
+    if len(payload) > MAX_SCRIPT:
+        raise UserError(f"camera_actions: a script of {len(payload)} frames; at most {MAX_SCRIPT} are taken")
     return [_keys(actions) for actions in payload]
 
 

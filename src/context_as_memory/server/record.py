@@ -80,9 +80,11 @@ def serving(app: Any, settings: dict[str, Any] | None = None) -> Iterator[str]:
         if not thread.is_alive():
             raise UserError("the server did not start")
         time.sleep(0.02)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def _shot(page: Any) -> np.ndarray:

@@ -15,7 +15,7 @@ from enum import Enum
 
 import numpy as np
 
-from context_as_memory.camera import Cameras, cameras_from_actions
+from context_as_memory.camera import Z_UP, Cameras, cameras_from_actions
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.start import known_place, start_frame, start_names
 from context_as_memory.retrieval import STRATEGIES, RetrievalConfig
@@ -92,6 +92,7 @@ class Frames:
 
 
 Told = Message | Frames
+FORGOTTEN_AFTER = 512  # frames of the walk with memory off that are held in working memory
 
 
 class Session:
@@ -179,7 +180,7 @@ class Session:
         if isinstance(held, frozenset):
             self._keys, self._script = held, deque()
         else:
-            self._keys, self._script = frozenset(), deque(held, maxlen=10_000)
+            self._keys, self._script = frozenset(), deque(held)
         self._move(State.WALKING if self._keys or self._script else State.STANDING)
 
     def _checked(self, rule: RetrievalConfig, memory: str, max_context: int) -> RetrievalConfig:
@@ -196,14 +197,34 @@ class Session:
             raise UserError(unknown_format(kind))
         self._checked(self._rule, init.memory, init.max_context or 1)
         script = held_keys((init.condition_inputs or {}).get("camera_actions", []))
-        start = start_frame(init.start)
-        if init.first_frame is not None:  # the picture of a world that does not exist yet: any size will do to check it
-            decode_upload(init.first_frame, start.camera.width, start.camera.height, self.limits.upload_pixels)
-        self._leave()
-        if init.world is not None:
-            name, world = init.world, self._shelf.open(init.world, init.branch or MAIN)
+        if not 0 <= init.seed < 2**32:
+            raise UserError(f"seed is {init.seed}; give 0 to {2**32 - 1}")
+        branch = init.branch or MAIN
+        if init.world is None:
+            name, world = self._new(init)
+            self._leave()
+        elif init.world == self._name and self._world is not None:
+            self._go_on(branch)
+            name, world = self._name, self._world
         else:
-            name, world = self._shelf.create(init.seed)
+            name, world = init.world, self._shelf.open(init.world, branch)
+            self._leave()
+        slots = init.max_context or min(world.config.retrieval.max_context, self.limits.max_context)
+        self._rule = self._checked(world.config.retrieval, init.memory, slots)
+        self._name, self._branch, self._world, self.format = name, branch, world, kind
+        self._move(State.STANDING)
+        told = self._standing(init.compare)
+        self._chunks_left = -1 if init.max_chunks is None else max(0, init.max_chunks)
+        self._hold(script)
+        return told
+
+    def _new(self, init: Init) -> tuple[str, World]:
+        """A world that has its start frames, or none at all."""
+        if len(self._shelf.names()) >= self.limits.kept_worlds:
+            raise UserError(f"{self.limits.kept_worlds} worlds are kept here, and no more; go on with one of them")
+        start = start_frame(init.start)
+        name, world = self._shelf.create(init.seed)
+        try:
             size = (world.config.width, world.config.height)
             if init.first_frame is not None:
                 frames, cameras = decode_upload(init.first_frame, *size, self.limits.upload_pixels)[None], start.camera
@@ -212,34 +233,40 @@ class Session:
             else:
                 frames, cameras = start.frame[None], start.camera
             world.reset(np.stack([fit_frame(frame, *size)[0] for frame in frames]), cameras.resized(*size))
-        slots = init.max_context or min(world.config.retrieval.max_context, self.limits.max_context)
-        self._rule = self._checked(world.config.retrieval, init.memory, slots)
-        self._name, self._branch, self._world, self.format = name, init.branch or MAIN, world, kind
-        self._move(State.STANDING)
-        told = self._standing(init.compare)
-        self._chunks_left = -1 if init.max_chunks is None else max(0, init.max_chunks)
-        self._hold(script)
-        return told
+        except BaseException:
+            world.close()
+            self._shelf.remove(name)
+            raise
+        return name, world
 
     def _go_on(self, branch: str) -> list[Told]:
-        """Stand at the end of a branch of this world."""
-        compare = self._forgetful is not None
-        self._leave()
-        self._world, self._branch = self._shelf.open(self._name, branch), branch
+        """Stand at the end of a branch of this world; where one was if that cannot be."""
+        compare, before = self._forgetful is not None, self._branch
+        assert self._world is not None
+        self._world.close()  # a world is written by one at a time
+        try:
+            self._world, self._branch = self._shelf.open(self._name, branch), branch
+        except UserError:
+            self._world = self._shelf.open(self._name, before)
+            raise
         self._move(State.STANDING)
         return self._standing(compare)
 
     def _leave(self) -> None:
-        if self._world is not None:
-            self._world.close()
-        self._world = self._forgetful = None
+        """Close the world; one that nobody walked in is not kept."""
+        world, self._world, self._forgetful = self._world, None, None
+        if world is not None:
+            untouched = world.file is not None and len(world.file.chunks()) <= 1
+            world.close()
+            if untouched:
+                self._shelf.remove(self._name)
 
     def _compare(self, wanted: bool) -> None:
         """Begin to walk with memory off beside the world, from where it is now, or stop it."""
         if not wanted:
             self._forgetful = None
         elif self._forgetful is None and self._world is not None:
-            self._forgetful = self._world.forgetful(self._rule.max_context)
+            self._forgetful = self._world.forgetful(self.limits.max_context)
 
     def _standing(self, compare: bool) -> list[Told]:
         self._rest()
@@ -304,14 +331,21 @@ class Session:
             self._hold(frozenset())
             raise UserError(f"this walk has {held} frames, the most that is kept here; begin a new one")
         applied = self._event
-        path = cameras_from_actions(world.bank.cameras[held - 1 : held], self._actions(world.chunk_frames))
-        chunk = world.step(path, retrieval=self._rule)
+        here = world.bank.cameras[held - 1 : held]
+        path = cameras_from_actions(here, self._actions(world.chunk_frames), up=Z_UP)
+        try:
+            chunk = world.step(path, retrieval=self._rule)
+        except UserError:
+            self._hold(frozenset())  # or it would be tried again at once, and again
+            raise
         chunk_index, self._chunks = self._chunks, self._chunks + 1
         self._chunks_left = max(-1, self._chunks_left - 1)
         poses, seconds = _poses(chunk.cameras), sum(chunk.seconds.values())
         told: list[Told] = [Frames(chunk.frames_u8, held, poses, chunk_index, applied)]
         if self._forgetful is not None:
             beside = self._forgetful.step(path, retrieval=replace(self._rule, strategy="recent"))
+            if len(self._forgetful.bank) > FORGOTTEN_AFTER:
+                self._forgetful = self._forgetful.forgetful(self.limits.max_context)
             told.append(Frames(beside.frames_u8, held, poses, chunk_index, applied, "without"))
             seconds += sum(beside.seconds.values())
         told.append(self._remembered(world, chunk, held))

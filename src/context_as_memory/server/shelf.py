@@ -2,6 +2,7 @@
 
 import re
 import secrets
+import shutil
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +15,8 @@ NAME = re.compile(r"[0-9a-f]{16}")  # names are made here and never by a viewer
 
 class Shelf(Protocol):
     """Makes worlds and finds them again."""
+
+    folder: Path  # where they lie: not to be told to viewers
 
     def create(self, seed: int) -> tuple[str, World]:
         """A world with an empty memory, and the name under which it can be opened again."""
@@ -29,6 +32,10 @@ class Shelf(Protocol):
 
     def names(self) -> list[str]:
         """The kept worlds, the last one walked in first."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Throw a world away that nobody walked in; it must be closed."""
         ...
 
 
@@ -53,6 +60,9 @@ class FolderShelf:
     def names(self) -> list[str]:
         found = [folder for folder in self.folder.iterdir() if NAME.fullmatch(folder.name) and folder.is_dir()]
         return [folder.name for folder in sorted(found, key=lambda folder: folder.stat().st_mtime, reverse=True)]
+
+    def remove(self, name: str) -> None:
+        shutil.rmtree(self.path(name), ignore_errors=True)
 
     def create(self, seed: int) -> tuple[str, World]:
         name = secrets.token_hex(8)

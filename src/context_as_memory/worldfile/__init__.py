@@ -2,12 +2,14 @@
 
 from context_as_memory.worldfile.care import Verdict, compact, export_world, import_world, verify
 from context_as_memory.worldfile.file import MAIN, BranchInfo, BranchStore, ChunkInfo, WorldFile
+from context_as_memory.worldfile.lease import LeaseTaken
 
 __all__ = [
     "MAIN",
     "BranchInfo",
     "BranchStore",
     "ChunkInfo",
+    "LeaseTaken",
     "Verdict",
     "WorldFile",
     "compact",

@@ -17,10 +17,14 @@ except ImportError:  # Windows: the package works there, world files do not
 LOCK = "writer.lock"
 
 
+class LeaseTaken(UserError):
+    """Somebody else is writing to the world."""
+
+
 class Lease:
     """The right to write to a world folder, held until `release` or the end of the process.
 
-    Raises `UserError` that names the holder if another process, or another object of this one, has it. A dead holder
+    Raises `LeaseTaken` that names the holder if another process, or another object of this one, has it. A dead holder
     has nothing: its lock ended with it.
     """
 
@@ -34,7 +38,7 @@ class Lease:
         except OSError:
             holder = self._holder(file)
             file.close()
-            raise UserError(
+            raise LeaseTaken(
                 f"the world in {folder} is being written by {holder}; end that first, or open it for reading only"
             ) from None
         file.seek(0)

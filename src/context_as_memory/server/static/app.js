@@ -7,34 +7,44 @@ import { drawTimeline, frameAt } from "./timeline.js";
 
 const find = (id) => document.getElementById(id);
 const ARROWS = { ArrowLeft: "j", ArrowRight: "l", ArrowUp: "w", ArrowDown: "s" };
-const RESTARTED = [1006, 1012], RETRIES = 5, HEARTBEAT_MS = 60_000, DRAG_PX = 14;
+const LOST = [1006, 1011, 1012], RETRIES = 6, HEARTBEAT_MS = 60_000, DRAG_PX = 14, UPLOAD_BYTES = 8_000_000;
 const query = new URLSearchParams(location.search);
 
 const world = { poses: [], chunks: [], chosen: [], pictures: new Map(), halfWidthTan: 1, name: null, share: "" };
 const players = { memory: new Player(find("view")), without: new Player(find("without")) };
 const held = new Set(), pressed = new Map(); // keys; when each event was sent
 let socket, format, eventId = 0, retries = 0, latencyMs = null;
+let standing = false; // whether this connection has a world
+let explained = false; // whether the page says already why the connection ends
+let besideChunk = -1; // the last chunk that was shown with memory off
 
 // -- connection ------------------------------------------------------------------------------------------------------
 
 function connect() {
   const scheme = location.protocol === "https:" ? "wss" : "ws";
   const token = query.has("token") ? `?token=${encodeURIComponent(query.get("token"))}` : "";
+  standing = explained = false;
   socket = new WebSocket(`${scheme}://${location.host}/v1/realtime_video/generate${token}`);
   socket.binaryType = "arraybuffer";
-  socket.onopen = () => begin({ world: location.hash.slice(1) || null });
+  socket.onopen = () => begin(kept());
   socket.onmessage = (packet) => receive(decode(packet.data));
   socket.onclose = closed;
+}
+
+// The world and the branch that stand in the address.
+function kept() {
+  const [name, branch] = location.hash.slice(1).split("/");
+  return name ? { world: name, branch: decodeURIComponent(branch ?? "main") } : {};
 }
 
 function closed(event) {
   document.body.dataset.state = "closed";
   held.clear();
-  if (RESTARTED.includes(event.code) && world.name && retries < RETRIES) {
+  if (LOST.includes(event.code) && retries < RETRIES) {
     retries += 1; // the server was restarted, or the network failed: the world is kept, go on with it
     say(`connection lost; trying again (${retries})`, true);
     setTimeout(connect, 500 * 2 ** retries);
-  } else if (!find("status").classList.contains("bad")) {
+  } else if (!explained) {
     say(`connection closed (${event.code}); load the page again to go on`, true);
   }
 }
@@ -43,22 +53,42 @@ function send(message) {
   if (socket.readyState === WebSocket.OPEN) socket.send(encode(message));
 }
 
+const whole = (id) => {
+  const box = find(id), value = Math.round(Number(box.value)) || 0;
+  return (box.value = Math.min(Math.max(value, Number(box.min)), Number(box.max)));
+};
+
 function begin(what = {}) {
+  if (socket.readyState !== WebSocket.OPEN) return connect();
   held.clear();
   say("beginning");
   send({
-    type: "init", realtime_output_format: format, watch: query.get("watch"), seed: Number(find("seed").value),
+    type: "init", realtime_output_format: format, watch: query.get("watch"), seed: Number(whole("seed")),
     start: find("start").value || null, known: find("known").checked, memory: find("memory").value || "coverage",
-    max_context: world.share ? Number(find("context").value) : null, compare: find("compare").checked, ...what,
+    max_context: world.share ? Number(whole("context")) : null, compare: find("compare").checked, ...what,
   });
 }
 
 function receive(message) {
-  const handlers = { ready, frame_batch: frames, memory, chunk_stats: stats, error: (m) => say(m.content, true) };
+  const handlers = { ready, frame_batch: frames, memory, chunk_stats: stats, error: refused };
   handlers[message.type]?.(message);
 }
 
+function refused(message) {
+  say(message.content, true);
+  if (!["refused", "busy"].includes(message.code)) explained = true;
+  if (standing || !kept().world) return;
+  if (message.code === "busy" && retries < RETRIES) {
+    retries += 1; // the server has not noticed yet that the line before is dead
+    setTimeout(() => begin(kept()), 250 * 2 ** retries);
+  } else if (message.code === "refused") {
+    history.replaceState(null, "", location.pathname + location.search); // it is gone: begin another
+    begin();
+  }
+}
+
 function say(text, bad = false) {
+  if (find("status").textContent === text) return;
   find("status").textContent = text;
   find("status").classList.toggle("bad", bad);
 }
@@ -69,9 +99,12 @@ function ready(message) {
   Object.assign(world, { poses: message.poses, chunks: message.chunks, chosen: [], pictures: new Map(),
     halfWidthTan: message.half_width_tan, name: message.world, share: message.share });
   retries = 0;
+  standing = true;
+  besideChunk = -1;
   if (message.driver) {
     // The name of the world and its branch stand in the address: loading the page again goes on with them.
-    history.replaceState(null, "", `${location.search}#${message.world}`);
+    const place = `#${message.world}/${encodeURIComponent(message.branch)}`;
+    history.replaceState(null, "", location.pathname + location.search + place);
     const at = (what) => `v1/worlds/${message.world}/${what}?${new URLSearchParams({ branch: message.branch,
       ...(query.has("token") && { token: query.get("token") }) })}`;
     find("film").href = at("walk.mp4");
@@ -87,7 +120,7 @@ function ready(message) {
   find("compare").checked = message.compare;
   find("beside").hidden = !message.compare;
   find("memories").replaceChildren();
-  find("view").focus();
+  if (document.activeElement === document.body) find("view").focus();
   document.body.dataset.state = message.driver ? "ready" : "watching";
   say(message.driver ? "ready: hold a key" : "watching; only the walker can walk");
 }
@@ -112,6 +145,7 @@ function frames(message) {
   players[message.view].show(message, message.chunk_index < 0 ? undefined : seen);
   if (message.view !== "memory") {
     find("beside").hidden = false;
+    besideChunk = message.chunk_index;
     return;
   }
   const wasAtEnd = message.chunk_index < 0 || find("frame").value === find("frame").max;
@@ -128,8 +162,9 @@ function frames(message) {
 
 // A small picture of a chunk for the time line, once it is on the canvas.
 function keepPicture(first) {
+  const pictures = world.pictures; // another walk has another map
   players.memory.drawn.then(async () => {
-    world.pictures.set(first, await createImageBitmap(find("view"), { resizeWidth: 80, resizeHeight: 48 }));
+    pictures.set(first, await createImageBitmap(find("view"), { resizeWidth: 80, resizeHeight: 48 }));
     redraw();
   });
 }
@@ -161,8 +196,9 @@ function stats(message) {
     "last chunk": Object.entries(message.seconds).map(([name, s]) => `${name} ${(1000 * s).toFixed(0)} ms`).join(", "),
     "keys received / applied": `${message.received_event_id ?? "-"} / ${message.event_id ?? "-"}`,
     "server's memory": message.resident_mb === null ? "-" : `${message.resident_mb} MB`,
-    "pictures": message.content_type,
+    "pictures": players.memory.contentType,
   };
+  find("beside").hidden = besideChunk !== message.chunk_index;
   find("stats").replaceChildren(...Object.entries(rows).flatMap(([name, value]) => {
     const [term, text] = [document.createElement("dt"), document.createElement("dd")];
     term.textContent = name;
@@ -194,20 +230,25 @@ function press(key, down) {
 
 const releaseAll = () => [...held].forEach((key) => press(key, false));
 
-for (const [name, down] of [["keydown", true], ["keyup", false]]) {
-  addEventListener(name, (event) => {
-    if (event.target.matches("input, select") || event.ctrlKey || event.metaKey) return;
-    const key = ARROWS[event.key] ?? event.key.toLowerCase();
-    if (key.length !== 1 || !"wasdijkl".includes(key)) return;
-    event.preventDefault();
-    press(key, down);
-  });
-}
+const keyOf = (event) => ARROWS[event.key] ?? event.key.toLowerCase();
+const isKey = (key) => key.length === 1 && "wasdijkl".includes(key);
+addEventListener("keydown", (event) => {
+  const writing = "select, input[type=text], input[type=number], input[type=range], input[readonly]";
+  if (event.target.matches(writing) || event.ctrlKey || event.metaKey || event.altKey || !isKey(keyOf(event))) return;
+  event.preventDefault();
+  press(keyOf(event), true);
+});
+addEventListener("keyup", (event) => isKey(keyOf(event)) && press(keyOf(event), false)); // wherever the focus is by now
 addEventListener("blur", releaseAll);
 addEventListener("pagehide", releaseAll);
 
 for (const button of find("pad").children) {
   button.addEventListener("pointerdown", () => press(button.dataset.key, true));
+  button.addEventListener("click", (event) => {
+    if (event.detail !== 0) return; // a pointer has been heard already
+    press(button.dataset.key, true); // from a keyboard or a switch: a short step
+    setTimeout(() => press(button.dataset.key, false), 300);
+  });
   for (const end of ["pointerup", "pointerleave", "pointercancel"]) {
     button.addEventListener(end, () => press(button.dataset.key, false));
   }
@@ -231,18 +272,18 @@ for (const end of ["pointerup", "pointercancel"]) {
 // -- buttons ---------------------------------------------------------------------------------------------------------
 
 find("begin").addEventListener("click", () => begin());
-find("world").addEventListener("change", () => begin({ world: find("world").value }));
+find("open").addEventListener("click", () => begin({ world: find("world").value }));
 find("photo").addEventListener("change", async (event) => {
   const file = event.target.files[0];
   event.target.value = "";
-  if (file) begin({ first_frame: new Uint8Array(await file.arrayBuffer()) });
+  if (!file) return;
+  if (file.size > UPLOAD_BYTES) return say(`the picture has ${(file.size / 1e6).toFixed(1)} MB; 8 MB are taken`, true);
+  begin({ first_frame: new Uint8Array(await file.arrayBuffer()) });
 });
 for (const id of ["memory", "context", "compare"]) {
   find(id).addEventListener("change", () => {
-    find("beside").hidden = !find("compare").checked;
-    send({ type: "settings", memory: find("memory").value, max_context: Number(find("context").value),
+    send({ type: "settings", memory: find("memory").value, max_context: Number(whole("context")),
       compare: find("compare").checked });
-    find("view").focus();
   });
 }
 find("frame").addEventListener("input", redraw);
@@ -257,7 +298,7 @@ find("fork").addEventListener("click", () => {
   send({ type: "fork", frame: Number(find("frame").value), name });
   find("fork-name").value = "";
 });
-find("branch").addEventListener("change", () => send({ type: "switch", branch: find("branch").value }));
+find("switch").addEventListener("click", () => send({ type: "switch", branch: find("branch").value }));
 find("shot").addEventListener("click", () => {
   const link = document.createElement("a");
   link.href = find("view").toDataURL("image/png");

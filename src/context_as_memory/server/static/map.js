@@ -37,8 +37,9 @@ export function drawMap(canvas, world) {
     pen.fill();
   };
   for (const pose of world.poses) dot(pose, colour("--path"), 1.5);
-  for (const frame of world.chosen) wedge(world.poses[frame], colour("--chosen"), 0.16);
-  for (const frame of world.chosen) dot(world.poses[frame], colour("--chosen"), 4);
+  const chosen = world.chosen.filter((frame) => frame < world.poses.length);
+  for (const frame of chosen) wedge(world.poses[frame], colour("--chosen"), 0.16);
+  for (const frame of chosen) dot(world.poses[frame], colour("--chosen"), 4);
   const now = world.poses[world.poses.length - 1];
   wedge(now, colour("--now"), 0.25);
   dot(now, colour("--now"), 5);

@@ -37,6 +37,7 @@ function write(value, parts) {
 function writeNumber(value, out) {
   const view = new DataView(new ArrayBuffer(8));
   if (Number.isInteger(value) && value >= 0 && value < 2 ** 32) { view.setUint32(0, value); out.push(0xce); }
+  else if (Number.isInteger(value)) { view.setBigInt64(0, BigInt(value)); out.push(0xd3); }
   else { view.setFloat64(0, value); out.push(0xcb); }
   const size = out[out.length - 1] === 0xce ? 4 : 8;
   for (let i = 0; i < size; i++) out.push(view.getUint8(i));

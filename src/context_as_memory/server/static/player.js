@@ -18,6 +18,7 @@ export class Player {
     this.canvas = canvas;
     this.drawn = Promise.resolve();
     this.waiting = 0;
+    this.contentType = "-";
   }
 
   // Queue the pictures of a batch; `onFirst` is called when the first of them is seen.
@@ -27,6 +28,8 @@ export class Player {
     let at = 0;
     for (const length of batch.payload_lengths) pictures.push(batch.payload.slice(at, (at += length)));
     this.waiting += pictures.length;
+    this.contentType = batch.content_type;
+    let left = pictures.length;
     this.drawn = this.drawn.then(async () => {
       const images = await (batch.format === "h264" ? this.decodeVideo(pictures) : Promise.all(pictures.map(decodeJpeg)));
       for (const [row, image] of images.entries()) {
@@ -34,9 +37,10 @@ export class Player {
         image.close();
         if (row === 0) onFirst();
         this.waiting -= 1;
+        left -= 1;
         if (this.waiting < BACKLOG) await new Promise((resolve) => setTimeout(resolve, FRAME_MS));
       }
-    }).catch((error) => console.error("a batch could not be shown:", error));
+    }).catch((error) => console.error("a batch could not be shown:", error)).finally(() => { this.waiting -= left; });
   }
 
   // Every batch begins with a key picture, so a decoder that failed is simply made anew.
