@@ -100,7 +100,8 @@ class Hall:
         end = encode(Failure(content="the walker has left", code="ended"))
         for viewer in room.viewers:
             viewer.offer([end, None])
-        await asyncio.shield(asyncio.to_thread(room.session.close))
+        # Handed to a thread at once: it is closed even if this task, or the whole loop, ends now.
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, room.session.close))
         note("session_closed", session=room.session.share, open=len(self.rooms))
 
     async def watch(self, share: str, kind: str) -> tuple[Room, Viewer]:
@@ -121,7 +122,7 @@ class Hall:
         """Run something slow in a thread when it is this caller's turn. What has begun is finished even if nobody waits
         for it any more: a world is not closed in the middle of a chunk."""
         async with self._turn:
-            work = asyncio.ensure_future(asyncio.to_thread(function))
+            work = asyncio.get_running_loop().run_in_executor(None, function)
             try:
                 return await asyncio.shield(work)
             except asyncio.CancelledError:
