@@ -15,7 +15,7 @@ from context_as_memory.camera import look, pinhole
 from context_as_memory.data.doom_map import DoomMap
 from context_as_memory.data.render import load_map, render_at
 from context_as_memory.evaluation.start import start_folder, start_frame, start_names
-from context_as_memory.video import VideoWriter
+from context_as_memory.video import VideoWriter, write_image
 
 UNITS_PER_METRE = 32.0
 CLEARANCE_M, LONGEST_M, SHORTEST_M = 0.7, 3.5, 1.2
@@ -46,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=start_folder())
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     for name in start_names():
         start = start_frame(name)
         position, yaw = np.array(start.about["position"]), float(np.radians(start.about["yaw_deg"]))
@@ -55,6 +56,7 @@ def main() -> None:
         cameras = look(np.array(spots), np.array(yaws), pinhole(90, width, height), width, height)
         frames = render_at(start.about["map"], cameras)
         error = np.abs(frames[-1].astype(int) - start.frame).mean()
+        write_image(options.out / f"{name}.png", start.frame)
         with VideoWriter(options.out / f"{name}.mp4", width, height, fps=8, crf=14) as video:
             video.write(frames)
         poses = zip(spots, yaws, strict=True)

@@ -295,9 +295,11 @@ def test_a_known_place_whose_poses_are_gone_is_named(tmp_path: Path) -> None:
     for suffix in (".png", ".mp4"):
         shutil.copy(start_folder() / f"vault{suffix}", tmp_path)
     about = json.loads((start_folder() / "vault.json").read_text())
-    (tmp_path / "vault.json").write_text(json.dumps({**about, "seen": about["seen"][:3]}))
-    with pytest.raises(UserError, match="3 poses"):
-        known_place("vault", tmp_path)
+    few, ragged = about["seen"][:3], [[1, 2], [3]]
+    for seen, words in ((few, "3 poses"), (None, "poses"), (ragged, "damaged"), ("far", "damaged")):
+        (tmp_path / "vault.json").write_text(json.dumps({**about, "seen": seen}))
+        with pytest.raises(UserError, match=words):
+            known_place("vault", tmp_path)
 
 
 # --- ground truth

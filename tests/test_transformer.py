@@ -206,7 +206,8 @@ def test_cameras_matter(camera):
 
 def test_projections_are_inverse_and_project_points():
     cameras = tiny.walk(5)
-    tensors = CameraTensors(torch.from_numpy(cameras.c2w).float(), torch.from_numpy(cameras.normalized_K()).float())
+    c2w, K = torch.tensor(cameras.c2w).float(), torch.tensor(cameras.normalized_K()).float()
+    tensors = CameraTensors(c2w, K)
     to_image, to_world = projections(tensors, 4.0)
     assert (to_image @ to_world - torch.eye(4)).abs().max() <= 1e-5
     point = (

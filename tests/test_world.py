@@ -245,6 +245,7 @@ def test_world_folder_round_trip_and_foreign_weights(tmp_path):
         seed=5,
         retrieval=recipe.retrieval,
         flow=recipe.sampling_flow,
+        memory_noise=recipe.memory_noise,
     )
     for (name, mine), theirs in zip(model.state_dict().items(), world.model.state_dict().values(), strict=True):
         assert (mine - theirs.float()).abs().max() <= 2e-3 * max(1.0, float(mine.abs().max())), name

@@ -41,6 +41,7 @@ class WorldConfig:
     height: int = 96
     chunk_latents: int = 4  # target latents per chunk; times the codec's temporal factor gives frames
     num_steps: int = 4  # sampling steps per chunk
+    multistep: bool = True  # of second order; False: Euler's, as in worlds that were made before there was a choice
     flow: FlowMatching = field(default_factory=FlowMatching)  # of sampling
     seed: int = 0
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
@@ -77,6 +78,7 @@ class World:
         """`store`: a branch of a world file to live in and to continue; working memory if None."""
         self.device = pick_device(device)
         self.model, self.codec, self.config = model, codec, config
+        self.weights_sha256: str | None = None  # of the folder that the networks were read from
         self.bank = MemoryBank(store, config.merge)
         self.file = None if store is None else store.file
         # Numbers the noise of a chunk; with the seed it is the whole random state.
@@ -103,7 +105,9 @@ class World:
         config = read_world_config(folder)
         model = fast(from_pretrained(folder / "transformer", expect=WorldTransformer), target)
         codec: Any = open_codec(folder / "vae")
-        return cls(model, fast(codec, target), replace(config, **changes), device)  # type: ignore[arg-type]
+        world = cls(model, fast(codec, target), replace(config, **changes), device)  # type: ignore[arg-type]
+        world.weights_sha256 = fingerprint(folder)
+        return world
 
     @classmethod
     def create(
@@ -123,13 +127,13 @@ class World:
         config = replace(world.config, **changes)  # type: ignore[arg-type]
         settings = {
             "weights": str(weights),
-            "weights_sha256": fingerprint(resolve(weights)),
+            "weights_sha256": world.weights_sha256,
             "width": config.width,
             "height": config.height,
             "config": asdict(config),
         }
         store = BranchStore(WorldFile.create(path, settings))
-        return cls(world.model, world.codec, config, device, store)
+        return cls(world.model, world.codec, config, str(world.device), store)
 
     @classmethod
     def open(
@@ -151,14 +155,14 @@ class World:
         try:
             settings = file.settings
             name = weights or settings["weights"]
-            if fingerprint(resolve(name)) != settings["weights_sha256"]:
+            fresh = networks or cls.from_pretrained(name, device=device)
+            if fresh.weights_sha256 != settings["weights_sha256"]:
                 raise UserError(
                     f"the world in {path} was made with other weights ({settings['weights']}); "
                     "give those, or start a new one"
                 )
-            config = _parse_config(settings["config"], str(path))
-            fresh = networks or cls.from_pretrained(name, device=device)
-            return cls(fresh.model, fresh.codec, config, device, BranchStore(file, branch))
+            config = _parse_config({"multistep": False} | settings["config"], str(path))
+            return cls(fresh.model, fresh.codec, config, str(fresh.device), BranchStore(file, branch))
         except BaseException:
             file.close()
             raise
@@ -202,7 +206,7 @@ class World:
         except BaseException:
             self.bank = before  # bad start frames leave the world as it was
             raise
-        self._chunks = 0
+        self._chunks = self._first_entry = 0
         self._kept.clear()
 
     @torch.inference_mode()
@@ -331,7 +335,7 @@ class World:
         for row, entry in enumerate(entries):
             if self.bank.generated[entry]:
                 generator = torch.Generator().manual_seed(
-                    self.config.seed * 1_000_003 + self._first_entry + entry
+                    self.config.seed * 1_000_003 - 1 - self._first_entry - entry  # chunks count upwards from there
                 )
                 noise[:, row] = torch.randn(latents[:, row].shape, generator=generator)
         return latents + self.config.memory_noise * noise
@@ -388,7 +392,8 @@ class World:
             output = self.model.denoise(noisy.to(dtype), timestep, context, inputs).float()
             return flow.velocity_of(output, noisy, timestep / TIMESTEPS)
 
-        return sample_flow(predict, noise, flow.sampling_sigmas(self.config.num_steps))
+        sigmas = flow.sampling_sigmas(self.config.num_steps)
+        return sample_flow(predict, noise, sigmas, self.config.multistep)
 
     def _decode(self, recent_latent: Tensor, latents: Tensor) -> np.ndarray:
         """Frames of the new latents, uint8; a causal video codec continues from the recent frame's latent."""

@@ -48,6 +48,8 @@ class Cameras:
         refuse(~np.isfinite(K).all(1), "has intrinsics that are not finite; give numbers for fx fy cx cy")
         refuse(np.any(K[:, :2] <= 0, axis=1), "has a focal length that is not positive; give fx and fy in pixels")
         # Stored in one canonical form, hence the way round the freeze.
+        c2w, K = c2w.copy(), K.copy()  # what was checked cannot change afterwards
+        c2w.flags.writeable = K.flags.writeable = False
         for name, value in (("c2w", c2w), ("K", K), ("width", int(self.width)), ("height", int(self.height))):
             object.__setattr__(self, name, value)
 
@@ -69,6 +71,8 @@ class Cameras:
         """Select cameras: an int gives a batch of one; slices, index arrays and boolean masks work as in NumPy."""
         if not isinstance(idx, slice):
             picked = np.atleast_1d(np.asarray(idx))
+            if picked.ndim != 1:
+                raise UserError(f"cameras are a list; an index of shape {list(picked.shape)} picks no list of them")
             idx = picked if picked.size else picked.astype(np.int64)
         return Cameras.known_good(self.c2w[idx], self.K[idx], self.width, self.height)
 

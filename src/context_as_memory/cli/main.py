@@ -321,6 +321,8 @@ def _train_world(command: TrainWorld) -> int:
     from context_as_memory.training.world import train_world
 
     recipe = world_recipe(command.recipe)
+    if command.recipe == "steady" and command.init is None and not (command.out / "last.pt").exists():
+        raise UserError("the recipe steady is a second stage; give the world folder to go on from (--init default)")
     recipe = replace(recipe, train=replace(recipe.train, **_training_changes(command)))
     perceptual = _perceptual(recipe.perceptual)
     folders = (command.data, command.codec, command.cache, command.out)

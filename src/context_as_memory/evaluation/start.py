@@ -68,7 +68,12 @@ def known_place(name: str | None = None, folder: Path | None = None) -> tuple[np
     """
     start = start_frame(name, folder)
     frames = read_video((folder or start_folder()) / f"{start.name}.mp4")
-    seen = np.array(start.about.get("seen", []), np.float64).reshape(-1, 4)
+    try:
+        seen = np.array(start.about.get("seen", []), np.float64).reshape(-1, 4)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"start place {start.name}: its poses are damaged ({error}); install the package again"
+        ) from error
     if len(seen) != len(frames):
         raise UserError(
             f"start place {start.name}: {len(frames)} views but {len(seen)} poses; install the package again"

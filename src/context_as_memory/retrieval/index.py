@@ -65,7 +65,6 @@ class ViewIndex:
 
     def __init__(self, config: RetrievalConfig) -> None:
         self.config = config
-        self._cameras: Cameras | None = None
         self._length = 0
         self._up_sum = np.zeros(3)
         self.basis: Floats = np.eye(2, 3)

@@ -77,12 +77,6 @@ class CodecTask:
         Image.fromarray(((sheet + 1) * 127.5).round().byte().numpy()).save(folder / f"{step:06d}.png")
         return figures
 
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
-
 
 def _as_images(frames_u8: Tensor) -> Tensor:
     return frames_u8.permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -3,9 +3,10 @@
 In generation memory holds own frames, in training recorded ones; every fault of a frame is then new to the model and
 grows from chunk to chunk. Here the clean frames that the denoiser predicts on its way through training are kept, and
 later segments are given them in place of the recorded ones, while the targets stay recorded: it learns to mend what it
-does wrong. The predictions cost nothing, since the loss makes them anyway, and as they are themselves made from such
-memory, faults of several generations occur. (Recycled errors: Stable Video Infinity, arXiv 2510.09212; here whole
-frames, so that a fault stays with its picture.)
+does wrong. Kept are predictions at noise levels of later steps, which are as sharp as results are. They cost nothing,
+since the loss makes them anyway, and as they are themselves made from such memory, faults of several generations
+occur. (Recycled errors: Stable Video Infinity, arXiv 2510.09212; here whole frames, so that a fault stays with its
+picture.)
 """
 
 import json

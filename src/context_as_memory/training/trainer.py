@@ -65,12 +65,6 @@ class Task(Protocol):
         """Write sample pictures of the averaged model into `folder`; returns validation figures."""
         ...
 
-    def state_dict(self) -> dict[str, Any]:
-        """What else a resumed run needs: whatever the task trains beside the model."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
 
 class _Steps(Dataset[Any]):
     def __init__(self, batch: Callable[[int, int], Any], rank: int) -> None:
@@ -177,7 +171,6 @@ class Trainer:
             "model": model_state,
             "optimizer": optimizer_state,
             "ema": {name: self._full(value) for name, value in zip(self._names(), self.ema, strict=True)},
-            "task": self.task.state_dict(),
             "step": self.step,
             "elapsed_s": self.elapsed_s,
         }
@@ -215,7 +208,6 @@ class Trainer:
                     layout: Any = parameter
                     value = distribute_tensor(value, layout.device_mesh, layout.placements)
                 mean.copy_(value)
-        self.task.load_state_dict(state["task"])
         self.step, self.elapsed_s = state["step"], state["elapsed_s"]
         return True
 

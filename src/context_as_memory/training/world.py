@@ -24,7 +24,7 @@ from ..transformer import TransformerConfig, WorldTransformer
 from ..video import VideoWriter, to_frames
 from ..weights import fingerprint, from_pretrained, load_weights, resolve, save_pretrained
 from .own_frames import OwnFrames
-from .sharpness import perceptual_price
+from .perceptual import perceptual_price
 from .trainer import TrainConfig, Trainer
 from .weather import weathered
 
@@ -44,7 +44,7 @@ class WorldRecipe:
     min_context: int = 2  # context slots of a batch are drawn from min_context .. retrieval.max_context
     context_noise: float = 0.15  # up to this much noise on memory: generated memory is never perfect
     memory_noise: float = 0.0  # saved with the weights: noise on generated frames when they are memory
-    own_frames: float = 0.0  # share of segments whose memory is, where it can be, what the denoiser made of them
+    own_frames: float = 0.0  # share of segments whose memory is, for the most part, what the denoiser made of them
     weathered: float = 0.0  # share of segments whose memory has suffered, see `weather`
     perceptual: float = 0.0  # gradient of the perceptual distance, as a share of that of the velocity loss
 
@@ -125,7 +125,7 @@ class WorldTask:
         return loss, figures
 
     def _as_generated(self, batch: WorldBatch, generator: torch.Generator) -> Tensor:
-        """The pool of memory frames, in a share of the segments as the denoiser made them, as far as it has."""
+        """The pool of memory frames; in a share of the segments most of those that the denoiser has made are its."""
         if self.own_frames is None:
             return batch.pool
         segments = len(batch.pool)
@@ -135,12 +135,6 @@ class WorldTask:
         own = torch.rand(known.shape, generator=generator) < share
         replaced = (chosen.view(-1, 1) & own & known).to(batch.pool.device)
         return torch.where(replaced.view(segments, 1, -1, 1, 1), made.to(batch.pool), batch.pool)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
 
     def sample(self, model: Any, folder: Path, step: int) -> dict[str, float]:
         """Generate fixed validation chunks with memory and with the recent frame only, and write them."""
