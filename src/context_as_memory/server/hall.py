@@ -6,6 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
@@ -81,6 +82,8 @@ class Hall:
         self.rooms: dict[str, Room] = {}  # by the word with which others may watch
         self.connections = 0
         self._turn = asyncio.Lock()  # asyncio's lock is fair
+        # Always the same thread: torch keeps workers, and the allocator keeps memory, for each thread that asks.
+        self._worker = ThreadPoolExecutor(1, "model")
         self.chunks, self.chunk_seconds, self.refused, self.failed = 0, 0.0, 0, 0
         self._began = time.time()
 
@@ -101,7 +104,7 @@ class Hall:
         for viewer in room.viewers:
             viewer.offer([end, None])
         # Handed to a thread at once: it is closed even if this task, or the whole loop, ends now.
-        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, room.session.close))
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._worker, room.session.close))
         note("session_closed", session=room.session.share, open=len(self.rooms))
 
     async def watch(self, share: str, kind: str) -> tuple[Room, Viewer]:
@@ -122,7 +125,7 @@ class Hall:
         """Run something slow in a thread when it is this caller's turn. What has begun is finished even if nobody waits
         for it any more: a world is not closed in the middle of a chunk."""
         async with self._turn:
-            work = asyncio.get_running_loop().run_in_executor(None, function)
+            work = asyncio.get_running_loop().run_in_executor(self._worker, function)
             try:
                 return await asyncio.shield(work)
             except asyncio.CancelledError:
