@@ -472,3 +472,19 @@ def test_a_crowd_is_cut_to_the_nearest_which_hold_the_best(monkeypatch: pytest.M
         monkeypatch.undo()
         assert len(cut.candidates) <= module.NEAREST < len(full.candidates)
         np.testing.assert_array_equal(cut.indices, full.indices)
+
+
+def test_given_frames_go_before_generated_ones_of_about_equal_gain() -> None:
+    cameras = look(np.zeros((12, 3)), np.linspace(-0.05, 0.05, 12), pinhole(90, 160, 96), 160, 96)
+    target = look(np.zeros((1, 3)), np.zeros(1), pinhole(90, 160, 96), 160, 96)
+    given = np.arange(12) < 2  # the oldest, and a little aside
+
+    def picked(bonus: float) -> list[int]:
+        config = RetrievalConfig(given_bonus=bonus, max_context=2)
+        return retrieve(cameras, target, config, recent=None, given=given).indices.tolist()
+
+    assert not set(picked(0.0)) & {0, 1} and set(picked(0.15)) & {0, 1}
+    away = look(np.zeros((12, 3)), np.full(12, np.pi), pinhole(90, 160, 96), 160, 96)
+    mixed = Cameras.concat([away[:2], cameras[2:]])  # given, but they show nothing of it
+    config = RetrievalConfig(given_bonus=0.15, max_context=4)
+    assert not set(retrieve(mixed, target, config, recent=None, given=given).indices.tolist()) & {0, 1}

@@ -262,6 +262,7 @@ class World:
                 index=self._index_for(rule),
                 profiles_m=self.bank.profiles_m,
                 kept=np.fromiter(self._kept, np.int64),
+                given=~self.bank.generated,
                 seed=seed,
             )
         clock.lap("retrieve")

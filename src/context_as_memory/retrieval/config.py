@@ -26,7 +26,8 @@ class RetrievalConfig:
     `parallax_rad` away and from `scale_band` times the target's distance; picking stops when the best gain is under
     `min_gain` of all samples, and starts again to explain every sample once more until that was done `layers` times.
     A frame whose keys and values are kept from earlier chunks is free to read: it is preferred while its gain is
-    within `kept_bonus` of all samples of the best.
+    within `kept_bonus` of all samples of the best. So is, within `given_bonus`, one that was given and not generated:
+    it is sharper than what was made of it.
     visible: where depth profiles are known, the samples are the surfaces that the target will meet as far as stored
     frames have seen them, and a frame explains those that it shows, also from directions up to `visible_parallax_rad`
     away; without profiles it is `coverage`.
@@ -50,6 +51,7 @@ class RetrievalConfig:
     min_gain: float = 0.01
     layers: int = 3
     kept_bonus: float = 0.02
+    given_bonus: float = 0.0
     paper_near_m: float = 1.0
     paper_far_m: float | None = None
     paper_parallel_rad: float = 0.01
@@ -71,7 +73,7 @@ class RetrievalConfig:
         for name in ("parallax_rad", "visible_parallax_rad"):
             if not 0 < getattr(self, name) <= np.pi / 2:
                 raise UserError(f"{name} is {getattr(self, name)}: give an angle above 0 and up to pi / 2")
-        for name in ("min_gain", "kept_bonus", "paper_far_share"):
+        for name in ("min_gain", "kept_bonus", "given_bonus", "paper_far_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}: give a share from 0 to 1")
         if self.layers < 1:

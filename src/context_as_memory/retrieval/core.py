@@ -22,6 +22,7 @@ def retrieve(
     index: Index | None = None,
     profiles_m: np.ndarray | None = None,
     kept: Indices | None = None,
+    given: Bools | None = None,
     seed: int = 0,
 ) -> Retrieval:
     """Chooses the context for a chunk.
@@ -31,8 +32,8 @@ def retrieve(
     be retrieved (all if None; `recent` needs no permission). index: an index kept from call to call, brought up to date
     with the bank here; `coverage` then costs about the same however many frames there are. profiles_m: [N, PROFILE]
     depths along each frame's horizon, metres, inf where unknown; `visible` without any is `coverage`. kept: entries
-    whose keys and values are at hand. seed: for the random draws of `paper` and `random`. Raises UserError for a bad
-    index, mask or empty target.
+    whose keys and values are at hand. given: bool [N], entries that were not generated. seed: for the random draws
+    of `paper` and `random`. Raises UserError for a bad index, mask or empty target.
     """
     number = len(bank)
     if len(target) == 0:
@@ -80,10 +81,21 @@ def retrieve(
         passed = np.flatnonzero(shared[: len(pool)] > MIN_OVERLAP)
         candidates = pool[passed]
         if config.strategy == "frustum":
-            picks, scores = coverage_in_space(samples, bank, candidates, shared[passed], last, budget, config, kept)
+            picks, scores = coverage_in_space(
+                samples, bank, candidates, shared[passed], last, budget, config, kept, given
+            )
         else:
             picks, scores = coverage(
-                views, keys, candidates, shared[passed], recent, budget, config, profiles_m=profiles, kept=kept
+                views,
+                keys,
+                candidates,
+                shared[passed],
+                recent,
+                budget,
+                config,
+                profiles_m=profiles,
+                kept=kept,
+                given=given,
             )
         scores = np.append(scores, shared[len(pool) :])
         recent_passes = np.asarray(shared[len(pool) :] > MIN_OVERLAP)

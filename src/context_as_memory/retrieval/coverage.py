@@ -133,11 +133,13 @@ def coverage(
     *,
     profiles_m: Floats | None = None,
     kept: Indices | None = None,
+    given: Bools | None = None,
 ) -> tuple[Indices, Floats]:
     """Greedy residual coverage over the best candidates (ascending indices with their overlaps).
 
     profiles_m: depth profiles [N, PROFILE] of all views; the samples are then the surfaces that the candidates foresee,
-    if any. kept: views that cost nothing to read; they get `kept_bonus`.
+    if any. kept: views that cost nothing to read; they get `kept_bonus`. given: which of all views were not generated;
+    they get `given_bonus`.
     """
     tie_break, best = shortlist(overlap, SHORTLIST if profiles_m is None else DEEP_SHORTLIST)
     rows = candidates[::-1][best]
@@ -158,7 +160,7 @@ def coverage(
 
     claims = claimed(rows if recent is None else np.append(rows, recent))
     shown: Bools = np.asarray(claims[len(rows) :].any(axis=0))  # by the most recent frame, if there is one
-    picked, gains = layered_cover(claims[: len(rows)], shown, tie_break[best], rows, budget, config, kept)
+    picked, gains = layered_cover(claims[: len(rows)], shown, tie_break[best], rows, budget, config, kept, given)
     return rows[picked], gains
 
 
@@ -176,6 +178,7 @@ def layered_cover(
     budget: int,
     config: RetrievalConfig,
     kept: Indices | None,
+    given: Bools | None = None,
 ) -> tuple[list[int], Floats]:
     """Greedy cover of samples by the views `rows`, whose claims are [C, S], in `layers` rounds.
 
@@ -187,6 +190,8 @@ def layered_cover(
     bonus = tie_break * 0.99
     if kept is not None:
         bonus = bonus + config.kept_bonus * number * np.isin(rows, kept)
+    if given is not None:
+        bonus = bonus + config.given_bonus * number * given[rows]
     words, times = packed(claims), shown.astype(np.int64)
     picked: list[int] = []
     gains: list[int] = []

@@ -80,6 +80,7 @@ def coverage_in_space(
     budget: int,
     config: RetrievalConfig,
     kept: Indices | None,
+    given: Bools | None = None,
 ) -> tuple[Indices, Floats]:
     """Greedy residual coverage of samples in space over the best candidates, as `coverage.coverage` does on the ground.
     last: the most recent entry, [1] or [0]."""
@@ -87,5 +88,5 @@ def coverage_in_space(
     rows = candidates[::-1][best]
     claims = explained_in_space(samples, bank[np.append(rows, last)], config)
     shown = np.asarray(claims[len(rows) :].any(axis=0))
-    picked, gains = layered_cover(claims[: len(rows)], shown, tie_break[best], rows, budget, config, kept)
+    picked, gains = layered_cover(claims[: len(rows)], shown, tie_break[best], rows, budget, config, kept, given)
     return rows[picked], gains
