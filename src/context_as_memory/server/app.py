@@ -20,7 +20,6 @@ from context_as_memory.server.hall import Hall, Room, TooMany, note
 from context_as_memory.server.limits import Limits
 from context_as_memory.server.protocol import (
     CLIENT,
-    FORMATS,
     Event,
     Failure,
     Init,
@@ -30,7 +29,7 @@ from context_as_memory.server.protocol import (
     decode,
     encode,
 )
-from context_as_memory.server.session import Told, unknown_format
+from context_as_memory.server.session import Told, picture_format
 from context_as_memory.server.shelf import Shelf
 from context_as_memory.video import VideoWriter
 from context_as_memory.worldfile import MAIN, BranchStore, LeaseTaken, WorldFile, export_world
@@ -211,10 +210,7 @@ async def _walk(socket: WebSocket, hall: Hall, room: Room, first: list[Message])
 
 async def _watch(socket: WebSocket, hall: Hall, init: Init) -> None:
     """Pass on what a walker sees until one of both leaves."""
-    kind = init.realtime_output_format or FORMATS[0]
-    if kind not in FORMATS:
-        raise UserError(unknown_format(kind))
-    room, viewer = await hall.watch(init.watch or "", kind)
+    room, viewer = await hall.watch(init.watch or "", picture_format(init))
 
     async def listen() -> None:
         while (await socket.receive())["type"] != "websocket.disconnect":

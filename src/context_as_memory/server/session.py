@@ -193,9 +193,7 @@ class Session:
         """A new world, or one that was kept. Everything that can be wrong is looked at before anything is closed."""
         if init.watch is not None:
             raise UserError("who walks cannot watch; connect again")
-        kind = init.realtime_output_format or FORMATS[0]
-        if kind not in FORMATS:
-            raise UserError(unknown_format(kind))
+        kind = picture_format(init)
         self._checked(self._rule, init.memory, init.max_context or 1)
         script = held_keys((init.condition_inputs or {}).get("camera_actions", []))
         if not 0 <= init.seed < 2**32:
@@ -394,9 +392,12 @@ class Session:
             self._leave()
 
 
-def unknown_format(kind: str) -> str:
-    """What to say of a format that is not one of FORMATS."""
-    return f"realtime_output_format {kind[:20]!r} is not made here; choose one of {', '.join(FORMATS)}"
+def picture_format(init: Init) -> str:
+    """The format that a viewer asks for, one of FORMATS; `UserError` for any other."""
+    kind = init.realtime_output_format or FORMATS[0]
+    if kind not in FORMATS:
+        raise UserError(f"realtime_output_format {kind[:20]!r} is not made here; choose one of {', '.join(FORMATS)}")
+    return kind
 
 
 def resident_mb() -> int | None:
