@@ -78,6 +78,7 @@ async def walk(address: str, walker: Walker, end: float) -> None:
                         walker.chunks, last_chunk = walker.chunks + 1, now
                         if walker.kind == "slow":
                             await asyncio.sleep(SLOW_S)
+                        await line.send(encode(Event(kind="shown", payload=message.chunk_index)))
                 if walker.kind == "vanishing" and time.monotonic() < end:
                     walker.disappearances += 1
                     line.transport.abort()

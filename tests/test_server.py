@@ -53,6 +53,8 @@ from test_protocol import MESSAGES
 from tiny_world import save_tiny_world
 
 HOSTS = [*LOOPBACK, "testserver"]  # the test client calls itself so
+
+
 def hold(keys: str, event_id: int | None = None) -> Event:
     """The keys that are held from now on."""
     payload = {"mode": "state", "transitions": [{"actions": list(keys), "client_ts_ms": 1}]}
@@ -114,6 +116,27 @@ def test_a_session_walks_while_keys_are_held_and_the_latest_event_wins(sessions)
     session.close()
     with pytest.raises(UserError, match="closed"):
         session.receive(Init())
+
+
+def test_who_says_what_is_shown_is_never_far_behind(sessions):
+    session = sessions(chunks_ahead=2)
+    ready, _ = session.receive(Init())
+    session.receive(hold("w"))
+    for _ in range(3):
+        assert session.step()  # one that says nothing is held back by the network alone
+    session.receive(Event(kind="shown", payload=0))
+    assert not session.wants_to_move and session.step() == []  # chunks 1 and 2 are not shown yet
+    session.receive(Event(kind="shown", payload=99))  # there is none
+    assert not session.wants_to_move
+    session.receive(Event(kind="shown", payload=2))
+    session.receive(Event(kind="shown", payload=1))  # came late
+    assert session.step() and session.step() and not session.wants_to_move
+    session.receive(Rewind(frame=1))
+    session.receive(hold("w"))
+    session.receive(Event(kind="shown", payload=4))  # of the walk before
+    assert session.step() and session.step() and not session.wants_to_move
+    with pytest.raises(UserError, match="chunk_index"):
+        session.receive(Event(kind="shown", payload="all"))
 
 
 def test_only_legal_transitions_happen(sessions):

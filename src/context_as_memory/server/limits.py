@@ -25,5 +25,7 @@ class Limits:
     """Of that picture."""
     jpeg_quality: int = 85
     """Of pictures that are sent as JPEG."""
+    chunks_ahead: int = 4
+    """Sent to a walker but not shown yet, where its page says what it has shown."""
     waiting_messages: int = 64
     """For a viewer who is slow; one who lags further behind is let go."""

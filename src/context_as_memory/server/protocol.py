@@ -51,11 +51,12 @@ class Init:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something happened: `kind` is `camera_actions` or `heartbeat` (any other is refused).
+    """Something happened: `kind` is `camera_actions`, `shown` or `heartbeat` (any other is refused).
 
     The payload of `camera_actions` is either the keys that are held from now on, as {"mode": "state", "transitions":
     [{"actions": ["w"]}, ...]} of which the last counts, or a script of keys for each coming frame, [["w"], ["w", "j"],
-    []]. Only the event with the largest id counts; it takes effect at the next chunk.
+    []]. Only the event with the largest id counts; it takes effect at the next chunk. The payload of `shown` is the
+    index of a chunk that the viewer has shown: from the first one on the server runs only a few chunks ahead of it.
     """
 
     type: ClassVar[str] = "event"

@@ -111,6 +111,7 @@ class Session:
         self._world: World | None = None
         self._forgetful: World | None = None  # walks beside it with memory off
         self._rule = RetrievalConfig()
+        self._says_what_is_shown = False
         self._rest()
 
     def _rest(self) -> None:
@@ -119,6 +120,7 @@ class Session:
         self._script: deque[frozenset[str]] = deque()
         self._event: int | None = None  # the newest event
         self._chunks, self._chunks_left = 0, -1  # made since the world stands, and left to make (-1: no end)
+        self._shown = -1  # the last of them that the walker says to have shown
 
     def _move(self, state: State) -> None:
         if state not in LEGAL[self.state]:
@@ -168,14 +170,28 @@ class Session:
     def _hear(self, event: Event) -> None:
         if event.kind == "heartbeat":
             return
+        if event.kind == "shown":
+            self._note_shown(event.payload)
+            return
         if event.kind != "camera_actions":
-            raise UserError(f"events of kind {event.kind[:40]!r} mean nothing here; send camera_actions or heartbeat")
+            raise UserError(
+                f"events of kind {event.kind[:40]!r} mean nothing here; send camera_actions, shown or heartbeat"
+            )
         held = held_keys(event.payload)
         if event.event_id is not None:
             if self._event is not None and event.event_id < self._event:
                 return  # latest wins, whatever order the network keeps
             self._event = event.event_id
         self._hold(held)
+
+    def _note_shown(self, chunk_index: object) -> None:
+        """The walker has shown this chunk. Whoever says so once is never far behind from then on: what was sent but
+        not shown yet would pile up in the buffers of the network, and a key would show its effect after all of it."""
+        if not isinstance(chunk_index, int):
+            raise UserError("shown: the payload is the chunk_index of the last chunk that was shown")
+        self._says_what_is_shown = True
+        if chunk_index < self._chunks:  # else it speaks of the walk before a rewind
+            self._shown = max(self._shown, chunk_index)
 
     def _hold(self, held: list[frozenset[str]] | frozenset[str]) -> None:
         if isinstance(held, frozenset):
@@ -315,7 +331,9 @@ class Session:
     @property
     def wants_to_move(self) -> bool:
         """Whether `step` would make a chunk."""
-        return self.state is State.WALKING and self._world is not None and self._chunks_left != 0
+        behind = self._chunks - 1 - self._shown if self._says_what_is_shown else 0
+        walking = self.state is State.WALKING and self._world is not None
+        return walking and self._chunks_left != 0 and behind < self.limits.chunks_ahead
 
     def step(self) -> list[Told]:
         """Make the next chunk along the held keys; returns what to tell the viewers. Slow: it runs the model."""

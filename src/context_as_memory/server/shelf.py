@@ -66,9 +66,7 @@ class FolderShelf:
 
     def create(self, seed: int) -> tuple[str, World]:
         name = secrets.token_hex(8)
-        world = self.kind.create(
-            self.path(name), self.weights, device=self.device, networks=self._networks, seed=seed
-        )
+        world = self.kind.create(self.path(name), self.weights, device=self.device, networks=self._networks, seed=seed)
         return name, world
 
     def open(self, name: str, branch: str = MAIN) -> World:

@@ -143,6 +143,7 @@ function frames(message) {
     if (sent !== undefined && pressed.delete(message.event_id)) latencyMs = performance.now() - sent;
   };
   players[message.view].show(message, message.chunk_index < 0 ? undefined : seen);
+  if (message.view === "memory" && message.chunk_index >= 0) shown(message.chunk_index);
   if (message.view !== "memory") {
     find("beside").hidden = false;
     besideChunk = message.chunk_index;
@@ -158,6 +159,13 @@ function frames(message) {
   find("frame").max = world.poses.length - 1;
   if (wasAtEnd) find("frame").value = world.poses.length - 1;
   redraw();
+}
+
+// Tell the server when a chunk is on the screen: it stays only a few chunks ahead.
+function shown(chunk) {
+  if (query.has("watch")) return;
+  const told = socket;
+  players.memory.drawn.then(() => told === socket && send({ type: "event", kind: "shown", payload: chunk }));
 }
 
 // A small picture of a chunk for the time line, once it is on the canvas.
