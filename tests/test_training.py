@@ -145,9 +145,7 @@ def test_a_perceptual_distance_pulls_predictions_and_leaves_the_codec_alone(data
     assert all((after[name].float() - before[name].float()).abs().max() < 1e-3 for name in before)
     plain = replace(recipe, perceptual=0.0)
     train_world(plain, data, codec_run, tmp_path / "cache", tmp_path / "plain")
-    mine, theirs = (
-        from_pretrained(tmp_path / run / "world" / "transformer").state_dict() for run in ("run", "plain")
-    )
+    mine, theirs = (from_pretrained(tmp_path / run / "world" / "transformer").state_dict() for run in ("run", "plain"))
     assert any((mine[name] != theirs[name]).any() for name in mine)
 
 

@@ -38,11 +38,14 @@ def planar(cameras: Cameras, basis: np.ndarray) -> PlanarViews:
 
     A camera that looks straight up or down keeps the heading of its image: the one with its x axis to the right.
     """
-    heading, right, origin = (coordinates(x, basis) for x in (cameras.forward, cameras.right, cameras.position))
-    vertical = np.linalg.norm(heading, axis=1) < 1e-3
-    heading[vertical] = np.stack([-right[:, 1], right[:, 0]], axis=1)[vertical]
-    heading /= np.linalg.norm(heading, axis=1, keepdims=True)
-    return PlanarViews(origin, heading, cameras.half_width_tan)
+    heading, origin = coordinates(cameras.forward, basis), coordinates(cameras.position, basis)
+    length = np.hypot(heading[:, 0], heading[:, 1])
+    vertical = length < 1e-3
+    if vertical.any():
+        right = coordinates(cameras.right[vertical], basis)
+        heading[vertical] = np.stack([-right[:, 1], right[:, 0]], axis=1)
+        length = np.hypot(heading[:, 0], heading[:, 1])
+    return PlanarViews(origin, heading / length[:, None], cameras.half_width_tan)
 
 
 def coordinates(vectors: np.ndarray, basis: np.ndarray) -> np.ndarray:

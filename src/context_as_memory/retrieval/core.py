@@ -115,5 +115,5 @@ def retrieve(
             picks = pool[:budget]
         scores = overlap(np.append(picks, last))
     if last_eligible:
-        candidates = np.union1d(candidates, last[recent_passes])
+        candidates = np.sort(np.append(candidates, last[recent_passes]))
     return Retrieval(np.append(picks, last).astype(np.int64), scores.astype(np.float64), candidates.astype(np.int64))

@@ -14,7 +14,7 @@ SHORTLIST = 256  # candidates that enter the greedy stage, best overlap first
 DEEP_SHORTLIST = 1024  # with depth profiles: a frame with little overlap may be the only one that sees round a corner
 STAND_IN_MOVE, STAND_IN_TURN = 0.1, 0.25  # shares of the far limit and the field of view: see ranking_rows
 Words = NDArray[np.uint64]
-VIEWS_AT_ONCE = 32  # intermediate arrays stay in the processor's cache
+VIEWS_AT_ONCE = 64  # intermediate arrays stay in the processor's cache
 
 
 def key_rows(number: int) -> Indices:
@@ -110,15 +110,16 @@ def greedy_cover(words: Words, bonus: Floats, budget: int, least: float) -> tupl
     """
     rows: list[int] = []
     gains: list[int] = []
+    left = np.ascontiguousarray(words.T)  # sums over the first axis are twice as fast
     while len(rows) < min(budget, len(words)):
-        gain = np.bitwise_count(words).sum(1)
+        gain = np.bitwise_count(left).sum(0)
         worth = np.where(gain >= max(least, 1), gain + bonus, -1.0)
-        best = int(np.argmax(worth))
+        best = int(worth.argmax())
         if worth[best] < 0:
             break
         rows.append(best)
         gains.append(int(gain[best]))
-        words = words & ~words[best]
+        left &= ~left[:, best : best + 1]
     return rows, gains
 
 
@@ -189,7 +190,7 @@ def layered_cover(
     number = claims.shape[1]
     bonus = tie_break * 0.99
     if kept is not None:
-        bonus = bonus + config.kept_bonus * number * np.isin(rows, kept)
+        bonus = bonus + config.kept_bonus * number * (rows[:, None] == kept).any(axis=1)
     if given is not None:
         bonus = bonus + config.given_bonus * number * given[rows]
     words, times = packed(claims), shown.astype(np.int64)

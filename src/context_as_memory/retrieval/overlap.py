@@ -8,9 +8,8 @@ from context_as_memory.camera import PlanarViews
 from context_as_memory.retrieval.config import Bools, Floats, check_depths, take
 
 MIN_OVERLAP = 1e-6  # overlaps below this are rounding, not shared view
-BLOCK = 2048  # pairs at once: intermediate arrays stay in the processor's cache
+BLOCK = 2048  # candidates at once: intermediate arrays stay in the processor's cache
 
-Pick = slice | list[int]
 Pose = tuple[Floats, Floats, Floats, Floats]  # x, z, sin, cos: see relative_pose
 Segments = tuple[Floats, Floats, Floats, Floats]  # x0, z0, dx, dz
 Share = Callable[[Pose, Floats, Floats, float, float], Floats]
@@ -34,18 +33,19 @@ def fov_overlap_area(target: PlanarViews, candidates: PlanarViews, near_m: float
 def _overlap(target: PlanarViews, candidates: PlanarViews, near_m: float, far_m: float, share: Share) -> Floats:
     check_depths(near_m, far_m)
     result = np.zeros((len(target.origin), len(candidates.origin)))
-    t, c = np.nonzero(_within_reach(target, candidates, near_m, far_m))
-    x, z, sin, cos = relative_pose(take(target, t), take(candidates, c))
-    # Identical poses share all edges, and an edge on a boundary is neither inside nor outside. A shift far below any
-    # tolerance, in a direction no real edge has, makes every such case generic.
-    x, z = x + 0.61e-7 * near_m, z + 0.79e-7 * near_m
-    k_t, k_c = target.half_width_tan[t], candidates.half_width_tan[c]
-    found = np.empty(len(t))
-    with np.errstate(all="ignore"):  # edges parallel to a boundary or clipped away divide by zero, to no effect
-        for first in range(0, len(t), BLOCK):
-            part = slice(first, first + BLOCK)
-            found[part] = share((x[part], z[part], sin[part], cos[part]), k_t[part], k_c[part], near_m, far_m)
-    result[t, c] = np.clip(found, 0.0, 1.0)
+    for row, near in enumerate(_within_reach(target, candidates, near_m, far_m)):
+        goal = take(target, slice(row, row + 1))
+        rows = np.flatnonzero(near)
+        for first in range(0, len(rows), BLOCK):
+            part = rows[first : first + BLOCK]
+            seen = candidates if len(part) == len(near) else take(candidates, part)
+            x, z, sin, cos = relative_pose(goal, seen)
+            # Identical poses share all edges, and an edge on a boundary is neither inside nor outside. A shift far
+            # below any tolerance, in a direction no real edge has, makes every such case generic.
+            pose = x + 0.61e-7 * near_m, z + 0.79e-7 * near_m, sin, cos
+            with np.errstate(all="ignore"):  # edges parallel to a boundary or clipped away divide by zero, harmlessly
+                found = share(pose, goal.half_width_tan, seen.half_width_tan, near_m, far_m)
+            result[row, part] = np.clip(found, 0.0, 1.0)
     return result
 
 
@@ -65,14 +65,14 @@ def circles(views: PlanarViews, near_m: float, far_m: float) -> tuple[Floats, Fl
 
 
 def relative_pose(target: PlanarViews, candidates: PlanarViews) -> Pose:
-    """Candidates [M] as seen by their targets [M] (or [1]): x to the right, z ahead, sine and cosine of the turn."""
+    """Candidates [M] as seen by their targets ([M], or one): x to the right, z ahead, sine and cosine of the turn."""
     offset_x, offset_y = (candidates.origin - target.origin).T
     (hx, hy), (cx, cy) = target.heading.T, candidates.heading.T
     return offset_x * hy - offset_y * hx, offset_x * hx + offset_y * hy, cx * hy - cy * hx, cx * hx + cy * hy
 
 
 def _boundary(
-    pose: Pose, k_t: Floats, k_c: Floats, near_m: float, far_m: float, edges: tuple[list[int], list[int]]
+    pose: Pose, k_t: Floats, k_c: Floats, near_m: float, far_m: float, edges: tuple[slice, slice]
 ) -> tuple[Segments, Segments]:
     """The boundary of the intersection as segments x0, z0, dx, dz in the target frame.
 
@@ -83,15 +83,22 @@ def _boundary(
     x, z, sin, cos = pose
     depth = np.array([near_m, near_m, far_m, far_m, near_m])[:, None]
     across = np.array([-near_m, near_m, far_m, -far_m, -near_m])[:, None]
-    corner_x, corner_z = x + k_c * across * cos + depth * sin, z - k_c * across * sin + depth * cos
-    own_x, own_z = k_t * across, depth + 0 * k_t
+    half = k_c * across
+    corner_x, corner_z = x + half * cos + depth * sin, z - half * sin + depth * cos
+    own_x, own_z = k_t * across[:4], depth[:4]
     seen_x, seen_z = (own_x - x) * cos - (own_z - z) * sin, (own_x - x) * sin + (own_z - z) * cos  # by the candidate
 
-    def clipped(x: Floats, z: Floats, frame_x: Floats, frame_z: Floats, k: Floats, start: Pick, end: Pick) -> Segments:
+    def clipped(
+        x: Floats, z: Floats, frame_x: Floats, frame_z: Floats, k: Floats, start: slice, end: slice
+    ) -> Segments:
+        # How far each corner lies outside, and the quantity it is outside in: both depths at once, then each side.
+        wide = k * frame_z
+        outside = [(frame_z - np.maximum(np.minimum(frame_z, far_m), near_m), frame_z)]
+        outside += [(np.minimum(height, 0.0), height) for height in (wide - frame_x, wide + frame_x)]
         before, after = np.zeros(1), np.zeros(1)  # parts of the edge cut off at its start (negative) and its end
-        for height in (frame_z - near_m, far_m - frame_z, k * frame_z - frame_x, k * frame_z + frame_x):  # >= 0: inside
-            under, rise = np.minimum(height, 0.0), height[end] - height[start]
-            before, after = np.fmin(before, under[start] / rise), np.fmax(after, under[end] / rise)
+        for excess, height in outside:
+            rise = height[end] - height[start]
+            before, after = np.fmin(before, excess[start] / rise), np.fmax(after, excess[end] / rise)
         length, dx, dz = np.maximum(1.0 - after + before, 0.0), x[end] - x[start], z[end] - z[start]
         return x[start] - before * dx, z[start] - before * dz, length * dx, length * dz
 
@@ -102,7 +109,9 @@ def _boundary(
 def _image_share(pose: Pose, k_t: Floats, k_c: Floats, near_m: float, far_m: float) -> Floats:
     """Intersection in d(x/z) dz/z = dA/z^2 as a share of the target's. By Green's theorem it is the integral of
     x/z^2 dz over the boundary: edges of constant depth add nothing, so of the target only its two sides count."""
-    (x0, z0, dx, dz), (_, side_z, _, side_dz) = _boundary(pose, k_t, k_c, near_m, far_m, ([1, 0], [2, 3]))
+    (x0, z0, dx, dz), (_, side_z, _, side_dz) = _boundary(
+        pose, k_t, k_c, near_m, far_m, (slice(1, None, -1), slice(2, 4))
+    )
     # Along x = x0 + t dx, z = z0 + t dz with r = dz/z0: the exact integral, arranged so that r -> 0 loses no digits.
     r = dz / z0
     tail = r / (1 + r)
@@ -114,7 +123,7 @@ def _image_share(pose: Pose, k_t: Floats, k_c: Floats, near_m: float, far_m: flo
 def _ground_share(pose: Pose, k_t: Floats, k_c: Floats, near_m: float, far_m: float) -> Floats:
     """Intersection in ground area as a share of the target's: half the sum of cross(p, dp) over the boundary. The
     target's sides run through the origin and add nothing."""
-    area = np.zeros_like(k_t)
-    for x0, z0, dx, dz in _boundary(pose, k_t, k_c, near_m, far_m, ([0, 2], [1, 3])):
+    area = np.zeros_like(k_c)
+    for x0, z0, dx, dz in _boundary(pose, k_t, k_c, near_m, far_m, (slice(0, 3, 2), slice(1, 4, 2))):
         area += np.where((dx == 0) & (dz == 0), 0.0, x0 * dz - z0 * dx).sum(0) / 2
     return area / (k_t * (far_m**2 - near_m**2))
