@@ -11,7 +11,7 @@ finished, and `World.open` goes on where the last one ended, with the frames tha
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -61,11 +61,15 @@ class Chunk:
     frames_u8: np.ndarray  # [t, H, W, 3]
     cameras: Cameras  # t
     retrieval: Retrieval  # indices are frame numbers: entry i of the bank is frame i, start frames first
-    seconds: dict[str, float]  # retrieve, encode, denoise, decode
+    seconds: dict[str, float]  # retrieve, denoise, decode, encode (with `World.depth`, if that is set)
 
 
 class World:
-    """A generated world: a denoiser, a codec and a memory of every frame so far."""
+    """A generated world: a denoiser, a codec and a memory of every frame so far.
+
+    depth: None, or what estimates depth profiles [T, PROFILE] of frames uint8 [T, H, W, 3] and their T cameras, such as
+    `depth.DepthEstimator`. While it is set, frames are remembered with their profiles, for the strategy `visible`.
+    """
 
     def __init__(
         self,
@@ -78,6 +82,7 @@ class World:
         """`store`: a branch of a world file to live in and to continue; working memory if None."""
         self.device = pick_device(device)
         self.model, self.codec, self.config = model, codec, config
+        self.depth: Callable[[np.ndarray, Cameras], np.ndarray] | None = None
         self.weights_sha256: str | None = None  # of the folder that the networks were read from
         self.bank = MemoryBank(store, config.merge)
         self.file = None if store is None else store.file
@@ -175,7 +180,9 @@ class World:
         for entry in range(first, len(self.bank)):
             note = {"step": -1} if self.bank.generated[entry] else {}
             latents = self.bank.latents(np.array([entry]))
-            copy.bank.append(self.bank.frames_u8(entry), self.bank.cameras[entry], latents, note)
+            profiles_m = self.bank.profiles_m[[entry]]
+            copy.bank.append(self.bank.frames_u8(entry), self.bank.cameras[entry], latents, note, profiles_m)
+        copy.depth = self.depth
         copy._chunks, copy._first_entry = self._chunks, self._first_entry + first
         return copy
 
@@ -214,7 +221,7 @@ class World:
         """Add frames that were not generated here, uint8 [T, H, W, 3], to the memory, each encoded alone.
 
         profiles_m: depths along the horizon, [T, PROFILE] metres (`camera.horizon_profile` makes them of depth
-        maps); the strategy `visible` uses them.
+        maps); the strategy `visible` uses them. None: what `depth` estimates, if that is set.
         """
         size = (self.config.width, self.config.height)
         if (cameras.width, cameras.height) != size or frames_u8.shape[1:3] != size[::-1]:
@@ -225,7 +232,7 @@ class World:
         for start in range(0, len(frames_u8), 64):
             part = slice(start, start + 64)
             latents = self.codec.encode_frames(self._video(frames_u8[part]))[0]
-            depths = None if profiles_m is None else profiles_m[part]
+            depths = self._profiles_m(frames_u8[part], cameras[part]) if profiles_m is None else profiles_m[part]
             self.bank.append(frames_u8[part], cameras[part], latents, profiles_m=depths)
 
     @torch.inference_mode()
@@ -286,7 +293,7 @@ class World:
                 "scores": [round(score, 4) for score in found.scores.tolist()],
                 "retrieval": "given" if isinstance(retrieval, Retrieval) else asdict(rule),
             }
-            self.bank.append(frames_u8, cameras, stored, note)
+            self.bank.append(frames_u8, cameras, stored, note, self._profiles_m(frames_u8, cameras))
             self._chunks += 1
             self._keep(entries)
         clock.lap("encode")
@@ -303,6 +310,10 @@ class World:
     def chunk_frames(self) -> int:
         """New frames per step."""
         return self.config.chunk_latents * self.codec.temporal_factor
+
+    def _profiles_m(self, frames_u8: np.ndarray, cameras: Cameras) -> np.ndarray | None:
+        """Estimated depth profiles [T, PROFILE] of new frames; None where nothing estimates them."""
+        return None if self.depth is None else self.depth(frames_u8, cameras)
 
     def _index_for(self, rule: RetrievalConfig) -> ViewIndex:
         """The index over this bank; made anew for a rule that sees another distance or sorts into other bins."""

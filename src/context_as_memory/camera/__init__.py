@@ -27,7 +27,7 @@ from context_as_memory.camera.files import (
     write_realestate10k,
     write_unreal_json,
 )
-from context_as_memory.camera.profiles import PROFILE, checked_profiles, horizon_profile
+from context_as_memory.camera.profiles import PROFILE, checked_profiles, eye_level, horizon_profile
 from context_as_memory.camera.views import (
     PlanarViews,
     coordinates,
@@ -51,6 +51,7 @@ __all__ = [
     "frustum_planes",
     "PROFILE",
     "checked_profiles",
+    "eye_level",
     "horizon_profile",
     "Z_UP",
     "MotionSpeed",

@@ -1,7 +1,10 @@
 """How deep a frame looks along its horizon: the little depth that retrieval can use."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from context_as_memory.camera.actions import Z_UP
+from context_as_memory.camera.core import Cameras, floats
 from context_as_memory.errors import UserError
 
 PROFILE = 32  # depths along the horizon, in equal image columns from left to right
@@ -24,6 +27,15 @@ def horizon_profile(depth_m: np.ndarray, horizon: float | None = None) -> np.nda
     band = depth[..., rows, :]
     columns = [np.median(band[..., a:b], axis=(-2, -1)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
     return np.stack(columns, axis=-1)
+
+
+def eye_level(cameras: Cameras, up: ArrayLike = Z_UP) -> np.ndarray:
+    """The row at eye level as a share of the height, [N] in [0, 1]: where a level ray ahead meets the picture, or the
+    edge it passes beyond. up: [3], upwards in the world; cameras do not roll."""
+    above = floats(up, "up")
+    sine = np.clip(cameras.forward @ (above / np.linalg.norm(above)), -1, 1)
+    row = cameras.K[:, 3] + cameras.K[:, 1] * np.tan(np.arcsin(sine))  # looking up moves it down
+    return np.asarray(np.clip(row / cameras.height, 0, 1))
 
 
 def checked_profiles(profiles_m: np.ndarray, frames: int) -> np.ndarray:

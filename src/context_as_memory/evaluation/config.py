@@ -35,6 +35,9 @@ class GenerateConfig:
     """Branch of an existing world to go on with."""
     memory: Strategy = "coverage"
     """How the context is chosen."""
+    depth: str | None = None
+    """For --memory visible, which is coverage where no depth is known: folder or hub name of a model that estimates it
+    in metres (needs the `depth` extra)."""
     max_context: int | None = None
     """Frames in the context, the most recent one included; as stored with the weights if not given."""
     steps: int | None = None

@@ -55,12 +55,13 @@ OUTPUTS = ("video.mp4", "comparison.mp4", "inspector.png", "report.json")
 @dataclass(frozen=True)
 class Scene:
     """What to generate: a start picture (uint8 [H, W, 3], at its own size), its camera, and the target cameras, in the
-    same pixels."""
+    same pixels; upwards in their world, [3]."""
 
     name: str
     frame: np.ndarray
     camera: Cameras
     targets: Cameras
+    up: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,13 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
     if not 0 < config.fps <= 1000:
         raise UserError(f"--fps is {config.fps}; give frames per second between 0 and 1000")
     began = time.perf_counter()
+    depth = None
+    if config.depth is not None:  # before a world file is made, which an error would leave behind
+        from context_as_memory.depth import DepthEstimator
+
+        depth = DepthEstimator.from_pretrained(config.depth, up=scene.up)
     worlds = load_worlds(config)
+    worlds.memory.depth = depth
     try:
         return _generate(config, scene, worlds, began)
     finally:
@@ -299,13 +306,13 @@ def prepare_scene(config: GenerateConfig) -> Scene:
         shipped = start_frame(config.start)
         frame, camera, name = shipped.frame, shipped.camera, f"start frame {shipped.name}"
     if actions is not None:
-        return Scene(name, frame, camera, cameras_from_actions(camera, actions))
+        return Scene(name, frame, camera, cameras_from_actions(camera, actions), _world_up(camera))
     path = _read_trajectory(config, camera)
     if len(path) < 2:
         raise UserError(
             f"trajectory {config.trajectory} holds {len(path)} pose(s); give the start pose and at least one more"
         )
-    return Scene(name, frame, path[0], path[1:])
+    return Scene(name, frame, path[0], path[1:], _world_up(path))
 
 
 def continues(config: GenerateConfig) -> bool:
@@ -330,7 +337,8 @@ def continue_scene(config: GenerateConfig) -> Scene:
         last = len(cameras) - 1
         camera, frame = cameras[[last]], store.frames_u8([last])[0]
     name = f"frame {last} of {config.world.name}, branch {config.branch}"
-    return Scene(name, frame, camera, cameras_from_actions(camera, config.actions, up=_world_up(cameras)))
+    up = _world_up(cameras)
+    return Scene(name, frame, camera, cameras_from_actions(camera, config.actions, up=up), up)
 
 
 def _world_up(cameras: Cameras) -> np.ndarray:
