@@ -1,6 +1,5 @@
 """The explorer in a real browser: the page, its scripts and the application, around real but tiny networks."""
 
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,15 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from context_as_memory.errors import UserError
 from context_as_memory.server.app import create_app
-from context_as_memory.server.record import record, serving
+from context_as_memory.server.record import chromium, record, serving
 from context_as_memory.server.shelf import FolderShelf
 from context_as_memory.video import read_video
 from context_as_memory.worldfile import WorldFile, import_world
 from tiny_world import save_tiny_world
 
 SHOTS = Path(__file__).parents[2] / "outputs" / "e2e"  # looked at by people; not in git
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +32,20 @@ def address(app):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    """Debian's Chromium."""
+def installed():
+    """The path of Debian's Chromium."""
+    try:
+        return chromium()
+    except UserError as error:
+        pytest.skip(f"{error} (.ci/run does)")
+
+
+@pytest.fixture(scope="module")
+def browser(installed):
     from playwright.sync_api import sync_playwright
 
-    if BROWSER is None:
-        pytest.skip("no chromium here; apt install chromium (.ci/run does)")
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        opened = playwright.chromium.launch(executable_path=installed, args=["--no-sandbox"])
         yield opened
         opened.close()
 
@@ -227,8 +232,7 @@ def test_a_photo_becomes_a_world_and_a_friend_watches(open_page, tmp_path):
     friend.screenshot(path=SHOTS / "explorer-watching.png")
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no chromium here; apt install chromium (.ci/run does)")
-def test_a_film_of_the_page_is_recorded(app, tmp_path, monkeypatch):
+def test_a_film_of_the_page_is_recorded(app, installed, tmp_path, monkeypatch):
     monkeypatch.setattr("context_as_memory.server.record.WALK", (("w", 1), ("j", 2)))
     with ThreadPoolExecutor(1) as pool:  # playwright allows one of its kind per thread
         film = read_video(pool.submit(record, app, tmp_path / "demo.mp4", {"log_level": "warning"}).result())

@@ -1,8 +1,11 @@
 """The one entry: cameras in, frame numbers out."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 
-from context_as_memory.camera import Cameras, checked_profiles, planar
+from context_as_memory.camera import Cameras, PlanarViews, checked_profiles, planar
 from context_as_memory.errors import UserError
 from context_as_memory.retrieval.config import Bools, Floats, Indices, Retrieval, RetrievalConfig, take
 from context_as_memory.retrieval.coverage import coverage, key_rows, ranking_rows
@@ -50,70 +53,152 @@ def retrieve(
 
     looking: Index = AllViews() if index is None else index
     looking.update(bank)
-    basis, views = looking.basis, looking.all_views()
-    goals = planar(target, basis)
     key = key_rows(len(target))
-    keys = take(goals, key)
-    rank = ranking_rows(keys, config.far_m)
-    rankers = take(keys, rank)
-    covers = config.strategy in ("coverage", "visible", "frustum")
-    reaching = target[key if config.strategy == "frustum" else key[rank]]
-    pool = looking.within_reach(reaching) if covers else np.arange(number)
+    goals = planar(target, looking.basis)
+    rank = key[ranking_rows(take(goals, key), config.far_m)]
+    if config.strategy in ("coverage", "visible", "frustum"):
+        pool = looking.within_reach(target[key if config.strategy == "frustum" else rank])
+    else:
+        pool = np.arange(number)
     if allowed is not None:
         pool = pool[allowed[pool]]
-    last_eligible = recent is not None and (allowed is None or bool(allowed[recent]))
-    pool = pool[pool != recent]  # it has a slot of its own
-    budget = config.max_context - (recent is not None)
-    rng = np.random.default_rng(seed)
     last = np.array([], np.int64) if recent is None else np.array([recent])
+    query = _Query(
+        config=config,
+        bank=bank,
+        views=looking.all_views(),
+        pool=pool[pool != recent],  # it has a slot of its own
+        last=last,
+        budget=config.max_context - len(last),
+        keys=target[key],
+        goals=goals,
+        key_goals=take(goals, key),
+        rank_goals=take(goals, rank),
+        profiles_m=profiles,
+        kept=kept,
+        given=given,
+        rng=np.random.default_rng(seed),
+    )
+    answer = _STRATEGIES[config.strategy](query)
+    candidates = answer.candidates
+    if recent is not None and (allowed is None or allowed[recent]):
+        candidates = np.sort(np.append(candidates, last[answer.last_passes]))
+    picks, scores = np.append(answer.picks, last), np.append(answer.scores, answer.last_scores)
+    return Retrieval(picks.astype(np.int64), scores.astype(np.float64), candidates.astype(np.int64))
 
-    def overlap(indices: Indices) -> Floats:
-        return np.asarray(fov_overlap(rankers, take(views, indices), config.near_m, config.far_m).mean(0))
 
-    candidates: Indices = pool
-    recent_passes: Bools = np.ones(len(last), bool)
-    if covers:
-        if config.strategy == "frustum":
-            samples = frustum_samples(target[key], config)
-            shared = frustum_overlap(samples[0], np.append(pool, last), bank, config)
-        else:
-            shared = overlap(np.append(pool, last))
-        passed = np.flatnonzero(shared[: len(pool)] > MIN_OVERLAP)
-        candidates = pool[passed]
-        if config.strategy == "frustum":
-            picks, scores = coverage_in_space(
-                samples, bank, candidates, shared[passed], last, budget, config, kept, given
-            )
-        else:
-            picks, scores = coverage(
-                views,
-                keys,
-                candidates,
-                shared[passed],
-                recent,
-                budget,
-                config,
-                profiles_m=profiles,
-                kept=kept,
-                given=given,
-            )
-        scores = np.append(scores, shared[len(pool) :])
-        recent_passes = np.asarray(shared[len(pool) :] > MIN_OVERLAP)
-    elif config.strategy == "paper":
-        share = paper_overlap(goals, take(views, pool), config).mean(0)
-        candidates = pool[share > 0]
-        picks = thin_runs(candidates, views.origin, goals.origin.mean(0), recent, budget, config.paper_far_share, rng)
-        scores = np.append(share[np.searchsorted(pool, picks)], overlap(last))
-        recent_passes = np.asarray(paper_overlap(goals, take(views, last), config).any(0))
-    else:
-        if config.strategy == "recent":
-            older = pool if recent is None else pool[pool < recent]
-            picks = older[max(0, len(older) - budget) :]
-        elif config.strategy == "random":
-            picks = rng.permutation(pool)[:budget]
-        else:
-            picks = pool[:budget]
-        scores = overlap(np.append(picks, last))
-    if last_eligible:
-        candidates = np.sort(np.append(candidates, last[recent_passes]))
-    return Retrieval(np.append(picks, last).astype(np.int64), scores.astype(np.float64), candidates.astype(np.int64))
+@dataclass(frozen=True, kw_only=True)
+class _Query:
+    """What a strategy is asked for: at most `budget` entries of `pool`."""
+
+    config: RetrievalConfig
+    bank: Cameras
+    views: PlanarViews  # of all entries of the bank
+    pool: Indices  # entries that may be retrieved, ascending, without the most recent frame
+    last: Indices  # the most recent frame, [1], or [0] if there is none
+    budget: int
+    keys: Cameras  # key poses of the target
+    goals: PlanarViews  # of all poses of the target
+    key_goals: PlanarViews
+    rank_goals: PlanarViews  # of the key poses by which candidates are ranked
+    profiles_m: np.ndarray | None
+    kept: Indices | None
+    given: Bools | None
+    rng: np.random.Generator
+
+    def overlap(self, entries: Indices) -> Floats:
+        """Exact overlap of entries with the target: the mean over the ranking poses."""
+        seen = take(self.views, entries)
+        return np.asarray(fov_overlap(self.rank_goals, seen, self.config.near_m, self.config.far_m).mean(0))
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What a strategy picks and which entries pass its rule at all; the most recent frame ([1] or [0]) apart."""
+
+    picks: Indices
+    scores: Floats
+    candidates: Indices
+    last_scores: Floats
+    last_passes: Bools
+
+
+def _coverage(query: _Query) -> _Answer:
+    """`coverage`, and with profiles `visible`."""
+    shared = query.overlap(np.append(query.pool, query.last))
+    ours, last = shared[: len(query.pool)], shared[len(query.pool) :]
+    passed = np.flatnonzero(ours > MIN_OVERLAP)
+    picks, scores = coverage(
+        query.views,
+        query.key_goals,
+        query.pool[passed],
+        ours[passed],
+        int(query.last[0]) if len(query.last) else None,
+        query.budget,
+        query.config,
+        profiles_m=query.profiles_m,
+        kept=query.kept,
+        given=query.given,
+    )
+    return _Answer(picks, scores, query.pool[passed], last, last > MIN_OVERLAP)
+
+
+def _frustum(query: _Query) -> _Answer:
+    samples = frustum_samples(query.keys, query.config)
+    shared = frustum_overlap(samples[0], np.append(query.pool, query.last), query.bank, query.config)
+    ours, last = shared[: len(query.pool)], shared[len(query.pool) :]
+    passed = np.flatnonzero(ours > MIN_OVERLAP)
+    picks, scores = coverage_in_space(
+        samples,
+        query.bank,
+        query.pool[passed],
+        ours[passed],
+        query.last,
+        query.budget,
+        query.config,
+        query.kept,
+        query.given,
+    )
+    return _Answer(picks, scores, query.pool[passed], last, last > MIN_OVERLAP)
+
+
+def _paper(query: _Query) -> _Answer:
+    config, views, goals = query.config, query.views, query.goals
+    share = paper_overlap(goals, take(views, query.pool), config).mean(0)
+    candidates = query.pool[share > 0]
+    recent = int(query.last[0]) if len(query.last) else None
+    centre = goals.origin.mean(0)
+    picks = thin_runs(candidates, views.origin, centre, recent, query.budget, config.paper_far_share, query.rng)
+    scores = share[np.searchsorted(query.pool, picks)]
+    last_passes = np.asarray(paper_overlap(goals, take(views, query.last), config).any(0))
+    return _Answer(picks, scores, candidates, query.overlap(query.last), last_passes)
+
+
+def _recent(query: _Query) -> _Answer:
+    older = query.pool[query.pool < query.last[0]] if len(query.last) else query.pool
+    return _whatever(query, older[max(0, len(older) - query.budget) :])
+
+
+def _random(query: _Query) -> _Answer:
+    return _whatever(query, query.rng.permutation(query.pool)[: query.budget])
+
+
+def _first(query: _Query) -> _Answer:
+    return _whatever(query, query.pool[: query.budget])
+
+
+def _whatever(query: _Query, picks: Indices) -> _Answer:
+    """The answer of a strategy that does not ask what the picks show."""
+    every: Bools = np.ones(len(query.last), bool)
+    return _Answer(picks, query.overlap(picks), query.pool, query.overlap(query.last), every)
+
+
+_STRATEGIES: dict[str, Callable[[_Query], _Answer]] = {
+    "coverage": _coverage,
+    "visible": _coverage,
+    "frustum": _frustum,
+    "paper": _paper,
+    "recent": _recent,
+    "random": _random,
+    "first": _first,
+}

@@ -124,6 +124,7 @@ class Ready:
     max_context: int
     compare: bool
     half_width_tan: float
+    upload_bytes: int  # at most, of a picture to start from
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -319,6 +319,7 @@ class Session:
             max_context=self._rule.max_context,
             compare=self._forgetful is not None,
             half_width_tan=float(cameras.half_width_tan[0]),
+            upload_bytes=self.limits.upload_bytes,
         )
         told: list[Told] = [ready, Frames(world.bank.frames_u8(last), last, poses[-1:], -1, self._event)]
         if self._forgetful is not None:

@@ -39,7 +39,7 @@ from context_as_memory.worldfile.lease import Lease
 
 MAIN = "main"  # the branch of a new world
 FRAMES, LATENTS = "frames", "latents"  # folders
-KEPT_CHUNKS = 64  # whose pictures and latents stay in working memory
+KEPT_CHUNKS = 32  # whose pictures and latents stay in working memory
 MAX_PIXELS = 64_000_000  # of one chunk's picture file: a limit for files from strangers
 
 _Value = TypeVar("_Value")

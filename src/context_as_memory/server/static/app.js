@@ -7,10 +7,10 @@ import { drawTimeline, frameAt } from "./timeline.js";
 
 const find = (id) => document.getElementById(id);
 const ARROWS = { ArrowLeft: "j", ArrowRight: "l", ArrowUp: "w", ArrowDown: "s" };
-const LOST = [1006, 1011, 1012], RETRIES = 6, HEARTBEAT_MS = 60_000, DRAG_PX = 14, UPLOAD_BYTES = 8_000_000;
+const LOST = [1006, 1011, 1012], RETRIES = 6, HEARTBEAT_MS = 60_000, DRAG_PX = 14;
 const query = new URLSearchParams(location.search);
 
-const world = { poses: [], chunks: [], chosen: [], pictures: new Map(), halfWidthTan: 1, name: null, share: "" };
+const world = { poses: [], chunks: [], chosen: [], pictures: new Map(), halfWidthTan: 1, uploadBytes: 0, name: null, share: "" };
 const players = { memory: new Player(find("view")), without: new Player(find("without")) };
 const held = new Set(), pressed = new Map(); // keys; when each event was sent
 let socket, format, eventId = 0, retries = 0, latencyMs = null;
@@ -97,7 +97,7 @@ function say(text, bad = false) {
 
 function ready(message) {
   Object.assign(world, { poses: message.poses, chunks: message.chunks, chosen: [], pictures: new Map(),
-    halfWidthTan: message.half_width_tan, name: message.world, share: message.share });
+    halfWidthTan: message.half_width_tan, uploadBytes: message.upload_bytes, name: message.world, share: message.share });
   retries = 0;
   standing = true;
   besideChunk = -1;
@@ -285,7 +285,10 @@ find("photo").addEventListener("change", async (event) => {
   const file = event.target.files[0];
   event.target.value = "";
   if (!file) return;
-  if (file.size > UPLOAD_BYTES) return say(`the picture has ${(file.size / 1e6).toFixed(1)} MB; 8 MB are taken`, true);
+  const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
+  if (file.size > world.uploadBytes) {
+    return say(`the picture has ${megabytes(file.size)} MB; ${megabytes(world.uploadBytes)} MB are taken`, true);
+  }
   begin({ first_frame: new Uint8Array(await file.arrayBuffer()) });
 });
 for (const id of ["memory", "context", "compare"]) {
