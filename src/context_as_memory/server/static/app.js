@@ -189,8 +189,9 @@ function memory(message) {
     const recent = row === message.frames.length - 1;
     item.className = recent ? "recent" : "";
     const note = document.createElement("small");
-    note.textContent = recent ? `frame ${frame}, most recent` :
-      `frame ${frame}, ${message.ages[row]} ago, shows ${Math.round(100 * message.scores[row])} %`;
+    const age = recent ? "most recent" : `${message.ages[row]} ago, ${Math.round(100 * message.scores[row])} %`;
+    note.append(`frame ${frame}`, document.createElement("br"), age);
+    note.title = recent ? "the frame before the chunk" : "frames ago; share of the view that it was the first to show";
     item.append(image, note);
     return item;
   }));
