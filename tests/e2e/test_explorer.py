@@ -116,7 +116,7 @@ def test_walk_turn_away_and_back_and_see_what_is_remembered(open_page, scheme):
     page.wait_for_function(f"({PIXELS})('without').some((v) => v !== 0 && v !== 255)")
     page.locator("#memory").select_option("recent")
     _hold(page, "w", 3)
-    numbers = [int(note.split()[1].rstrip(",")) for note in _remembered(page)]
+    numbers = [int(note.split()[1]) for note in _remembered(page)]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))  # a window of the last frames
     stats = dict(zip(page.locator("#stats dt").all_text_contents(), page.locator("#stats dd").all_text_contents(),
                      strict=True))  # fmt: skip

@@ -190,7 +190,7 @@ function memory(message) {
     item.className = recent ? "recent" : "";
     const note = document.createElement("small");
     const age = recent ? "most recent" : `${message.ages[row]} ago, ${Math.round(100 * message.scores[row])} %`;
-    note.append(`frame ${frame}`, document.createElement("br"), age);
+    note.textContent = `frame ${frame}\n${age}`;
     note.title = recent ? "the frame before the chunk" : "frames ago; share of the view that it was the first to show";
     item.append(image, note);
     return item;
