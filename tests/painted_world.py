@@ -5,6 +5,7 @@ import torch
 
 from context_as_memory.camera import Cameras
 from context_as_memory.retrieval import RetrievalConfig
+from context_as_memory.server.protocol import Event
 from context_as_memory.world import Chunk, World
 from tiny_world import paint_room
 
@@ -25,3 +26,9 @@ class PaintedWorld(World):
         self.bank.append(frames, cameras, torch.zeros(4, len(frames), 1, 1), {"step": self._chunks})
         self._chunks += 1
         return Chunk(frames, cameras, found, {"retrieve": 0.001, "denoise": 0.002, "decode": 0.001, "encode": 0.001})
+
+
+def hold(keys: str, event_id: int | None = None) -> Event:
+    """The keys that are held from now on."""
+    payload = {"mode": "state", "transitions": [{"actions": list(keys), "client_ts_ms": 1}]}
+    return Event(kind="camera_actions", event_id=event_id, payload=payload)

@@ -1,17 +1,18 @@
 """HTTP and WebSocket around the hall."""
 
 import asyncio
+import os
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
 from pathlib import Path
+from typing import BinaryIO
 
 from fastapi import FastAPI, HTTPException, Request, WebSocket, WebSocketDisconnect
-from fastapi.responses import FileResponse, PlainTextResponse
+from fastapi.responses import PlainTextResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
-from starlette.background import BackgroundTask
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.websockets import WebSocketState
 
@@ -20,6 +21,7 @@ from context_as_memory.server.hall import Hall, Room, TooMany, note
 from context_as_memory.server.limits import Limits
 from context_as_memory.server.protocol import (
     CLIENT,
+    MAX_MESSAGE_BYTES,
     Event,
     Failure,
     Init,
@@ -37,6 +39,7 @@ from context_as_memory.worldfile import MAIN, BranchStore, LeaseTaken, WorldFile
 PATH = "/v1/realtime_video/generate"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 MOVIE_FPS = 20
+FIRST_S = 20.0  # within which one must say what one wants
 SEND_S = 30.0  # a viewer who takes longer for one packet is gone
 POLICY_VIOLATION, TOO_BIG, TRY_LATER, GOING_AWAY, FAULT = 1008, 1009, 1013, 1001, 1011
 
@@ -75,48 +78,41 @@ def create_app(
         return hall.metrics()
 
     @app.get("/v1/worlds")
-    async def worlds() -> list[str]:
-        """The kept worlds, the last one walked in first; only where all who reach the server may have them all: a token
-        is in the share link too."""
-        return [] if token is not None else await asyncio.to_thread(shelf.names)
+    async def worlds(request: Request) -> list[str]:
+        """The kept worlds, the last one walked in first; none for those who may only watch."""
+        if not _has_token(request.query_params.get("token"), token):
+            return []
+        return await asyncio.to_thread(shelf.names)
 
     @app.get("/v1/worlds/{name}/{what}")
-    async def export(request: Request, name: str, what: str, branch: str = MAIN) -> FileResponse:
+    async def export(request: Request, name: str, what: str, branch: str = MAIN) -> StreamingResponse:
         """A kept world as a film of one branch (walk.mp4), or as one file to send to a friend (world.tar)."""
         if not _has_token(request.query_params.get("token"), token):
             raise HTTPException(403, "this server wants a token")
         make = {"walk.mp4": _film, "world.tar": _archive}.get(what)
         if make is None:
             raise HTTPException(404, "there is walk.mp4 and world.tar")
-        if exporting.locked():
-            raise HTTPException(503, "another export is under way; try again in a moment")
-        await exporting.acquire()  # until the file is sent and gone: there is one copy of a world at a time
-        scratch = tempfile.TemporaryDirectory(prefix="explorer-")
-
-        def done() -> None:
-            scratch.cleanup()
-            exporting.release()
-
-        try:
-            path = await asyncio.to_thread(make, shelf.path(name), branch, Path(scratch.name))
-        except BaseException as error:
-            done()
-            if isinstance(error, UserError):
+        async with exporting:  # one is made at a time; the others wait
+            try:
+                file = await asyncio.to_thread(_exported, make, shelf.path(name), branch)
+            except UserError as error:
                 raise HTTPException(404, _without_paths(str(error), shelf)) from error
-            raise
-        note("exported", what=what, bytes=path.stat().st_size)
-        return FileResponse(path, filename=f"{name}-{what}", background=BackgroundTask(done))
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        note("exported", what=what, bytes=size)
+        headers = {"Content-Length": str(size), "Content-Disposition": f'attachment; filename="{name}-{what}"'}
+        return StreamingResponse(_pieces(file), media_type="application/octet-stream", headers=headers)
 
     @app.websocket(PATH)
     async def generate(socket: WebSocket) -> None:
         await socket.accept()  # a refusal before it would reach the browser as a mere failure to connect
         hall.connections += 1
         try:
-            if not _same_origin(socket) or not _has_token(socket.query_params.get("token"), token):
-                raise ProtocolError("this server wants a token, and pages of its own: open the address it has printed")
+            if not _same_origin(socket):
+                raise ProtocolError("this server wants pages of its own: open the address it has printed")
             if hall.connections > hall.limits.sessions * (hall.limits.viewers + 2):
                 raise TooMany("too many connections; try later")
-            await _serve(socket, hall)
+            await _serve(socket, hall, _has_token(socket.query_params.get("token"), token))
         except Exception as error:
             await _say_goodbye(socket, hall, error)
         finally:
@@ -140,12 +136,15 @@ def _has_token(given: str | None, token: str | None) -> bool:
 # -- sockets ---------------------------------------------------------------------------------------------------------
 
 
-async def _serve(socket: WebSocket, hall: Hall) -> None:
-    """The first message says whether somebody wants to walk or to watch."""
-    first = [await _hear(socket, hall)]
+async def _serve(socket: WebSocket, hall: Hall, may_walk: bool) -> None:
+    """The first message says whether somebody wants to walk or to watch; for the latter a share link is enough."""
+    async with asyncio.timeout(FIRST_S):
+        first = [await _hear(socket, hall, hall.limits.upload_bytes if may_walk else MAX_MESSAGE_BYTES)]
     if isinstance(first[0], Init) and first[0].watch is not None:
         await _watch(socket, hall, first[0])
         return
+    if not may_walk:
+        raise ProtocolError("this server wants a token: open the address it has printed")
     room = hall.enter()
     try:
         await _walk(socket, hall, room, first)
@@ -153,16 +152,20 @@ async def _serve(socket: WebSocket, hall: Hall) -> None:
         await hall.leave(room)
 
 
-async def _hear(socket: WebSocket, hall: Hall) -> Message:
-    """The next message of a viewer."""
-    try:
-        data = await asyncio.wait_for(socket.receive_bytes(), hall.limits.idle_s)
-    except KeyError:
-        raise ProtocolError("a text message; send MessagePack as bytes") from None
-    message = decode(data, hall.limits.upload_bytes)
-    if not isinstance(message, CLIENT):
-        raise ProtocolError(f"{message.type} is a message of the server")
-    return message
+async def _hear(socket: WebSocket, hall: Hall, max_bytes: int) -> Message:
+    """The next message of a viewer; `TimeoutError` if none comes but heartbeats: a page that is left open and forgotten
+    must not keep a place for ever."""
+    async with asyncio.timeout(hall.limits.idle_s):
+        while True:
+            try:
+                data = await socket.receive_bytes()
+            except KeyError:
+                raise ProtocolError("a text message; send MessagePack as bytes") from None
+            message = decode(data, max_bytes)
+            if not isinstance(message, CLIENT):
+                raise ProtocolError(f"{message.type} is a message of the server")
+            if not (isinstance(message, Event) and message.kind == "heartbeat"):
+                return message
 
 
 async def _walk(socket: WebSocket, hall: Hall, room: Room, first: list[Message]) -> None:
@@ -188,7 +191,7 @@ async def _walk(socket: WebSocket, hall: Hall, room: Room, first: list[Message])
 
     async def listen() -> None:
         while True:
-            message = first.pop() if first else await _hear(socket, hall)
+            message = first.pop() if first else await _hear(socket, hall, hall.limits.upload_bytes)
             if isinstance(message, Event):
                 await tell(hall.hear(room, message))
             else:
@@ -276,6 +279,20 @@ async def _say_goodbye(socket: WebSocket, hall: Hall, error: Exception) -> None:
 
 
 # -- exports ---------------------------------------------------------------------------------------------------------
+
+PIECE = 1 << 18  # bytes
+
+
+def _exported(make: Callable[[Path, str, Path], Path], world: Path, branch: str) -> BinaryIO:
+    """What `make` writes, as an open file that has no name any more: it is gone when it is sent, or nobody wants it."""
+    with tempfile.TemporaryDirectory(prefix="explorer-") as folder:
+        return make(world, branch, Path(folder)).open("rb")
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while piece := file.read(PIECE):
+            yield piece
 
 
 def _film(world: Path, branch: str, folder: Path) -> Path:

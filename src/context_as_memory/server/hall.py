@@ -1,9 +1,9 @@
 """Everybody on a server: walkers, those who watch them, and the model that they share."""
 
 import asyncio
+import itertools
 import json
 import logging
-import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,8 +45,8 @@ class Viewer:
 class Room:
     """One walk: its session, and who watches it."""
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
+    def __init__(self, session: Session, number: int) -> None:
+        self.session, self.number = session, number
         self.viewers: set[Viewer] = set()
 
     def pack(self, told: list[Told]) -> dict[str, list[bytes]]:
@@ -79,8 +79,9 @@ class Hall:
 
     def __init__(self, shelf: Shelf, limits: Limits) -> None:
         self.shelf, self.limits = shelf, limits
-        self.rooms: dict[str, Room] = {}  # by the word with which others may watch
+        self.rooms: set[Room] = set()
         self.connections = 0
+        self._numbers = itertools.count(1)
         self._turn = asyncio.Lock()  # asyncio's lock is fair
         # Always the same thread: torch keeps workers, and the allocator keeps memory, for each thread that asks.
         self._worker = ThreadPoolExecutor(1, "model")
@@ -92,26 +93,26 @@ class Hall:
         if len(self.rooms) >= self.limits.sessions:
             self.refused += 1
             raise TooMany(f"all {self.limits.sessions} places are taken; try later")
-        room = Room(Session(self.shelf, self.limits, secrets.token_urlsafe(12)))
-        self.rooms[room.session.share] = room
-        note("session_opened", session=room.session.share, open=len(self.rooms))
+        room = Room(Session(self.shelf, self.limits), next(self._numbers))
+        self.rooms.add(room)
+        note("session_opened", session=room.number, open=len(self.rooms))
         return room
 
     async def leave(self, room: Room) -> None:
         """The walker is gone: tell those who watched, and close the world when its chunk is finished."""
-        self.rooms.pop(room.session.share, None)
+        self.rooms.discard(room)
         end = encode(Failure(content="the walker has left", code="ended"))
         for viewer in room.viewers:
             viewer.offer([end, None])
         # Handed to a thread at once: it is closed even if this task, or the whole loop, ends now.
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._worker, room.session.close))
-        note("session_closed", session=room.session.share, open=len(self.rooms))
+        note("session_closed", session=room.number, open=len(self.rooms))
 
     async def watch(self, share: str, kind: str) -> tuple[Room, Viewer]:
         """Join those who watch a walk. `UserError` if there is none of that name."""
-        room = self.rooms.get(share)
+        room = next((room for room in self.rooms if room.session.share == share), None)
         scene = [] if room is None else await self.alone(lambda: room.session.scene(driver=False))
-        if room is None or self.rooms.get(share) is not room:  # it may have ended meanwhile
+        if room is None or room not in self.rooms or not scene:  # it may have ended meanwhile
             raise UserError("nobody walks there now; ask for a new link")
         if len(room.viewers) >= self.limits.viewers:
             self.refused += 1
@@ -160,7 +161,7 @@ class Hall:
 
     def metrics(self) -> str:
         """Counters in the text format of Prometheus."""
-        viewers = sum(len(room.viewers) for room in self.rooms.values())
+        viewers = sum(len(room.viewers) for room in self.rooms)
         rows = {
             ("cam_sessions_open", "gauge"): len(self.rooms),
             ("cam_viewers_open", "gauge"): viewers,

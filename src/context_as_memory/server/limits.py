@@ -16,7 +16,7 @@ class Limits:
     history_frames: int = 20_000
     """A walk ends here."""
     idle_s: float = 600.0
-    """Seconds without any message, then a walker's place is given to others."""
+    """Seconds without any message but heartbeats, then a walker's place is given to others."""
     max_context: int = 32
     """Frames of memory for one chunk."""
     upload_bytes: int = 8_000_000
@@ -25,7 +25,7 @@ class Limits:
     """Of that picture."""
     jpeg_quality: int = 85
     """Of pictures that are sent as JPEG."""
-    chunks_ahead: int = 4
+    chunks_ahead: int = 2
     """Sent to a walker but not shown yet, where its page says what it has shown."""
     waiting_messages: int = 64
     """For a viewer who is slow; one who lags further behind is let go."""

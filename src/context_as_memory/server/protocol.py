@@ -230,7 +230,10 @@ def decode(data: bytes, max_bytes: int = MAX_MESSAGE_BYTES) -> Message:
             raise ProtocolError(f"{kind.type}: unknown field {key[:40]!r}")
         if kind in CLIENT and key != "first_frame" and len(part) > MAX_MESSAGE_BYTES:
             raise TooLarge(f"{kind.type}: field {key} has {len(part)} bytes; at most {MAX_MESSAGE_BYTES} are taken")
-        value[key] = msgpack.unpackb(part)
+        try:
+            value[key] = msgpack.unpackb(part)
+        except Exception as error:  # text that is no text, keys that are no text
+            raise ProtocolError(f"{kind.type}: field {key} cannot be read ({type(error).__name__})") from error
         if not _fits(value[key], known[key]):
             raise ProtocolError(f"{kind.type}: field {key} has the wrong type")
     try:

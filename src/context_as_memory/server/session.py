@@ -7,6 +7,7 @@ says, `step` makes the next chunk; both return what to tell.
 """
 
 import contextlib
+import hashlib
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -99,13 +100,13 @@ FORGOTTEN_AFTER = 512  # frames of the walk with memory off that are held in wor
 class Session:
     """`receive` what the walker says, `step` to make the next chunk if keys are held."""
 
-    def __init__(self, shelf: Shelf, limits: Limits | None = None, share: str = "") -> None:
-        """share: the word with which others may watch."""
-        self.limits, self.share = limits or Limits(), share
+    def __init__(self, shelf: Shelf, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
         self.state = State.NEW
         self.format = FORMATS[0]  # of the walker's frame batches
         # A world is used by one thread at a time; above all it is not closed while another one makes a chunk.
         self._alone = threading.RLock()
+        self._holding = threading.Lock()  # events are heard in another thread than chunks are made in
         self._shelf = shelf
         self._name, self._branch = "", MAIN
         self._world: World | None = None
@@ -113,6 +114,12 @@ class Session:
         self._rule = RetrievalConfig()
         self._says_what_is_shown = False
         self._rest()
+
+    @property
+    def share(self) -> str:
+        """The word with which others may watch. It stays the same when the walker comes back to the world, and does not
+        tell the world's name, which opens it."""
+        return hashlib.sha256(f"watch {self._name}".encode()).hexdigest()[:24]
 
     def _rest(self) -> None:
         """Nothing is held and nothing was heard."""
@@ -187,18 +194,19 @@ class Session:
     def _note_shown(self, chunk_index: object) -> None:
         """The walker has shown this chunk. Whoever says so once is never far behind from then on: what was sent but
         not shown yet would pile up in the buffers of the network, and a key would show its effect after all of it."""
-        if not isinstance(chunk_index, int):
+        if type(chunk_index) is not int:  # True is an int too
             raise UserError("shown: the payload is the chunk_index of the last chunk that was shown")
         self._says_what_is_shown = True
         if chunk_index < self._chunks:  # else it speaks of the walk before a rewind
             self._shown = max(self._shown, chunk_index)
 
     def _hold(self, held: list[frozenset[str]] | frozenset[str]) -> None:
-        if isinstance(held, frozenset):
-            self._keys, self._script = held, deque()
-        else:
-            self._keys, self._script = frozenset(), deque(held)
-        self._move(State.WALKING if self._keys or self._script else State.STANDING)
+        with self._holding:
+            if isinstance(held, frozenset):
+                self._keys, self._script = held, deque()
+            else:
+                self._keys, self._script = frozenset(), deque(held)
+            self._move(State.WALKING if self._keys or self._script else State.STANDING)
 
     def _checked(self, rule: RetrievalConfig, memory: str, max_context: int) -> RetrievalConfig:
         if not 1 <= max_context <= self.limits.max_context:
@@ -386,12 +394,13 @@ class Session:
 
     def _actions(self, frames: int) -> str:
         """The keys of the next frames as an action string; a script that has ended stands still."""
-        keys, script = self._keys, self._script  # as they are now: another thread may change them meanwhile
-        if not script:
-            return f"{_spelled(keys)}-{frames}"
-        coming = [script.popleft() if script else frozenset() for _ in range(frames)]
-        if not script and script is self._script and not self._keys:
-            self._move(State.STANDING)
+        with self._holding:
+            script = self._script
+            if not script:
+                return f"{_spelled(self._keys)}-{frames}"
+            coming = [script.popleft() if script else frozenset() for _ in range(frames)]
+            if not script:
+                self._move(State.STANDING)
         return ",".join(f"{_spelled(keys)}-1" for keys in coming)
 
     def _remembered(self, world: World, chunk: Chunk, held: int) -> Memory:

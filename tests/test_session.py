@@ -1,0 +1,302 @@
+"""One walker's world as a state machine, without sockets."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from context_as_memory.errors import UserError
+from context_as_memory.server.limits import Limits
+from context_as_memory.server.protocol import (
+    ChunkStats,
+    Event,
+    Failure,
+    Fork,
+    Init,
+    Memory,
+    Ready,
+    Rewind,
+    Settings,
+    Switch,
+)
+from context_as_memory.server.session import LEGAL, Frames, Session, State
+from context_as_memory.server.shelf import FolderShelf
+from painted_world import PaintedWorld, hold
+from tiny_world import save_tiny_world
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return save_tiny_world(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture
+def shelf(tmp_path, weights):
+    return FolderShelf(tmp_path / "worlds", weights, "cpu", PaintedWorld)
+
+
+@pytest.fixture
+def sessions(shelf):
+    """Makes sessions, which are closed in the end."""
+    made = []
+
+    def make(shelf=shelf, **limits) -> Session:
+        made.append(Session(shelf, Limits(**limits)))
+        return made[-1]
+
+    yield make
+    for session in made:
+        session.close()
+
+
+def _of(told, kind):
+    return [item for item in told if isinstance(item, kind)]
+
+
+def test_a_session_walks_while_keys_are_held_and_the_latest_event_wins(sessions):
+    session = sessions()
+    with pytest.raises(UserError, match="before init"):
+        session.receive(hold("w"))
+    ready, first = session.receive(Init())
+    assert isinstance(ready, Ready) and ready.chunk_frames == 4 and session.state is State.STANDING
+    assert isinstance(first, Frames) and len(first.frames_u8) == 1 and first.chunk_index == -1
+    assert not session.wants_to_move and session.step() == []
+    session.receive(hold("j", 2))
+    session.receive(hold("w", 1))  # came late
+    frames, memory, stats = session.step()
+    assert isinstance(frames, Frames) and isinstance(memory, Memory) and isinstance(stats, ChunkStats)
+    assert frames.first == 1 and len(frames.frames_u8) == 4 and frames.event_id == 2
+    assert frames.poses[-1][:2] == first.poses[0][:2] and frames.poses[-1][2] > first.poses[0][2]  # turned left
+    assert memory.frames == [0] and memory.ages == [1] and memory.jpegs[0].startswith(b"\xff\xd8")
+    assert stats.frames == 5 and stats.event_id == stats.received_event_id == 2
+    session.receive(Settings(memory="recent", max_context=2))
+    assert _of(session.step(), Memory)[0].frames == [3, 4]
+    session.receive(hold("", 3))
+    assert session.state is State.STANDING and session.step() == []
+    session.close()
+    session.close()
+    with pytest.raises(UserError, match="closed"):
+        session.receive(Init())
+
+
+def test_who_says_what_is_shown_is_never_far_behind(sessions):
+    session = sessions(chunks_ahead=2)
+    ready, _ = session.receive(Init())
+    session.receive(hold("w"))
+    for _ in range(3):
+        assert session.step()  # one that says nothing is held back by the network alone
+    session.receive(Event(kind="shown", payload=0))
+    assert not session.wants_to_move and session.step() == []  # chunks 1 and 2 are not shown yet
+    session.receive(Event(kind="shown", payload=99))  # there is none
+    assert not session.wants_to_move
+    session.receive(Event(kind="shown", payload=2))
+    session.receive(Event(kind="shown", payload=1))  # came late
+    assert session.step() and session.step() and not session.wants_to_move
+    session.receive(Rewind(frame=1))
+    session.receive(hold("w"))
+    session.receive(Event(kind="shown", payload=4))  # of the walk before
+    assert session.step() and session.step() and not session.wants_to_move
+    with pytest.raises(UserError, match="chunk_index"):
+        session.receive(Event(kind="shown", payload="all"))
+
+
+def test_only_legal_transitions_happen(sessions):
+    for before in State:
+        for after in State:
+            session = sessions()
+            session.state = before
+            if after in LEGAL[before]:
+                session._move(after)
+            else:
+                with pytest.raises(UserError, match="cannot become"):
+                    session._move(after)
+    assert LEGAL[State.CLOSED] == {State.CLOSED} and State.WALKING not in LEGAL[State.NEW]
+
+
+def test_looking_up_and_walking_stays_on_the_ground_also_over_chunks(sessions):
+    session = sessions()
+    session.receive(Init())
+    session.receive(hold("i"))
+    for _ in range(3):
+        session.step()
+    session.receive(hold("w"))
+    session.step()
+    cameras = session._world.bank.cameras
+    pitch = np.arcsin(cameras.forward[:, 2])
+    assert np.allclose(np.diff(pitch[:13]), np.radians(3), atol=1e-6)  # no chunk begins level again
+    assert np.ptp(cameras.position[:, 2]) < 1e-9 and np.linalg.norm(cameras.position[-1] - cameras.position[12]) > 0.5
+
+
+def test_a_world_that_cannot_be_opened_leaves_the_walker_where_he_is(sessions):
+    first, second = sessions(), sessions()
+    taken = first.receive(Init())[0].world
+    second.receive(Init())
+    second.receive(hold("w"))
+    second.step()
+    for wrong in (Init(world=taken), Init(world="0" * 16), Init(seed=-1), Init(seed=2**40), Switch(branch="none")):
+        with pytest.raises(UserError):
+            second.receive(wrong)
+        second.receive(hold("w"))
+        assert len(second.step()) == 3
+
+
+def test_a_world_that_nobody_walked_in_is_not_kept_and_there_is_an_end_to_them(sessions, shelf):
+    session = sessions(kept_worlds=2)
+    session.receive(Init())
+    session.receive(Init())
+    assert len(shelf.names()) == 1
+    session.receive(hold("w"))
+    session.step()
+    session.receive(Init())
+    assert len(shelf.names()) == 2
+    with pytest.raises(UserError, match="2 worlds"):
+        session.receive(Init())
+    session.close()
+    assert len(shelf.names()) == 1
+
+
+def test_a_chunk_that_fails_is_not_tried_again_and_again(sessions, monkeypatch):
+    session = sessions()
+    session.receive(Init())
+
+    def fail(*values, **named):
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(PaintedWorld, "step", fail)
+    session.receive(hold("w"))
+    with pytest.raises(UserError, match="full"):
+        session.step()
+    assert session.state is State.STANDING
+
+
+def test_a_known_place_is_remembered_all_around(sessions):
+    session = sessions()
+    ready, first = session.receive(Init(start="vault", known=True))
+    assert first.first == 95 and ready.chunks == [0]
+    session.receive(hold("l"))
+    assert _of(session.step(), Memory)[0].candidates > 10
+
+
+def test_a_script_is_walked_frame_by_frame_and_then_stands(sessions):
+    session = sessions()
+    script = [["j"], ["j"], [], [], ["l"]]
+    session.receive(Init(condition_inputs={"camera_actions": script}))
+    headings = [pose[2] for _ in range(2) for pose in _of(session.step(), Frames)[0].poses]
+    assert session.state is State.STANDING and session.step() == []
+    turns = np.sign(np.round(np.diff([0.0, *headings]) - np.diff([0.0, headings[0]])[0] * np.eye(8)[0], 6))
+    assert turns.tolist() == [0, 1, 0, 0, -1, 0, 0, 0]
+    session.receive(Init(max_chunks=1))
+    session.receive(hold("w"))
+    assert session.step() and not session.wants_to_move  # no more than was asked for
+
+
+def test_what_is_not_allowed_is_refused_and_the_walk_goes_on(sessions):
+    session = sessions(history_frames=8, max_context=4)
+    session.receive(Init())
+    for message, words in (
+        (hold("q"), "unknown keys"),
+        (Event(kind="prompt", payload="x"), "mean nothing"),
+        (Settings(memory="nonsense", max_context=2), "nonsense"),
+        (Settings(memory="paper", max_context=5), "max_context"),
+        (Failure(content="x"), "message of the server"),
+        (Init(start="nowhere"), "nowhere"),
+        (Init(first_frame=b"x"), "no picture"),
+        (Init(realtime_output_format="gif"), "gif"),
+        (Init(watch="x"), "cannot watch"),
+        (Switch(branch="none"), "no branch"),
+        (Fork(frame=0, name=""), "no name"),
+        (Fork(frame=9, name="b"), "frame 9"),
+    ):
+        with pytest.raises(UserError, match=words):
+            session.receive(message)
+    session.receive(hold("w"))
+    assert len(session.step()) == 3
+    with pytest.raises(UserError, match="5 frames"):
+        session.step()
+    assert not session.wants_to_move  # it stopped; a new world may begin
+    session.receive(Init(seed=1))
+
+
+def test_beside_it_the_same_walk_without_memory(sessions, weights, tmp_path):
+    """Real networks: with equal context both are bit-identical, since seed and path are; with less they are not."""
+    session = sessions(FolderShelf(tmp_path / "real", weights, "cpu"))
+    session.receive(Init(compare=True, memory="recent"))
+    session.receive(hold("j"))
+    for _ in range(3):
+        with_memory, without = _of(session.step(), Frames)
+        assert (with_memory.view, without.view) == ("memory", "without") and with_memory.poses == without.poses
+        assert (with_memory.frames_u8 == without.frames_u8).all()
+    session.receive(Settings(memory="coverage", max_context=3, compare=True))
+    session.receive(hold("l"))
+    told = [_of(session.step(), Frames) for _ in range(3)]
+    assert any((a.frames_u8 != b.frames_u8).any() for a, b in told)
+    session.receive(Settings(memory="coverage", max_context=3, compare=False))
+    assert len(_of(session.step(), Frames)) == 1
+
+
+def test_a_world_is_kept_rewound_and_forked(sessions):
+    session = sessions()
+    ready, first = session.receive(Init())
+    session.receive(hold("l"))
+    walked = [_of(session.step(), Frames)[0] for _ in range(3)]
+    with pytest.raises(UserError, match="writ"):  # one walker at a time
+        sessions().receive(Init(world=ready.world))
+    session.close()
+
+    again = sessions()
+    ready, now = again.receive(Init(world=ready.world))
+    assert now.first == 12 and (now.frames_u8[0] == walked[-1].frames_u8[-1]).all()
+    assert len(ready.poses) == 12 and ready.chunks == [0, 1, 5, 9]
+    ready, now = again.receive(Rewind(frame=2))
+    assert now.first == 4 and len(ready.branches) == 2  # what came after is a branch
+    again.receive(hold("l"))
+    assert (_of(again.step(), Frames)[0].frames_u8 == walked[1].frames_u8).all()
+    ready, now = again.receive(Fork(frame=1, name="another way"))
+    assert ready.branch == "another way" and now.first == 4
+    again.receive(hold("j"))
+    again.step()
+    ready, now = again.receive(Switch(branch="main"))
+    assert ready.branch == "main" and now.first == 8
+    again.close()
+    third = sessions()
+    ready, now = third.receive(Init(world=ready.world, branch="another way"))
+    assert now.first == 8 and ready.branch == "another way"
+    with pytest.raises(UserError, match="frame 99"):
+        third.receive(Rewind(frame=99))
+    third.close()
+    for name in ("../etc", "0" * 16, ""):
+        with pytest.raises(UserError):
+            sessions().receive(Init(world=name))
+
+
+def test_a_session_is_not_closed_in_the_middle_of_a_chunk(sessions, monkeypatch):
+    session, order = sessions(), []
+    session.receive(Init())
+    session.receive(hold("w"))
+    step = PaintedWorld.step
+
+    def slow(world, *values, **named):
+        time.sleep(0.2)
+        chunk = step(world, *values, **named)
+        order.append("chunk")
+        return chunk
+
+    monkeypatch.setattr(PaintedWorld, "step", slow)
+    walker = threading.Thread(target=session.step)
+    walker.start()
+    time.sleep(0.05)
+    session.close()
+    order.append("closed")
+    walker.join()
+    assert order == ["chunk", "closed"]
+
+
+def test_the_share_link_is_the_same_when_the_walker_comes_back(sessions):
+    first = sessions()
+    ready = first.receive(Init())[0]
+    first.receive(hold("w"))
+    first.step()
+    first.close()
+    again = sessions().receive(Init(world=ready.world))[0]
+    assert again.share == ready.share != sessions().receive(Init())[0].share and ready.world not in ready.share
