@@ -173,7 +173,7 @@ def test_a_page_that_is_loaded_again_goes_on_goes_back_and_forks(open_page, tmp_
     _hold(page, "l", 1)
     _stand(page)
     page.locator("#timeline").click(position={"x": 2, "y": 10})  # the first frame
-    assert page.locator("#frame-number").text_content() == "0"
+    page.wait_for_function("document.getElementById('frame-number').textContent === '0'")
     page.locator("#fork-name").fill("another way")
     page.locator("#fork").click()
     page.wait_for_function("document.getElementById('branch').value === 'another way'")
@@ -230,6 +230,34 @@ def test_a_photo_becomes_a_world_and_a_friend_watches(open_page, tmp_path):
     friend.wait_for_timeout(500)
     assert _last_frame(page) == last
     friend.screenshot(path=SHOTS / "explorer-watching.png")
+    page.reload()  # the link still leads to this world
+    page.wait_for_function("document.body.dataset.state === 'ready'")
+    friend.wait_for_function("document.body.dataset.state === 'watching'")
+    _hold(page, "l", 1)
+    last = _stand(page)
+    friend.wait_for_function(f"Number(document.getElementById('frame').max) === {last}")
+
+
+def test_keys_walk_wherever_the_focus_is_and_stay_held(open_page):
+    page = open_page()
+    for control in ("#memory", "#context", "#frame", "#compare"):
+        page.locator(control).focus()
+        _hold(page, "w", 1)
+    assert page.locator("#memory").input_value() == "coverage"  # the key chose nothing
+    page.locator("#fork-name").press_sequentially("awl")
+    _stand(page)
+    before = _last_frame(page)
+    page.wait_for_timeout(300)
+    assert page.locator("#fork-name").input_value() == "awl" and _last_frame(page) == before  # one writes there
+    page.locator("#view").focus()
+    page.keyboard.down("l")
+    page.wait_for_function(f"Number(document.getElementById('frame').max) > {before}")
+    page.locator("#frame").evaluate("(slider) => { slider.value = 2 }")
+    page.locator("#rewind").click()
+    page.wait_for_function(f"Number(document.getElementById('frame').max) < {before}")
+    chunks = page.evaluate("Number(document.body.dataset.chunks)")
+    page.wait_for_function(f"Number(document.body.dataset.chunks) >= {chunks + 3}")  # the key is still held
+    page.keyboard.up("l")
 
 
 def test_a_film_of_the_page_is_recorded(app, installed, tmp_path, monkeypatch):

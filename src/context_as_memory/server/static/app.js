@@ -13,20 +13,29 @@ const query = new URLSearchParams(location.search);
 const world = { poses: [], chunks: [], chosen: [], pictures: new Map(), halfWidthTan: 1, uploadBytes: 0, name: null, share: "" };
 const players = { memory: new Player(find("view")), without: new Player(find("without")) };
 const held = new Set(), pressed = new Map(); // keys; when each event was sent
-let socket, format, eventId = 0, retries = 0, latencyMs = null;
+let socket, format, eventId = 0, latencyMs = null;
+let retries = 0, retry; // of the connection, and the timer of the next one
+let wanted = null; // what was asked for and does not stand yet
 let standing = false; // whether this connection has a world
 let explained = false; // whether the page says already why the connection ends
 let besideChunk = -1; // the last chunk that was shown with memory off
 
 // -- connection ------------------------------------------------------------------------------------------------------
 
-function connect() {
+const token = query.has("token") ? { token: query.get("token") } : {};
+
+// One line at a time: a page with two would be refused its own world.
+function connect(what = wanted ?? kept()) {
+  clearTimeout(retry);
+  if (socket) {
+    socket.onopen = socket.onmessage = socket.onclose = null;
+    socket.close();
+  }
   const scheme = location.protocol === "https:" ? "wss" : "ws";
-  const token = query.has("token") ? `?token=${encodeURIComponent(query.get("token"))}` : "";
   standing = explained = false;
-  socket = new WebSocket(`${scheme}://${location.host}/v1/realtime_video/generate${token}`);
+  socket = new WebSocket(`${scheme}://${location.host}/v1/realtime_video/generate?${new URLSearchParams(token)}`);
   socket.binaryType = "arraybuffer";
-  socket.onopen = () => begin(kept());
+  socket.onopen = () => begin(what);
   socket.onmessage = (packet) => receive(decode(packet.data));
   socket.onclose = closed;
 }
@@ -39,11 +48,11 @@ function kept() {
 
 function closed(event) {
   document.body.dataset.state = "closed";
-  held.clear();
-  if (LOST.includes(event.code) && retries < RETRIES) {
+  const left = query.has("watch") && world.share && [1001, 1008].includes(event.code); // the walker may come back
+  if ((left || LOST.includes(event.code)) && retries < RETRIES) {
     retries += 1; // the server was restarted, or the network failed: the world is kept, go on with it
-    say(`connection lost; trying again (${retries})`, true);
-    setTimeout(connect, 500 * 2 ** retries);
+    say(left ? "the walker has left; looking again" : `connection lost; trying again (${retries})`, true);
+    retry = setTimeout(connect, 500 * 2 ** retries);
   } else if (!explained) {
     say(`connection closed (${event.code}); load the page again to go on`, true);
   }
@@ -59,12 +68,12 @@ const whole = (id) => {
 };
 
 function begin(what = {}) {
-  if (socket.readyState !== WebSocket.OPEN) return connect();
-  held.clear();
+  wanted = what;
+  if (socket.readyState !== WebSocket.OPEN) return connect(what);
   say("beginning");
   send({
-    type: "init", realtime_output_format: format, watch: query.get("watch"), seed: Number(whole("seed")),
-    start: find("start").value || null, known: find("known").checked, memory: find("memory").value || "coverage",
+    type: "init", realtime_output_format: format, seed: Number(whole("seed")),
+    watch: query.has("watch") ? world.share || query.get("watch") : null, start: find("start").value || null, known: find("known").checked, memory: find("memory").value || "coverage",
     max_context: world.share ? Number(whole("context")) : null, compare: find("compare").checked, ...what,
   });
 }
@@ -80,7 +89,7 @@ function refused(message) {
   if (standing || !kept().world) return;
   if (message.code === "busy" && retries < RETRIES) {
     retries += 1; // the server has not noticed yet that the line before is dead
-    setTimeout(() => begin(kept()), 250 * 2 ** retries);
+    retry = setTimeout(() => begin(kept()), 250 * 2 ** retries);
   } else if (message.code === "refused") {
     history.replaceState(null, "", location.pathname + location.search); // it is gone: begin another
     begin();
@@ -100,17 +109,18 @@ function ready(message) {
     halfWidthTan: message.half_width_tan, uploadBytes: message.upload_bytes, name: message.world, share: message.share });
   retries = 0;
   standing = true;
+  wanted = null;
   besideChunk = -1;
   if (message.driver) {
     // The name of the world and its branch stand in the address: loading the page again goes on with them.
     const place = `#${message.world}/${encodeURIComponent(message.branch)}`;
     history.replaceState(null, "", location.pathname + location.search + place);
-    const at = (what) => `v1/worlds/${message.world}/${what}?${new URLSearchParams({ branch: message.branch,
-      ...(query.has("token") && { token: query.get("token") }) })}`;
+    const at = (what) => `v1/worlds/${message.world}/${what}?${new URLSearchParams({ branch: message.branch, ...token })}`;
     find("film").href = at("walk.mp4");
     find("archive").href = at("world.tar");
   }
   if (message.driver) listWorlds();
+  if (message.driver && held.size) tellKeys(); // the server forgot them when it stood the world up
   for (const id of ["controls", "history"]) find(id).disabled = !message.driver;
   document.querySelector(".exports").hidden = find("pad").hidden = !message.driver;
   fill(find("start"), message.starts);
@@ -127,7 +137,7 @@ function ready(message) {
 
 // The worlds that are kept here, the last one walked in first.
 async function listWorlds() {
-  const names = await (await fetch("v1/worlds")).json();
+  const names = await (await fetch(`v1/worlds?${new URLSearchParams(token)}`)).json();
   find("kept").hidden = names.length === 0;
   fill(find("world"), names, world.name);
 }
@@ -164,7 +174,7 @@ function frames(message) {
 // Tell the server when a chunk is on the screen: it stays only a few chunks ahead.
 function shown(chunk) {
   if (query.has("watch")) return;
-  const told = socket;
+  const told = socket; // answers go where the chunk came from
   players.memory.drawn.then(() => told === socket && send({ type: "event", kind: "shown", payload: chunk }));
 }
 
@@ -197,10 +207,20 @@ function memory(message) {
   }));
 }
 
+// Frames per second of this walk over its last chunks; with others on the server it is less than the model makes.
+const arrivals = [];
+function shownPerSecond(frames) {
+  const now = performance.now();
+  if (arrivals.length && now - arrivals.at(-1) > 3000) arrivals.length = 0; // one stood still
+  arrivals.push(now);
+  if (arrivals.length > 12) arrivals.shift();
+  return arrivals.length < 3 ? "-" : ((1000 * frames * (arrivals.length - 1)) / (now - arrivals[0])).toFixed(1);
+}
+
 function stats(message) {
   const rows = {
     "frames remembered": message.frames,
-    "frames per second": message.frames_per_second.toFixed(1),
+    "frames per second": `${message.frames_per_second.toFixed(1)} made, ${shownPerSecond(message.num_frames)} here`,
     "key to picture": latencyMs === null ? "-" : `${latencyMs.toFixed(0)} ms`,
     "last chunk": Object.entries(message.seconds).map(([name, s]) => `${name} ${(1000 * s).toFixed(0)} ms`).join(", "),
     "keys received / applied": `${message.received_event_id ?? "-"} / ${message.event_id ?? "-"}`,
@@ -218,7 +238,16 @@ function stats(message) {
   if (document.body.dataset.state !== "watching") say("walking");
 }
 
+// Once for all that changes before the next picture.
+let drawing = false;
 function redraw() {
+  if (drawing) return;
+  drawing = true;
+  requestAnimationFrame(draw);
+}
+
+function draw() {
+  drawing = false;
   const selected = Number(find("frame").value);
   find("frame-number").textContent = selected;
   drawMap(find("map"), world);
@@ -230,6 +259,10 @@ function redraw() {
 function press(key, down) {
   if (down === held.has(key)) return;
   down ? held.add(key) : held.delete(key);
+  tellKeys();
+}
+
+function tellKeys() {
   eventId += 1;
   pressed.set(eventId, performance.now());
   if (pressed.size > 32) pressed.delete(pressed.keys().next().value);
@@ -237,13 +270,17 @@ function press(key, down) {
   send({ type: "event", kind: "camera_actions", event_id: eventId, payload: { mode: "state", transitions } });
 }
 
-const releaseAll = () => [...held].forEach((key) => press(key, false));
+const releaseAll = () => {
+  dragged.clear();
+  [...held].forEach((key) => press(key, false));
+};
 
 const keyOf = (event) => ARROWS[event.key] ?? event.key.toLowerCase();
 const isKey = (key) => key.length === 1 && "wasdijkl".includes(key);
 addEventListener("keydown", (event) => {
-  const writing = "select, input[type=text], input[type=number], input[type=range], input[readonly]";
-  if (event.target.matches(writing) || event.ctrlKey || event.metaKey || event.altKey || !isKey(keyOf(event))) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || !isKey(keyOf(event))) return;
+  if (event.target.matches("input[type=text], input[readonly]")) return; // one writes
+  if (event.target.matches("select, input[type=number], input[type=range]") && event.key in ARROWS) return; // one chooses
   event.preventDefault();
   press(keyOf(event), true);
 });
@@ -263,8 +300,14 @@ for (const button of find("pad").children) {
   }
 }
 
-// Dragging in the picture: sideways turns, up and down walks.
+// Dragging in the picture: sideways turns, up and down walks. Keys that are held beside it stay held.
 let grip = null;
+const dragged = new Set();
+const drag = (key, on) => {
+  if (on === dragged.has(key)) return;
+  on ? dragged.add(key) : dragged.delete(key);
+  press(key, on);
+};
 find("view").addEventListener("pointerdown", (event) => {
   grip = [event.clientX, event.clientY];
   event.target.setPointerCapture(event.pointerId);
@@ -272,10 +315,10 @@ find("view").addEventListener("pointerdown", (event) => {
 find("view").addEventListener("pointermove", (event) => {
   if (!grip) return;
   const [x, y] = [event.clientX - grip[0], event.clientY - grip[1]];
-  for (const [key, on] of [["j", x < -DRAG_PX], ["l", x > DRAG_PX], ["w", y < -DRAG_PX], ["s", y > DRAG_PX]]) press(key, on);
+  for (const [key, on] of [["j", x < -DRAG_PX], ["l", x > DRAG_PX], ["w", y < -DRAG_PX], ["s", y > DRAG_PX]]) drag(key, on);
 });
 for (const end of ["pointerup", "pointercancel"]) {
-  find("view").addEventListener(end, () => { grip = null; releaseAll(); });
+  find("view").addEventListener(end, () => { grip = null; [...dragged].forEach((key) => drag(key, false)); });
 }
 
 // -- buttons ---------------------------------------------------------------------------------------------------------
@@ -318,8 +361,7 @@ find("shot").addEventListener("click", () => {
   link.click();
 });
 find("share").addEventListener("click", () => {
-  const shared = new URLSearchParams({ watch: world.share, ...(query.has("token") && { token: query.get("token") }) });
-  find("link").value = `${location.origin}${location.pathname}?${shared}`;
+  find("link").value = `${location.origin}${location.pathname}?${new URLSearchParams({ watch: world.share })}`;
   find("link").hidden = false;
   navigator.clipboard?.writeText(find("link").value).catch(() => {}); // else it is there to be copied by hand
 });
@@ -327,4 +369,5 @@ find("share").addEventListener("click", () => {
 setInterval(() => !query.has("watch") && send({ type: "event", kind: "heartbeat" }), HEARTBEAT_MS);
 find("known").checked = query.get("known") !== "0";
 format = await chooseFormat();
+if (!query.has("watch")) listWorlds(); // also where no new one can be begun
 connect();

@@ -8,11 +8,13 @@ export function drawMap(canvas, world) {
   const colour = (name) => style.getPropertyValue(name).trim();
   pen.clearRect(0, 0, canvas.width, canvas.height);
   if (!world.poses.length) return;
-  const xs = world.poses.map((pose) => pose[0]), ys = world.poses.map((pose) => pose[1]);
+  const box = [Infinity, -Infinity, Infinity, -Infinity];
+  for (const [x, y] of world.poses) {
+    [box[0], box[1], box[2], box[3]] = [Math.min(box[0], x), Math.max(box[1], x), Math.min(box[2], y), Math.max(box[3], y)];
+  }
   const half = Math.atan(world.halfWidthTan);
   const reach = REACH_M / Math.cos(half);
-  const [left, right] = [Math.min(...xs) - reach, Math.max(...xs) + reach];
-  const [low, high] = [Math.min(...ys) - reach, Math.max(...ys) + reach];
+  const [left, right, low, high] = [box[0] - reach, box[1] + reach, box[2] - reach, box[3] + reach];
   const scale = Math.min(canvas.width / (right - left), canvas.height / (high - low));
   const place = (x, y) => [
     canvas.width / 2 + (x - (left + right) / 2) * scale,
@@ -36,7 +38,8 @@ export function drawMap(canvas, world) {
     pen.fillStyle = fill;
     pen.fill();
   };
-  for (const pose of world.poses) dot(pose, colour("--path"), 1.5);
+  pen.fillStyle = colour("--path");
+  for (const pose of world.poses) pen.fillRect(...place(pose[0], pose[1]).map((at) => at - 1), 2.5, 2.5);
   const chosen = world.chosen.filter((frame) => frame < world.poses.length);
   for (const frame of chosen) wedge(world.poses[frame], colour("--chosen"), 0.16);
   for (const frame of chosen) dot(world.poses[frame], colour("--chosen"), 4);

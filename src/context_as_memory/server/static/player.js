@@ -1,6 +1,6 @@
 // Pictures of frame batches onto a canvas: H.264 through WebCodecs where the browser can, JPEG else.
 
-const FRAME_MS = 1000 / 30, BACKLOG = 8; // with more frames than this waiting, they are shown without a pause
+const FRAME_MS = 1000 / 30, DECODE_MS = 2000, BACKLOG = 8; // with more frames than this waiting, they are shown without a pause
 const H264 = { codec: "avc1.42E01E", optimizeForLatency: true };
 
 // The format to ask for. WebCodecs needs a secure context: this machine or https. `?video=jpeg` asks for JPEG.
@@ -54,7 +54,10 @@ export class Player {
     for (const [row, data] of pictures.entries()) {
       this.decoder.decode(new EncodedVideoChunk({ type: row ? "delta" : "key", timestamp: row * 33_333, data }));
     }
-    await this.decoder.flush();
+    const late = new Promise((resolve) => setTimeout(resolve, DECODE_MS, "late"));
+    if ((await Promise.race([this.decoder.flush(), late])) === "late") {
+      this.decoder.close(); // it hangs: the next batch gets a new one
+    }
     return images;
   }
 }
