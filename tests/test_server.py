@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from starlette.websockets import WebSocketDisconnect
 
 from context_as_memory.cli.explore import is_loopback
+from context_as_memory.errors import UserError
 from context_as_memory.server.app import LOOPBACK, PATH, create_app
 from context_as_memory.server.hall import Hall, JsonLines, Viewer, note
 from context_as_memory.server.limits import Limits
@@ -40,6 +41,7 @@ from context_as_memory.server.protocol import (
     decode,
     encode,
 )
+from context_as_memory.server.record import record
 from context_as_memory.server.shelf import FolderShelf
 from context_as_memory.video import read_video
 from context_as_memory.worldfile import WorldFile, import_world
@@ -273,6 +275,11 @@ def test_the_log_is_one_json_object_a_line():
         logger.setLevel(logging.NOTSET)
     row = json.loads(stream.getvalue())
     assert row["event"] == "exported" and row["bytes"] == 3 and row["level"] == "info"
+
+
+def test_a_film_of_another_kind_is_refused_before_the_walk(tmp_path):
+    with pytest.raises(UserError, match="mp4 or .webp"):
+        record(None, tmp_path / "demo.gif", {})
 
 
 def test_only_loopback_needs_no_token():

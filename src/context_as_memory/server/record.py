@@ -23,6 +23,8 @@ SHOTS_PER_SECOND = 5  # of the film: a shot is taken after every chunk
 def record(app: Any, path: Path, settings: dict[str, Any]) -> Path:
     """Serve `app` on a free port, walk WALK in Chromium with memory off beside it, and film the page into `path`, an
     .mp4, or a moving picture (.webp)."""
+    if path.suffix not in (".mp4", ".webp"):
+        raise UserError(f"a film ends in .mp4 or .webp; {path.name} does not")
     try:
         from playwright.sync_api import sync_playwright
     except ImportError as error:

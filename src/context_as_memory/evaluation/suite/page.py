@@ -121,6 +121,6 @@ def film(frames_u8: np.ndarray, caption: str = "", fps: float = 15.0) -> str:
             writer.write(frames_u8)
         data = base64.b64encode(path.read_bytes()).decode()
     return (
-        f'<figure><video controls loop muted playsinline src="data:video/mp4;base64,{data}"></video>'
+        f'<figure><video controls autoplay loop muted playsinline src="data:video/mp4;base64,{data}"></video>'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
     )
