@@ -36,7 +36,7 @@ from context_as_memory.evaluation.metrics import mean_interval, psnr, ssim
 from context_as_memory.evaluation.report import contact_sheet, environment, write_json
 from context_as_memory.evaluation.returns import find_returns, visits
 from context_as_memory.evaluation.suite.proof import sharpness, swapped
-from context_as_memory.video import write_image
+from context_as_memory.video import to_frames, to_video, write_image
 from context_as_memory.world import World
 
 STRATEGIES = ("coverage", "paper", "random", "recent")
@@ -71,10 +71,8 @@ def codec_scores(world: World, episodes: Sequence[Episode], scores: Scores) -> N
     for episode in episodes:
         frames = episode.frames()[::50]
         with torch.inference_mode():
-            latents = world.codec.encode_frames(world._video(frames))
-            video = world.codec.decode(latents)[0].clamp(-1, 1)
-        decoded = ((video + 1) * 127.5).round().byte().permute(1, 2, 3, 0).numpy()
-        scores.add("codec", decoded, frames)
+            latents = world.codec.encode_frames(to_video(frames).to(world.device))
+            scores.add("codec", to_frames(world.codec.decode(latents)), frames)
 
 
 def ground_truth(world: World, tasks: Sequence[Task], methods: Sequence[str], name: str, scores: Scores) -> list:

@@ -15,7 +15,7 @@ from context_as_memory.camera import Cameras, look, pinhole
 from context_as_memory.compute import blocked_attention, fused_attention
 from context_as_memory.errors import UserError
 from context_as_memory.retrieval import RetrievalConfig, retrieve
-from context_as_memory.tokens import CameraTensors, ModelInputs, TokenLayout, build_model_inputs, stack_inputs
+from context_as_memory.tokens import CameraTensors, ModelInputs, TokenLayout, build_model_inputs
 from context_as_memory.transformer import TransformerConfig, WorldTransformer, from_diffusers_config
 from context_as_memory.transformer.placement import Place, projections, ray_table
 
@@ -152,7 +152,7 @@ def test_packed_chunks_equal_single_chunks():
     model = tiny.model()
     grid = [[_inputs(2, [3, 7, 12], start=s), _inputs(2, [5, 9, 14], start=s + 2)] for s in (18, 24)]
     indices = torch.tensor([[[0, 1, 2], [1, 4, 3]], [[2, 0, 4], [3, 3, 0]]])
-    packed = replace(stack_inputs(grid), context_index=indices)
+    packed = replace(ModelInputs.cat([ModelInputs.cat(row, dim=1) for row in grid], dim=0), context_index=indices)
     pools, noisy, t = torch.randn(2, 4, 5, 2, 4), torch.randn(4, 4, 2, 2, 4), torch.tensor([900.0, 500.0, 10.0, 300.0])
     with torch.no_grad():
         together = model.predict(noisy, t, pools, packed)

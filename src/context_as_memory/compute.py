@@ -1,12 +1,14 @@
-"""What this machine computes fastest: a number format and an attention kernel, found by short trials.
+"""What this machine computes fastest: a number format and an attention kernel.
 
 CPUs differ by an order of magnitude here: with bf16 instructions bf16 is several times faster than fp32, without them
 several times slower; and torch's fused attention loses to two plain matrix products on some CPUs and wins on others.
+The choice must not depend on what else a machine is doing, since a world that is opened again has to go on bit by bit.
 """
 
 import time
 from collections.abc import Callable
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 AttentionKernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
+_CLEARLY = 1.5  # times faster than the other: what a busy machine does not feign
 _QUERY_BLOCK = 120  # rows of the score matrix at a time: keeps a block of scores inside the second-level cache
 
 
@@ -50,7 +53,8 @@ def _best_of(run: Callable[[], object], budget_s: float) -> float:
 
 @cache
 def attention_kernel(device: str, dtype: torch.dtype, head_dim: int) -> AttentionKernel:
-    """The faster of the two kernels for this device, number format and head width; a trial of about 50 ms on CPUs."""
+    """The kernel for this device, number format and head width: torch's own on GPUs, on CPUs the blocked one unless the
+    other wins clearly in a trial of about 50 ms."""
     if torch.device(device).type != "cpu":
         return fused_attention
     generator = torch.Generator().manual_seed(0)
@@ -58,26 +62,31 @@ def attention_kernel(device: str, dtype: torch.dtype, head_dim: int) -> Attentio
     k, v = (torch.randn(1, 4, 720, head_dim, generator=generator).to(dtype) for _ in range(2))
     with torch.inference_mode():
         times = {kernel: _best_of(partial(kernel, q, k, v), 0.02) for kernel in (fused_attention, blocked_attention)}
-    return min(times, key=times.__getitem__)
+    return fused_attention if _CLEARLY * times[fused_attention] < times[blocked_attention] else blocked_attention
 
 
 @cache
 def fast_dtype(device: str) -> torch.dtype:
     """bf16 where it is faster than fp32 (GPUs, and CPUs with bf16 instructions), else fp32."""
-    if torch.device(device).type != "cpu":
-        return torch.bfloat16
-    times = {}
-    with torch.inference_mode():
-        for dtype in (torch.float32, torch.bfloat16):
-            x, w = torch.ones(512, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
-            times[dtype] = _best_of(partial(torch.matmul, x, w), 0.01)
-    return min(times, key=times.__getitem__)
+    return torch.bfloat16 if torch.device(device).type != "cpu" or _has_bf16() else torch.float32
+
+
+def _has_bf16() -> bool:
+    """Whether this CPU has instructions for bf16, as Linux tells it for x86 and Arm; unknown elsewhere: no."""
+    try:
+        words = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return False
+    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def fast(module: nn.Module, device: torch.device) -> Any:
     """The module on a device, in its fast number format and, with bf16 on a CPU, in the layout that its convolutions
-    are fast in (fp32 convolutions were six times slower in it on one machine)."""
+    are fast in (fp32 convolutions were six times slower in it on one machine). Convolutions over time stay in fp32 on a
+    CPU, where they have no fast bf16 kernels."""
     dtype = fast_dtype(device.type)
+    if device.type == "cpu" and any(isinstance(part, nn.Conv3d) for part in module.modules()):
+        dtype = torch.float32
     if device.type == "cpu" and dtype == torch.bfloat16:
         for convolution in (part for part in module.modules() if isinstance(part, nn.Conv2d)):
             convolution.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -11,6 +11,7 @@ Cameras are expressed relative to the first target of the chunk, in metres, so t
 world has its origin.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -34,6 +35,10 @@ class CameraTensors(NamedTuple):
     def to(self, device: torch.device) -> "CameraTensors":
         return CameraTensors(self.c2w.to(device), self.K.to(device))
 
+    @staticmethod
+    def cat(parts: Sequence["CameraTensors"], dim: int) -> "CameraTensors":
+        return CameraTensors(torch.cat([part.c2w for part in parts], dim), torch.cat([part.K for part in parts], dim))
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLayout:
@@ -41,14 +46,6 @@ class TokenLayout:
 
     num_targets: int = 4  # target latents per chunk
     max_context: int = 8  # context frames, the recent one included
-
-    @property
-    def recent(self) -> slice:
-        return slice(0, 1)
-
-    @property
-    def retrieved(self) -> slice:
-        return slice(1, self.max_context)
 
     @property
     def target_positions(self) -> tuple[int, ...]:
@@ -78,6 +75,20 @@ class ModelInputs:
             self.target_cameras.to(device),
             self.context_positions,
             self.target_positions,
+        )
+
+    @staticmethod
+    def cat(parts: Sequence["ModelInputs"], dim: int) -> "ModelInputs":
+        """Join segments (dim 0), or chunks into one segment (dim 1); all must have the same number of slots."""
+        if len({part.context_positions for part in parts}) != 1:
+            raise ValueError("chunks with different numbers of context slots cannot be joined")
+        return ModelInputs(
+            torch.cat([part.context_index for part in parts], dim),
+            torch.cat([part.context_mask for part in parts], dim),
+            CameraTensors.cat([part.context_cameras for part in parts], dim),
+            CameraTensors.cat([part.target_cameras for part in parts], dim),
+            parts[0].context_positions,
+            parts[0].target_positions,
         )
 
 
@@ -120,31 +131,3 @@ def build_model_inputs(
         context_positions=layout.context_positions(slots),
         target_positions=layout.target_positions,
     )
-
-
-def stack_inputs(grid: list[list[ModelInputs]]) -> ModelInputs:
-    """Join single chunks into S segments of G chunks; all must have the same number of slots."""
-    flat = [inputs for row in grid for inputs in row]
-    if len({inputs.context_positions for inputs in flat}) != 1:
-        raise ValueError("chunks with different numbers of context slots cannot be stacked")
-
-    def join(pick: str) -> Tensor:
-        rows = [torch.cat([_get(inputs, pick) for inputs in row], dim=1) for row in grid]
-        return torch.cat(rows, dim=0)
-
-    return ModelInputs(
-        join("context_index"),
-        join("context_mask"),
-        CameraTensors(join("context_cameras.c2w"), join("context_cameras.K")),
-        CameraTensors(join("target_cameras.c2w"), join("target_cameras.K")),
-        flat[0].context_positions,
-        flat[0].target_positions,
-    )
-
-
-def _get(inputs: ModelInputs, path: str) -> Tensor:
-    value: object = inputs
-    for name in path.split("."):
-        value = getattr(value, name)
-    assert isinstance(value, Tensor)
-    return value

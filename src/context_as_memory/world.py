@@ -29,6 +29,7 @@ from .memory import MemoryBank, MergePolicy
 from .retrieval import Retrieval, RetrievalConfig, ViewIndex, retrieve
 from .tokens import ModelInputs, TokenLayout, build_model_inputs
 from .transformer import KeysValues, WorldTransformer
+from .video import to_frames, to_video
 from .weights import build_config, fingerprint, from_pretrained, open_codec, read_json, resolve
 from .worldfile import MAIN, BranchStore, WorldFile
 
@@ -231,7 +232,7 @@ class World:
             )
         for start in range(0, len(frames_u8), 64):
             part = slice(start, start + 64)
-            latents = self.codec.encode_frames(self._video(frames_u8[part]))[0]
+            latents = self.codec.encode_frames(to_video(frames_u8[part]).to(self.device))[0]
             depths = self._profiles_m(frames_u8[part], cameras[part]) if profiles_m is None else profiles_m[part]
             self.bank.append(frames_u8[part], cameras[part], latents, profiles_m=depths)
 
@@ -286,7 +287,7 @@ class World:
         clock.lap("decode")
         if commit:
             # Memory is made of pictures (paper section 1.1): what is stored is what a viewer saw, encoded alone.
-            stored = self.codec.encode_frames(self._video(frames_u8))[0]
+            stored = self.codec.encode_frames(to_video(frames_u8).to(self.device))[0]
             note = {
                 "step": self._chunks,
                 "context": found.indices.tolist(),
@@ -414,13 +415,7 @@ class World:
         else:
             _, cache = self.codec.decode_next(recent_latent.unsqueeze(0).to(self.device).float())
             video, _ = self.codec.decode_next(latents, cache)
-        pixels = (video[0].float().clamp(-1, 1) + 1) * 127.5
-        return pixels.round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()
-
-    def _video(self, frames_u8: np.ndarray) -> Tensor:
-        """uint8 [T, H, W, 3] -> float [1, 3, T, H, W] in [-1, 1] on the device."""
-        video = torch.from_numpy(np.ascontiguousarray(frames_u8)).to(self.device).permute(3, 0, 1, 2)
-        return video.unsqueeze(0).float() / 127.5 - 1
+        return to_frames(video)
 
 
 class _Clock:

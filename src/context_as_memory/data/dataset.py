@@ -21,7 +21,7 @@ from torch import Tensor
 from ..camera import Cameras
 from ..errors import UserError
 from ..retrieval import Retrieval, RetrievalConfig, retrieve
-from ..tokens import CameraTensors, ModelInputs, TokenLayout, build_model_inputs, stack_inputs
+from ..tokens import ModelInputs, TokenLayout, build_model_inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ def sample_segment(
         inputs = build_model_inputs(layout, cameras, cameras[targets], found, slots=layout.max_context)
         in_pool = torch.from_numpy(np.searchsorted(pool, inputs.context_index.numpy()))
         row.append(replace(inputs, context_index=in_pool.masked_fill(~inputs.context_mask, 0)))
-    return Segment(pool, np.stack([targets for targets, _ in chunks]), stack_inputs([row]))
+    return Segment(pool, np.stack([targets for targets, _ in chunks]), ModelInputs.cat(row, dim=1))
 
 
 @dataclass(frozen=True)
@@ -122,14 +122,7 @@ def collate(segments: list[Segment], latents: list[np.ndarray], first_frames: Se
         targets.append(np.asarray(video[segment.target_index], np.float32).swapaxes(1, 2))
         pool_frames.append(first + padded)
         target_frames.append(first + segment.target_index)
-    inputs = ModelInputs(
-        torch.cat([s.inputs.context_index for s in segments]),
-        torch.cat([s.inputs.context_mask for s in segments]),
-        _join_cameras([s.inputs.context_cameras for s in segments]),
-        _join_cameras([s.inputs.target_cameras for s in segments]),
-        segments[0].inputs.context_positions,
-        segments[0].inputs.target_positions,
-    )
+    inputs = ModelInputs.cat([segment.inputs for segment in segments], dim=0)
     return WorldBatch(
         torch.from_numpy(np.stack(pools)),
         torch.from_numpy(np.concatenate(targets)),
@@ -137,7 +130,3 @@ def collate(segments: list[Segment], latents: list[np.ndarray], first_frames: Se
         np.stack(pool_frames),
         np.concatenate(target_frames),
     )
-
-
-def _join_cameras(parts: list[CameraTensors]) -> CameraTensors:
-    return CameraTensors(torch.cat([part.c2w for part in parts]), torch.cat([part.K for part in parts]))

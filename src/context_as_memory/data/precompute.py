@@ -13,6 +13,7 @@ import torch
 
 from ..codec import VideoCodec
 from ..errors import UserError
+from ..video import to_video
 from .episode import Episode, list_episodes
 
 
@@ -21,8 +22,7 @@ def encode_episode(codec: VideoCodec, frames_u8: np.ndarray, device: torch.devic
     """Latents of all frames, each encoded alone: uint8 [T, H, W, 3] -> float16 [T, C, h, w]."""
     parts = []
     for start in range(0, len(frames_u8), batch):
-        video = torch.from_numpy(frames_u8[start : start + batch]).to(device).permute(3, 0, 1, 2).unsqueeze(0)
-        latents = codec.encode_frames(video.float() / 127.5 - 1)[0]
+        latents = codec.encode_frames(to_video(frames_u8[start : start + batch]).to(device))[0]
         parts.append(latents.permute(1, 0, 2, 3).half().cpu().numpy())
     return np.concatenate(parts)
 

@@ -11,7 +11,6 @@ picture.)
 
 import json
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -31,11 +30,10 @@ class OwnFrames:
         folder.mkdir(parents=True, exist_ok=True)
         meta = folder / "shape.json"
         wanted = {"frames": frames, "shape": list(shape)}
-        mode: Literal["r+", "w+"] = "r+" if meta.exists() else "w+"
         if meta.exists() and json.loads(meta.read_text()) != wanted:
             raise UserError(f"training: {folder} belongs to other data; use another --out folder, or delete it")
-        self.latents = np.memmap(folder / "latents.bin", np.float16, mode, shape=(frames, *shape))
-        self.known = np.memmap(folder / "known.bin", np.bool_, mode, shape=(frames,))
+        self.latents = _mapped(folder / "latents.bin", np.dtype(np.float16), (frames, *shape))
+        self.known = _mapped(folder / "known.bin", np.dtype(np.bool_), (frames,))
         meta.write_text(json.dumps(wanted) + "\n")
 
     @property
@@ -52,3 +50,11 @@ class OwnFrames:
         """Predictions [S, C, M, h, w] of frames [S, M], and which of them are known, bool [S, M]."""
         latents = torch.from_numpy(np.asarray(self.latents[frames], np.float32)).transpose(1, 2)
         return latents, torch.from_numpy(np.asarray(self.known[frames]))
+
+
+def _mapped(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
+    """An array in a file, zeros where it is new; several processes may open it at once."""
+    with open(path, "ab") as file:
+        if file.tell() < (size := dtype.itemsize * int(np.prod(shape))):
+            file.truncate(size)
+    return np.memmap(path, dtype, "r+", shape=shape)

@@ -234,13 +234,13 @@ class Trainer:
             num_workers=config.data_workers,
             prefetch_factor=2 if config.data_workers else None,
         )
-        started = last_save = time.monotonic()
+        started = last_save = self._now()
         before_s = self.elapsed_s
         figures: dict[str, float] = {}
         with _Progress(self, resumed) as bar:
             for batch in self._until_budget(loader):
                 figures = self._train_step(_to_device(batch, self.device))
-                now = time.monotonic()
+                now = self._now()
                 self.elapsed_s = before_s + now - started
                 if self.step % config.log_every == 0:
                     bar.log(figures)
@@ -255,6 +255,15 @@ class Trainer:
             if self.progress >= 1:
                 bar.log(self._sample())
         return figures
+
+    def _now(self) -> float:
+        """Seconds on the first process's clock: all processes must save and stop at the same step, since each of these
+        waits for the others."""
+        if self.world_size == 1:
+            return time.monotonic()
+        clock = torch.tensor([time.monotonic()], dtype=torch.float64, device=self.device)
+        torch.distributed.broadcast(clock, src=0)
+        return clock.item()
 
     def _until_budget(self, loader: DataLoader[Any]) -> Iterator[Any]:
         for batch in loader:
