@@ -1,4 +1,5 @@
-# make demo    install into .venv, then walk a short generated video      (about a minute the first time)
+# make explore install into .venv, then walk in a world in the browser
+# make demo    install into .venv, then walk a short generated video and film it   (about a minute after installing)
 # make test    the checks and every test
 # make lint    the checks alone: ruff, mypy, import contract
 # make clean   remove .venv, outputs and caches; data, runs and weights stay
@@ -8,7 +9,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo install install-test lint test clean
+.PHONY: help explore demo install install-test lint test clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -36,15 +37,23 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e .
 	@touch $@
 
+$(VENV)/.installed-explore: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing with the explore extra into $(VENV) ..."
+	$(PIP) -e '.[explore]'
+	@touch $(VENV)/.installed $@
+
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing with the test extra into $(VENV) ..."
 	$(PIP) -e '.[test]'
-	@touch $(VENV)/.installed $@
+	@touch $(VENV)/.installed $(VENV)/.installed-explore $@
 
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test
 
 # ---- use ------------------------------------------------------------------------------------------------------------
+
+explore: $(VENV)/.installed-explore
+	$(BIN)/cam explore
 
 demo: $(VENV)/.installed
 	$(BIN)/cam generate --demo --out outputs/demo

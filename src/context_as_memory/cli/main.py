@@ -55,7 +55,7 @@ class Render:
     """all, train, val, test, or names such as f1_E1M3."""
     frames_per_video: int = 1000
     """Length of each video."""
-    videos_per_map: int = 2
+    videos_per_map: int = 1
     """Different paths through each map."""
     seed: int = 0
     """Same seed, same paths."""
@@ -119,6 +119,8 @@ class _Training:
     """auto, cpu, cuda or cuda:1."""
     threads: int | None = None
     """CPU threads."""
+    tensorboard: bool = False
+    """Write curves for tensorboard too (extra `train`); `metrics.jsonl` has them in any case."""
     init: str | None = None
     """Start a new run from the weights of this world folder, or of `default`; a found run is resumed instead."""
 
@@ -127,8 +129,8 @@ class _Training:
 class TrainCodec(_Training):
     """Train the image autoencoder; weights end in OUT/vae."""
 
-    recipe: Literal["base", "light", "tiny"] = "base"
-    """Complete named settings; the other flags change single ones."""
+    recipe: Literal["light", "base", "tiny"] = "light"
+    """Complete named settings; the other flags change single ones. `light` is for a CPU, `base` for a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,8 +141,9 @@ class TrainWorld(_Training):
     """Folder of the autoencoder: the output of `cam train codec` or its `vae`."""
     cache: Path
     """Folder of latents (`cam encode`); missing ones are made."""
-    recipe: Literal["base", "light", "steady", "tiny"] = "base"
-    """Complete named settings; the other flags change single ones. `steady` goes on from `light` weights (`--init`)."""
+    recipe: Literal["light", "steady", "base", "tiny"] = "light"
+    """Complete named settings; the other flags change single ones. `light` is for a CPU, `base` for a GPU; `steady`
+    goes on from `light` weights (`--init`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,9 +350,10 @@ def _training_changes(command: TrainCodec | TrainWorld) -> dict[str, Any]:
         import torch
 
         torch.set_num_threads(command.threads)
-    names = ("steps", "budget_minutes", "stop_after_minutes", "batch_size", "learning_rate", "seed", "device")
+    numbers = ("steps", "budget_minutes", "stop_after_minutes", "batch_size", "learning_rate")
+    names = (*numbers, "seed", "device", "tensorboard")
     changes = {name: getattr(command, name) for name in names if getattr(command, name) is not None}
-    for name in ("steps", "budget_minutes", "stop_after_minutes", "batch_size", "learning_rate"):
+    for name in numbers:
         if name in changes and changes[name] <= 0:
             raise UserError(f"--{name.replace('_', '-')} is {changes[name]}; give more than 0")
     return changes

@@ -45,7 +45,7 @@ def codec_tiny() -> CodecRecipe:
 
 
 def world_base() -> WorldRecipe:
-    """The default denoiser: 20 M parameters, chunks of 4 frames of 60 tokens, up to 8 context frames, 4 steps."""
+    """The denoiser for one GPU: 20 M parameters, chunks of 4 frames of 60 tokens, up to 8 context frames, 4 steps."""
     return WorldRecipe(
         model=TransformerConfig(num_attention_heads=3, attention_head_dim=128, ffn_dim=1536, num_layers=11),
         flow=FlowMatching(shift=2.0, preconditioned=True),

@@ -321,7 +321,7 @@ def render_dataset(
     *,
     maps: str | Sequence[str] = "all",
     frames_per_video: int = 1000,
-    videos_per_map: int = 2,
+    videos_per_map: int = 1,
     seed: int = 0,
     width: int = 160,
     height: int = 96,
