@@ -44,6 +44,8 @@ class WanCodec(nn.Module):
     latents_mean: Tensor  # [1,C,1,1,1]
     latents_std: Tensor
 
+    fp32_on_cpu = True  # 3-D convolutions have no fast bf16 kernels there
+
     def __init__(self, vae: Any) -> None:
         """Wrap an `AutoencoderKLWan`. Raises UserError if its latent statistics do not fit its latent channels."""
         super().__init__()

@@ -82,10 +82,10 @@ def _has_bf16() -> bool:
 
 def fast(module: nn.Module, device: torch.device) -> Any:
     """The module on a device, in its fast number format and, with bf16 on a CPU, in the layout that its convolutions
-    are fast in (fp32 convolutions were six times slower in it on one machine). Convolutions over time stay in fp32 on a
-    CPU, where they have no fast bf16 kernels."""
+    are fast in (fp32 convolutions were six times slower in it on one machine). A module that says `fp32_on_cpu` knows
+    better."""
     dtype = fast_dtype(device.type)
-    if device.type == "cpu" and any(isinstance(part, nn.Conv3d) for part in module.modules()):
+    if device.type == "cpu" and getattr(module, "fp32_on_cpu", False):
         dtype = torch.float32
     if device.type == "cpu" and dtype == torch.bfloat16:
         for convolution in (part for part in module.modules() if isinstance(part, nn.Conv2d)):

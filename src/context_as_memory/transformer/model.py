@@ -96,9 +96,7 @@ class Block(nn.Module):
         self.norm3 = nn.LayerNorm(width, eps, elementwise_affine=False)
         self.scale_shift_table = nn.Parameter(torch.randn(1, 6, width) / width**0.5)
         if config.camera == "additive":
-            self.camera_encoder = nn.Linear(12, width)
-            nn.init.zeros_(self.camera_encoder.weight)
-            nn.init.zeros_(self.camera_encoder.bias)
+            self.camera_encoder = nn.Linear(12, width)  # begins as nothing: see `_initialise`
 
     def forward(
         self, x: Tensor, modulation: Tensor, layer: int, attend: Attend, pose: Tensor | None, text: Tensor | None
@@ -276,7 +274,8 @@ class WorldTransformer(nn.Module):
     ) -> KeysValues:
         """Keys and values of clean context frames [B, C, K, h, w], before any position is applied to them.
 
-        In `per_frame` mode the result is a function of the latents alone; the other arguments are for `cached`.
+        In `per_frame` mode the result is a function of the latents (and of the text, if any) alone; the other arguments
+        are for `cached`.
         """
         batch, _, frames = latents.shape[:3]
         per_frame = self.config.context_mode == "per_frame"
