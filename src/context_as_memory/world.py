@@ -253,30 +253,14 @@ class World:
         clock = _Clock()
         path = self._padded(cameras)
         targets = path[self.codec.temporal_factor - 1 :: self.codec.temporal_factor]  # one camera per latent
-        memory = self.bank.cameras
-        recent = len(memory) - 1
+        recent = len(self.bank) - 1
         seed = self.config.seed * 1_000_003 + self._chunks
-        rule = self.config.retrieval
-        if isinstance(retrieval, Retrieval):
-            found = retrieval
-        else:
-            rule, allowed = retrieval or rule, self.bank.offered()
-            found = retrieve(
-                memory,
-                targets,
-                rule,
-                recent=recent,
-                allowed=allowed,
-                index=self._index_for(rule),
-                profiles_m=self.bank.profiles_m,
-                kept=np.fromiter(self._kept, np.int64),
-                given=~self.bank.generated,
-                seed=seed,
-            )
+        rule = retrieval or self.config.retrieval
+        found = rule if isinstance(rule, Retrieval) else self._retrieve(targets, rule, seed)
         clock.lap("retrieve")
 
         layout = replace(self.config.layout, max_context=max(self.config.layout.max_context, len(found.indices)))
-        inputs = build_model_inputs(layout, memory, targets, found)
+        inputs = build_model_inputs(layout, self.bank.cameras, targets, found)
         entries = inputs.context_index[0, 0].tolist()
         context_latents = self._context_latents(entries)
         encoded = self._keys_values(entries)
@@ -292,7 +276,7 @@ class World:
                 "step": self._chunks,
                 "context": found.indices.tolist(),
                 "scores": [round(score, 4) for score in found.scores.tolist()],
-                "retrieval": "given" if isinstance(retrieval, Retrieval) else asdict(rule),
+                "retrieval": "given" if isinstance(rule, Retrieval) else asdict(rule),
             }
             self.bank.append(frames_u8, cameras, stored, note, self._profiles_m(frames_u8, cameras))
             self._chunks += 1
@@ -315,6 +299,21 @@ class World:
     def _profiles_m(self, frames_u8: np.ndarray, cameras: Cameras) -> np.ndarray | None:
         """Estimated depth profiles [T, PROFILE] of new frames; None where nothing estimates them."""
         return None if self.depth is None else self.depth(frames_u8, cameras)
+
+    def _retrieve(self, targets: Cameras, rule: RetrievalConfig, seed: int) -> Retrieval:
+        """The context for these targets by a rule, from all that the memory holds and knows."""
+        return retrieve(
+            self.bank.cameras,
+            targets,
+            rule,
+            recent=len(self.bank) - 1,
+            allowed=self.bank.offered(),
+            index=self._index_for(rule),
+            profiles_m=self.bank.profiles_m,
+            kept=np.fromiter(self._kept, np.int64),
+            given=~self.bank.generated,
+            seed=seed,
+        )
 
     def _index_for(self, rule: RetrievalConfig) -> ViewIndex:
         """The index over this bank; made anew for a rule that sees another distance or sorts into other bins."""
