@@ -78,9 +78,10 @@ def connect(folder: Path, *, write: bool) -> sqlite3.Connection:
         raise UserError(f"no world in {folder}: {DATABASE} is missing; make one with `cam generate --world {folder}`")
     refuse_links(folder)
     mode = "rw" if write else "ro"
-    wal = path.with_name(DATABASE + "-wal")
-    if not write and not os.access(folder, os.W_OK) and not (wal.exists() and wal.stat().st_size):
-        mode += "&immutable=1"  # without it even a reader makes two files beside a database in WAL mode
+    if not write and not os.access(folder, os.W_OK) and not (folder / (DATABASE + "-wal")).exists():
+        # Even a reader makes two files beside a database in WAL mode, unless it is told that nobody writes. Who writes
+        # has made them.
+        mode += "&immutable=1"
     with clear_errors(folder):
         database = sqlite3.connect(f"file:{_quoted(path)}?mode={mode}", uri=True, timeout=10.0, check_same_thread=False)
         try:
