@@ -52,10 +52,10 @@ def writer(folder: Path, said: int, limit: int | None = None) -> None:
 
 
 def run_writer(
-    folder: Path, delay_s: float, limit: int | None = None, how: signal.Signals = signal.SIGKILL
+    folder: Path, delay_s: float, limit: int | None = None, how: signal.Signals = signal.SIGKILL, at_work: bool = False
 ) -> set[int]:
     """Start a writer, end it with a signal after a while (or wait for its end if `limit` is given). Returns what it
-    said."""
+    said. `at_work`: the while begins with its first chunk."""
     reading, said = os.pipe()
     child = os.fork()
     if child == 0:
@@ -66,6 +66,7 @@ def run_writer(
         except BaseException:
             os._exit(1)
     os.close(said)
+    data = os.read(reading, 4) if at_work else b""
     if limit is None:
         time.sleep(delay_s)
         os.kill(child, how)
@@ -73,7 +74,6 @@ def run_writer(
     last_resort = threading.Timer(5, os.kill, (child, signal.SIGKILL))
     if limit is None:
         last_resort.start()
-    data = b""
     while part := os.read(reading, 1 << 16):
         data += part
     os.close(reading)
@@ -134,7 +134,8 @@ def kills(tally: Tally, count: int, folder: Path, rng: np.random.Generator) -> i
             total += len(committed)
             world, committed, since = folder / f"world_{number}", set(), 0
         how = (signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGTERM)[number % 4]
-        said = run_writer(world, float(rng.uniform(0.0, 0.25)), how=how)
+        # A quarter also while the world is made or opened; on a slow machine that takes longer than a chunk.
+        said = run_writer(world, float(rng.uniform(0.0, 0.25)), how=how, at_work=rng.random() < 0.75)
         committed |= said
         tally.kills += 1
         tally.check(world, committed, since)
