@@ -1,10 +1,11 @@
-"""Does a world survive? Writers killed at random moments, full disks, damaged files, other versions.
+"""Does a world survive? Writers killed at random moments, full disks, damaged files and databases, other versions.
 
     python benchmarks/faults.py [--kills 200] [--damages 100] [--json faults.json]
 
 Every chunk has content that follows from its number, so that whatever is read can be judged. A chunk counts as
 committed once its writer has said so to the outside. Reported: kills, chunks committed, `chunks_lost` (committed, and
 gone or unreadable afterwards), `worlds_unreadable`, `wrong_frames` (served without an error, and not what was stored).
+Half of the kills are SIGKILL; SIGTERM and SIGINT, which Python turns into an exception wherever it is, share the rest.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import resource
 import signal
 import sqlite3
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -49,24 +51,33 @@ def writer(folder: Path, said: int, limit: int | None = None) -> None:
         os.write(said, number.to_bytes(4, "little"))
 
 
-def run_writer(folder: Path, delay_s: float, limit: int | None = None) -> set[int]:
-    """Start a writer, kill it after a while (or wait for its end if `limit` is given). Returns what it said."""
+def run_writer(
+    folder: Path, delay_s: float, limit: int | None = None, how: signal.Signals = signal.SIGKILL, at_work: bool = False
+) -> set[int]:
+    """Start a writer, end it with a signal after a while (or wait for its end if `limit` is given). Returns what it
+    said. `at_work`: the while begins with its first chunk."""
     reading, said = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
         try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             writer(folder, said, limit)
         except BaseException:
             os._exit(1)
     os.close(said)
+    data = os.read(reading, 4) if at_work else b""
     if limit is None:
         time.sleep(delay_s)
-        os.kill(child, signal.SIGKILL)
-    data = b""
+        os.kill(child, how)
+    # An interrupt in a place where Python can raise nothing is lost; then the writer would go on for ever.
+    last_resort = threading.Timer(5, os.kill, (child, signal.SIGKILL))
+    if limit is None:
+        last_resort.start()
     while part := os.read(reading, 1 << 16):
         data += part
     os.close(reading)
+    last_resort.cancel()
     os.waitpid(child, 0)
     return {int.from_bytes(data[i : i + 4], "little") for i in range(0, len(data), 4)}
 
@@ -122,7 +133,9 @@ def kills(tally: Tally, count: int, folder: Path, rng: np.random.Generator) -> i
             tally.check(world, committed)  # everything once more
             total += len(committed)
             world, committed, since = folder / f"world_{number}", set(), 0
-        said = run_writer(world, float(rng.uniform(0.0, 0.25)))
+        how = (signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGTERM)[number % 4]
+        # A quarter also while the world is made or opened; on a slow machine that takes longer than a chunk.
+        said = run_writer(world, float(rng.uniform(0.0, 0.25)), how=how, at_work=rng.random() < 0.75)
         committed |= said
         tally.kills += 1
         tally.check(world, committed, since)
@@ -145,13 +158,17 @@ def full_disk(tally: Tally, folder: Path) -> None:
         tally.check(world, committed | more)
 
 
-def damages(tally: Tally, count: int, folder: Path, rng: np.random.Generator) -> None:
-    """Flip a byte, cut a file short or remove it: the damaged chunk is refused, every other one is right."""
-    world = folder / "damaged"
-    chunks = 12
-    with WorldFile.create(world, SETTINGS) as file:
+def made(folder: Path, chunks: int = 12) -> Path:
+    """A world of known content."""
+    with WorldFile.create(folder, SETTINGS) as file:
         for number in range(chunks):
             file.append(MAIN, *content(number), {"step": number})
+    return folder
+
+
+def damages(tally: Tally, count: int, world: Path, rng: np.random.Generator) -> None:
+    """Flip a byte, cut a file short or remove it: the damaged chunk is refused, every other one is right."""
+    chunks = len(list((world / "frames").iterdir()))
     for _ in range(count):
         path = sorted((world / str(rng.choice(["frames", "latents"]))).iterdir())[int(rng.integers(chunks))]
         data = path.read_bytes()
@@ -179,19 +196,93 @@ def damages(tally: Tally, count: int, folder: Path, rng: np.random.Generator) ->
         assert verify(file).sound
 
 
-def versions(tally: Tally, folder: Path) -> None:
-    """A newer world is refused with a word about it and works again in its own version."""
-    world = folder / "damaged"
-    for version in (schema.VERSION + 1, schema.VERSION):
+def damaged_rows(tally: Tally, count: int, world: Path, rng: np.random.Generator) -> None:
+    """Flip a bit in a camera or a note inside the database: that chunk is lost, every other one is right."""
+    path = world / schema.DATABASE
+    whole = path.read_bytes()
+    with WorldFile.open(world, write=False) as file:
+        tokens = [info.token.encode() for info in file.chunks()]
+    for _ in range(count):
+        number = int(rng.integers(len(tokens)))
+        if rng.random() < 0.5:
+            cameras = content(number)[1]
+            part = [*cameras.c2w, *cameras.K[:1]][int(rng.integers(FRAMES + 1))].astype("<f8").tobytes()
+            places = [i for i in range(len(whole)) if whole.startswith(part, i)]
+            start = places[0 if len(part) > 32 else FRAMES * number]  # all lenses are equal, rows lie in their order
+        else:
+            part = b'{"step": %d}' % number
+            start = whole.index(part)
+        broken = bytearray(whole)
+        broken[start + int(rng.integers(len(part)))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(broken)
+        try:
+            with WorldFile.open(world, write=False) as file:
+                store = BranchStore(file)
+                lost = [n for n, info in enumerate(store.chunks) if info.lost]
+                for n in range(len(tokens)):
+                    if n not in lost:
+                        tally.read(store, n)
+                tally.refused += len(lost)
+                if len(lost) != 1 or (len(part) > 32 and lost != [number]):
+                    print(f"not noticed: flip in a row of chunk {number}, lost {lost}")
+                    tally.wrong_frames += FRAMES
+                problems = verify(file).problems
+                assert {store.chunks[n].id for n in lost} == set(problems), problems
+        except UserError as error:
+            print(f"unreadable: {error}")
+            tally.worlds_unreadable += 1
+    path.write_bytes(whole)
+
+
+def damaged_pages(tally: Tally, count: int, world: Path, rng: np.random.Generator) -> None:
+    """Flip a bit anywhere in the database: what is served is right, the rest is refused in plain words. (The whole
+    world may be, when the bit belongs to its structure.)"""
+    path = world / schema.DATABASE
+    whole = path.read_bytes()
+    for _ in range(count):
+        broken = bytearray(whole)
+        broken[int(rng.integers(len(whole)))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(broken)
+        try:
+            with WorldFile.open(world, write=False) as file:
+                store = BranchStore(file)
+                for number, info in enumerate(store.chunks):
+                    if not info.lost:
+                        tally.read(store, number, expect_error=True)
+        except UserError:
+            tally.refused += 1
+    path.write_bytes(whole)
+
+
+def versions(tally: Tally, world: Path) -> None:
+    """An older world is read as it is, a newer one refused with a word about it; both work again in their version."""
+    set_version = f"PRAGMA user_version = {schema.VERSION}"
+    newer = [f"PRAGMA user_version = {schema.VERSION + 1}"]
+    older = ["DROP TABLE checksum", "PRAGMA user_version = 1"]
+    for statements, write, opens in (
+        (newer, True, False),
+        (newer, False, False),
+        ([set_version], True, True),
+        (older, False, True),  # a reader changes nothing
+        ([], True, True),  # a writer brings it to this version
+        ([], False, True),
+    ):
         with sqlite3.connect(world / schema.DATABASE) as database:
-            database.execute(f"PRAGMA user_version = {version}")
+            for statement in statements:
+                database.execute(statement)
         database.close()
         try:
-            WorldFile.open(world).close()
+            with WorldFile.open(world, write=write) as file:
+                store = BranchStore(file)
+                for number in range(len(store.chunks)):
+                    tally.read(store, number)
+                if write and opens:
+                    number = len(store.chunks)
+                    store.append(*content(number), {"step": number})
             opened = True
         except UserError as error:
             opened = "newer" not in str(error)
-        if opened != (version == schema.VERSION):
+        if opened != opens:
             tally.worlds_unreadable += 1
 
 
@@ -208,15 +299,18 @@ def main() -> None:
         folder = Path(scratch)
         committed = kills(tally, options.kills, folder, rng)
         full_disk(tally, folder)
-        damages(tally, options.damages, folder, rng)
-        versions(tally, folder)
+        world = made(folder / "damaged")
+        damages(tally, options.damages, world, rng)
+        damaged_rows(tally, options.damages, world, rng)
+        damaged_pages(tally, options.damages, world, rng)
+        versions(tally, world)
     figures = {
         "kills": tally.kills,
         "chunks_committed": committed,
         "chunks_lost": tally.chunks_lost,
         "worlds_unreadable": tally.worlds_unreadable,
         "wrong_frames": tally.wrong_frames,
-        "damages": options.damages,
+        "damages": 3 * options.damages,  # of files, of rows, of pages
         "damages_refused": tally.refused,
     }
     for name, value in figures.items():

@@ -146,6 +146,40 @@ def test_save_load_continue_and_fork_give_the_frames_of_an_uninterrupted_walk(tm
     again.close()
 
 
+def make_old(folder: Path) -> None:
+    """Undo in a world what its version 2 brought."""
+    with sqlite3.connect(folder / schema.DATABASE) as database:
+        database.execute("DROP TABLE checksum")
+        database.execute("PRAGMA user_version = 1")
+    database.close()
+
+
+def test_a_world_of_version_1_is_read_as_it_is_and_goes_on_exactly(tmp_path, weights):
+    cameras = tiny.walk(21)
+    whole = World.from_pretrained(weights, device="cpu", seed=3)
+    whole.reset(tiny.pictures(1), cameras[:1])
+    expected = np.concatenate(_walk_on(whole, cameras, 1, 21))
+    world = World.create(tmp_path / "world", weights, device="cpu", seed=3)
+    world.reset(tiny.pictures(1), cameras[:1])
+    found = _walk_on(world, cameras, 1, 13)
+    world.close()
+    make_old(tmp_path / "world")
+    before = (tmp_path / "world" / schema.DATABASE).read_bytes()
+    with WorldFile.open(tmp_path / "world", write=False) as reader:
+        assert verify(reader).sound
+        np.testing.assert_array_equal(BranchStore(reader).cameras().c2w, cameras.c2w[:13])
+        export_world(reader, tmp_path / "old.camworld")
+    assert (tmp_path / "world" / schema.DATABASE).read_bytes() == before
+    world = World.open(tmp_path / "world", device="cpu")
+    found += _walk_on(world, cameras, 13, 21)
+    world.close()
+    np.testing.assert_array_equal(np.concatenate(found), expected)
+    with WorldFile.open(import_world(tmp_path / "old.camworld", tmp_path / "copy")) as copy:
+        assert verify(copy).sound
+        assert copy.branch(MAIN).frames == 13
+        assert compact(copy)[0] == 0
+
+
 def test_a_world_knows_its_weights_and_does_not_forget(tmp_path, weights):
     world = World.create(tmp_path / "world", weights, device="cpu")
     world.reset(tiny.pictures(1), tiny.walk(1))
@@ -368,10 +402,10 @@ def test_versions_of_the_past_and_the_future(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="install a newer"):
         WorldFile.open(tmp_path / "world")
     set_version(schema.VERSION)
-    # A package of the future, whose version 2 has one more index: it brings the world there when it may write.
+    # A package of the future, whose next version has one more index: it brings the world there when it may write.
     added = "CREATE INDEX chunk_created ON chunk (created_s)"
-    monkeypatch.setattr(schema, "VERSION", 2)
-    monkeypatch.setattr(schema, "MIGRATIONS", {1: (added,)})
+    monkeypatch.setattr(schema, "MIGRATIONS", {**schema.MIGRATIONS, schema.VERSION: (added,)})
+    monkeypatch.setattr(schema, "VERSION", schema.VERSION + 1)
     monkeypatch.setattr(schema, "TABLES", (*schema.TABLES, added))
     with pytest.raises(UserError, match="open it for writing once"):
         WorldFile.open(tmp_path / "world", write=False)

@@ -17,6 +17,8 @@ from torch import Tensor
 from .camera import PROFILE, Cameras, checked_profiles
 from .errors import UserError
 
+MIN_DEPTH_M = 0.001  # depths are noted to the millimetre, and none is 0
+
 
 class Store(Protocol):
     """Keeps what a bank remembers. Entries are numbered from 0 in the order of their making and never change."""
@@ -51,17 +53,20 @@ class RamStore:
     """The store in working memory; it ends with the process."""
 
     def __init__(self) -> None:
+        self._cameras: list[Cameras] = []
         self._frames: list[np.ndarray] = []
         self._latents: list[Tensor] = []
         self._notes: list[tuple[int, Mapping[str, Any]]] = []
 
     def append(self, frames_u8: np.ndarray, cameras: Cameras, latents: Tensor, note: Mapping[str, Any]) -> None:
-        self._frames += [frame.copy() for frame in frames_u8]
-        self._latents += [latent.detach().clone() for latent in latents.unbind(1)]
+        kept = [frame.copy() for frame in frames_u8], [latent.detach().clone() for latent in latents.unbind(1)]
+        self._frames += kept[0]  # all of it is there: from here on nothing fails
+        self._latents += kept[1]
+        self._cameras.append(cameras)
         self._notes.append((len(frames_u8), note))
 
     def cameras(self) -> Cameras | None:
-        return None  # a bank opens it empty
+        return Cameras.concat(self._cameras) if self._cameras else None
 
     def frames_u8(self, rows: Sequence[int]) -> np.ndarray:
         return np.stack([self._frames[row] for row in rows])
@@ -172,8 +177,10 @@ class MemoryBank:
             raise UserError(f"memory: holds frames of {self._size}, got {(cameras.width, cameras.height)}")
         note = dict(note or {})
         if profiles_m is not None:
-            known = checked_profiles(profiles_m, count)
-            note["profiles_m"] = [[round(d, 3) if np.isfinite(d) else None for d in row] for row in known.tolist()]
+            known = checked_profiles(profiles_m, count).tolist()
+            note["profiles_m"] = [
+                [max(round(d, 3), MIN_DEPTH_M) if np.isfinite(d) else None for d in row] for row in known
+            ]
         self.store.append(frames_u8, cameras, latents, note)
         start, end = self._length, self._length + count
         if end > len(self._c2w):
@@ -236,4 +243,6 @@ def _noted_profiles(note: Mapping[str, Any], frames: int) -> np.ndarray:
     rows = note.get("profiles_m")
     if rows is None:
         return np.full((frames, PROFILE), np.inf, np.float32)
-    return checked_profiles(np.array(rows, np.float32), frames)  # null, read as nan, is unknown
+    # Null, read as nan, is unknown; 0 was a depth of less than half a millimetre before there was a least one.
+    profiles = np.array(rows, np.float32)
+    return checked_profiles(np.where(profiles == 0, np.float32(MIN_DEPTH_M), profiles), frames)

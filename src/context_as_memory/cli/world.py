@@ -64,6 +64,18 @@ class Delete:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Where two branches part, and how far each has gone since."""
+
+    world: Annotated[Path, tyro.conf.Positional]
+    """Folder of the world."""
+    a: Annotated[str, tyro.conf.Positional]
+    """One branch."""
+    b: Annotated[str, tyro.conf.Positional]
+    """The other branch."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Export:
     """Write a world into one file, to keep or to send."""
 
@@ -85,7 +97,10 @@ class Import:
 
 @dataclass(frozen=True, kw_only=True)
 class Verify:
-    """Read everything once and say which chunks are damaged; memory leaves those out from then on."""
+    """Read everything once and say which chunks are damaged; memory leaves those out from then on.
+
+    A world that somebody writes to, or in a folder that cannot be written, is read only, and nothing is marked.
+    """
 
     world: Annotated[Path, tyro.conf.Positional]
     """Folder of the world."""
@@ -106,6 +121,7 @@ WorldCommand = Annotated[
     | Annotated[Fork, _named("fork")]
     | Annotated[Rewind, _named("rewind")]
     | Annotated[Delete, _named("delete")]
+    | Annotated[Compare, _named("compare")]
     | Annotated[Export, _named("export")]
     | Annotated[Import, _named("import")]
     | Annotated[Verify, _named("verify")]
@@ -184,6 +200,17 @@ def _delete(command: Delete) -> int:
     return 0
 
 
+def _compare(command: Compare) -> int:
+    from context_as_memory.worldfile import WorldFile
+
+    with WorldFile.open(command.world, write=False) as file:
+        found = file.compare(command.a, command.b)
+    shared = f"share chunk {found.common}, {found.common_frames} frames" if found.common else "share nothing"
+    since = [f"{name} has {count}" for name, count in zip((command.a, command.b), found.frames_since, strict=True)]
+    print(f"{command.a} and {command.b} {shared}; since then {', '.join(since)}")
+    return 0
+
+
 def _export(command: Export) -> int:
     from context_as_memory.worldfile import WorldFile, export_world
 
@@ -200,9 +227,14 @@ def _import(command: Import) -> int:
 
 
 def _verify(command: Verify) -> int:
-    from context_as_memory.worldfile import WorldFile, verify
+    from context_as_memory.worldfile import LeaseTaken, NotWritable, WorldFile, verify
 
-    with WorldFile.open(command.world) as file:
+    try:
+        world = WorldFile.open(command.world)
+    except (LeaseTaken, NotWritable) as error:
+        print(f"only read, nothing is marked: {error}")
+        world = WorldFile.open(command.world, write=False)
+    with world as file:
         verdict = verify(file)
         chunks = {info.id: info for info in file.chunks()}
     for number, problems in verdict.problems.items():
@@ -210,7 +242,7 @@ def _verify(command: Verify) -> int:
         print(f"lost: chunk {number}, frames {info.first} to {info.first + info.frames - 1}: {'; '.join(problems)}")
     for complaint in verdict.database:
         print(f"database: {complaint}")
-    if verdict.orphans:
+    if verdict.orphans and world.writable:  # else they may be those of a chunk that is being written
         print(f"{len(verdict.orphans)} files belong to no chunk; `cam world compact` removes them")
     if verdict.sound:
         print(f"{command.world}: all {verdict.chunks} chunks are whole")
@@ -232,6 +264,7 @@ RUN: dict[type, Callable[[Any], int]] = {
     Fork: _fork,
     Rewind: _rewind,
     Delete: _delete,
+    Compare: _compare,
     Export: _export,
     Import: _import,
     Verify: _verify,

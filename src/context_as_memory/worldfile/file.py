@@ -18,15 +18,13 @@ import sqlite3
 import tempfile
 import time
 import uuid
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Literal, Self
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -38,17 +36,15 @@ from context_as_memory.worldfile import schema
 from context_as_memory.worldfile.lease import Lease
 
 MAIN = "main"  # the branch of a new world
-FRAMES, LATENTS = "frames", "latents"  # folders
-KEPT_CHUNKS = 32  # whose pictures and latents stay in working memory
-MAX_PIXELS = 64_000_000  # of one chunk's picture file: a limit for files from strangers
-
-_Value = TypeVar("_Value")
+FRAMES, LATENTS = schema.FOLDERS
 
 
 @dataclass(frozen=True)
 class ChunkInfo:
     """One node of the tree. `first` is the frame number of its first frame, `steps` how many chunks were generated up
-    to and with it, `note` where its frames come from."""
+    to and with it, `note` where its frames come from. `lost`: found damaged, now or by `verify`. `whole`: its row in
+    the database is what was written, as far as can be told; else its note is empty. `cameras_sha256` is None in chunks
+    of version 1."""
 
     id: int
     parent: int | None
@@ -61,6 +57,18 @@ class ChunkInfo:
     note: dict[str, Any]
     created_s: float
     lost: bool
+    whole: bool = True
+    cameras_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two branches side by side. common: their last common chunk (None: they share nothing); common_frames: how many
+    frames they share; frames_since: how many each has after those."""
+
+    common: int | None
+    common_frames: int
+    frames_since: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,7 @@ class WorldFile:
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder} exists and is not an empty folder; choose another place for the world")
-        with _clear_errors(folder), appearing(folder) as scratch:
+        with schema.clear_errors(folder), appearing(folder) as scratch:
             database = schema.create(scratch)
             database.execute("BEGIN IMMEDIATE")
             rows = [(key, json.dumps(value)) for key, value in settings.items()]
@@ -132,25 +140,40 @@ class WorldFile:
     @property
     def settings(self) -> dict[str, Any]:
         """What the world was made with: seed, sizes, weights and their hash."""
-        rows = self._database.execute("SELECT key, value FROM setting").fetchall()
-        return {key: json.loads(value) for key, value in rows}
+        rows = self._query("SELECT key, value FROM setting")
+        try:
+            return {key: json.loads(value) for key, value in rows}
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"the settings of the world in {self.folder} are damaged ({error}); restore it from an export or a copy"
+            ) from error
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the pictures."""
+        settings = self.settings
+        try:
+            return int(settings["width"]), int(settings["height"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise UserError(
+                f"the world in {self.folder} does not say how large its pictures are ({error!r})"
+            ) from error
 
     def branches(self) -> list[BranchInfo]:
         """All branches by name."""
-        names = [row[0] for row in self._database.execute("SELECT name FROM branch ORDER BY name")]
-        return [self.branch(name) for name in names]
+        return [self.branch(row[0]) for row in self._query("SELECT name FROM branch ORDER BY name")]
 
     def branch(self, name: str) -> BranchInfo:
         """One branch; `UserError` lists the existing ones."""
-        row = self._database.execute(
+        rows = self._query(
             "SELECT branch.head, coalesce(first + frames, 0), branch.created_s FROM branch "
             "LEFT JOIN chunk ON chunk.id = branch.head WHERE name = ?",
             (name,),
-        ).fetchone()
-        if row is None:
-            known = [r[0] for r in self._database.execute("SELECT name FROM branch ORDER BY name")]
+        )
+        if not rows:
+            known = [row[0] for row in self._query("SELECT name FROM branch ORDER BY name")]
             raise UserError(f"the world in {self.folder} has no branch {name!r}; it has {', '.join(known)}")
-        return BranchInfo(name, row[0], row[1], row[2])
+        return BranchInfo(name, *rows[0])
 
     def chunk(self, number: int) -> ChunkInfo:
         """One chunk by its id."""
@@ -164,28 +187,70 @@ class WorldFile:
         return self._chunks("", ())
 
     def history(self, head: int | None) -> list[ChunkInfo]:
-        """The chunks from the root to `head`, oldest first."""
+        """The chunks from the root to `head`, oldest first. Raises `UserError` if they do not follow each other."""
         if head is None:
             return []
         path = (
             "WITH RECURSIVE path (id) AS (SELECT ? UNION ALL SELECT chunk.parent FROM chunk JOIN path ON "
-            "chunk.id = path.id WHERE chunk.parent IS NOT NULL) "
+            "chunk.id = path.id WHERE chunk.parent < chunk.id) "
         )
-        return self._chunks("WHERE id IN (SELECT id FROM path)", (head,), prefix=path)
+        found = self._chunks("WHERE id IN (SELECT id FROM path)", (head,), prefix=path)
+        parent, frames = None, 0
+        for info in found:
+            if (info.parent, info.first) != (parent, frames):
+                break
+            parent, frames = info.id, frames + info.frames
+        if parent != head or info.id != head:
+            back = (
+                f"`cam world rewind {self.folder} --at {parent}` goes back there" if parent else "nothing is before it"
+            )
+            raise UserError(f"the history of chunk {head} in {self.folder} is damaged after chunk {parent}; {back}")
+        return found
+
+    def compare(self, a: str, b: str) -> Comparison:
+        """Where two branches part: their last common chunk, and the frames of each since then. Reads no pictures."""
+        ours, theirs = (self.history(self.branch_head(name)) for name in (a, b))
+        common, frames = None, 0
+        for one, other in zip(ours, theirs, strict=False):
+            if one.id != other.id:
+                break
+            common, frames = one.id, one.first + one.frames
+        ends = [path[-1].first + path[-1].frames if path else 0 for path in (ours, theirs)]
+        return Comparison(common, frames, (ends[0] - frames, ends[1] - frames))
+
+    def _query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with schema.clear_errors(self.folder):
+            return self._database.execute(sql, values).fetchall()
 
     def _chunks(self, where: str, values: Sequence[Any], prefix: str = "") -> list[ChunkInfo]:
-        columns = (
-            "id, parent, first, frames, steps, token, frames_sha256, latents_sha256, note, created_s, lost FROM chunk"
+        rows = self._query(
+            f"{prefix}SELECT id, parent, first, frames, steps, token, frames_sha256, latents_sha256, note, created_s, "
+            f"lost, row_sha256, cameras_sha256 FROM chunk LEFT JOIN checksum ON chunk = id {where} ORDER BY first, id",
+            values,
         )
-        with _clear_errors(self.folder):
-            rows = self._database.execute(f"{prefix}SELECT {columns} {where} ORDER BY first, id", values).fetchall()
-        names = columns.removesuffix(" FROM chunk").split(", ")
-        found = [ChunkInfo(**dict(zip(names, row, strict=True))) for row in rows]
-        found = [replace(info, note=json.loads(str(info.note)), lost=bool(info.lost)) for info in found]
-        for info in found:
-            if not schema.TOKEN.fullmatch(info.token):
-                raise UserError(f"chunk {info.id} of {self.folder} names files outside the world; it is not read")
-        return found
+        return [self._chunk(*row) for row in rows]
+
+    def _chunk(self, number: int, *columns: Any) -> ChunkInfo:
+        """A row of the database as far as it can be trusted: frames are numbered and files are named by it."""
+        *content, created_s, lost, row, cameras = columns
+        parent, first, frames, steps, token, frames_sha256, latents_sha256, note = content
+        if not isinstance(token, str) or not schema.TOKEN.fullmatch(token):
+            raise UserError(f"chunk {number} of {self.folder} names files outside the world; it is not read")
+        counts = (0 if parent is None else parent, first, frames, steps)
+        if not all(isinstance(count, int) and count >= 0 for count in counts):
+            raise UserError(f"chunk {number} of {self.folder} is damaged; restore the world from an export or a copy")
+        whole = row is None or row == row_sha256(*content)
+        try:
+            noted = json.loads(note)
+        except (ValueError, TypeError, RecursionError):
+            noted = None
+        if not whole or not isinstance(noted, dict):
+            whole, noted = False, {}
+        created_s = created_s if isinstance(created_s, float) else 0.0
+        return ChunkInfo(
+            number, parent, first, frames, steps, token, str(frames_sha256), str(latents_sha256), noted, created_s,
+            bool(lost) or not whole, whole, cameras,
+        )  # fmt: skip
 
     def fork(self, name: str, source: str = MAIN, at: int | None = None) -> BranchInfo:
         """A new branch that shares all history of `source` up to chunk `at` (its head if None). Costs a row."""
@@ -220,84 +285,136 @@ class WorldFile:
     # -- content ---------------------------------------------------------------------------------------------------
 
     def append(
-        self, branch: str, frames_u8: np.ndarray, cameras: Cameras, latents: Tensor, note: Mapping[str, Any]
+        self,
+        branch: str,
+        frames_u8: np.ndarray,
+        cameras: Cameras,
+        latents: Tensor,
+        note: Mapping[str, Any],
+        *,
+        after: int | None | Literal["head"] = "head",
     ) -> ChunkInfo:
         """Commit one chunk at the end of a branch: t frames uint8 [t, H, W, 3], t cameras, latents [C, t, h, w].
 
-        A `note` with the key "step" marks a generated chunk. Raises `UserError` when it cannot be written (a full disk,
-        a folder taken away); nothing of it is kept then, and the world is as it was.
+        A `note` with the key "step" marks a generated chunk. `after`: the chunk that must be the last one so far (None:
+        the branch must be empty), for who made the new one from what it remembers of the branch. Raises `UserError`
+        when another is, or when it cannot be written (a full disk, a folder taken away); nothing of it is kept then,
+        and the world is as it was.
         """
         head = self.branch_head(branch)
+        if after != "head" and after != head:
+            raise UserError(
+                f"branch {branch!r} of the world in {self.folder} was moved meanwhile (its last chunk was {after}, now "
+                f"it is {head}); open the world again"
+            )
         before = None if head is None else self.chunk(head)
+        if before is not None and not before.whole:  # frames are numbered by it
+            raise UserError(
+                f"chunk {head}, the last one of branch {branch!r} of the world in {self.folder}, is damaged; rewind to "
+                f"chunk {before.parent}"
+            )
         token = uuid.uuid4().hex
         pictures, tensors = encode_frames(frames_u8), save({"latents": latents.detach().cpu().contiguous()})
         written: list[Path] = []
         try:
-            with _clear_errors(self.folder):
+            with schema.clear_errors(self.folder):
                 for folder, suffix, data in ((FRAMES, ".png", pictures), (LATENTS, ".safetensors", tensors)):
                     written.append(self.folder / folder / f"{token}{suffix}")
                     _write_file(written[-1], data)
                 with self.transaction():
                     first = 0 if before is None else before.first + before.frames
                     steps = (0 if before is None else before.steps) + ("step" in note)
+                    row = (
+                        head, first, len(frames_u8), steps, token, _sha256(pictures), _sha256(tensors),
+                        json.dumps(dict(note)),
+                    )  # fmt: skip
                     cursor = self._database.execute(
                         "INSERT INTO chunk (parent, first, frames, steps, token, frames_sha256, latents_sha256, note, "
                         "created_s) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                        (
-                            head, first, len(frames_u8), steps, token, _sha256(pictures), _sha256(tensors),
-                            json.dumps(dict(note)), time.time(),
-                        ),
-                    )  # fmt: skip
+                        (*row, time.time()),
+                    )
                     chunk = cursor.lastrowid
                     assert chunk is not None
-                    self._append_cameras(chunk, first, cameras)
+                    poses = self._append_cameras(chunk, first, cameras)
+                    self._database.execute(
+                        "INSERT INTO checksum VALUES (?, ?, ?)", (chunk, row_sha256(*row), cameras_sha256(poses))
+                    )
                     moved = self._database.execute(
                         "UPDATE branch SET head = ? WHERE name = ? AND head IS ?", (chunk, branch, head)
                     )
                     if moved.rowcount != 1:
                         raise UserError(f"branch {branch!r} of {self.folder} was moved meanwhile; open it again")
         except BaseException:
-            for path in written:
-                path.unlink(missing_ok=True)
+            if not self._may_hold(token):
+                for path in written:
+                    path.unlink(missing_ok=True)
             raise
         return self.chunk(chunk)
 
-    def _append_cameras(self, chunk: int, first: int, cameras: Cameras) -> None:
-        for row in range(len(cameras)):
+    def _may_hold(self, token: str) -> bool:
+        """Whether a chunk is, or may be, in the database. Ctrl-C can come when a commit is done: then its files stay;
+        where nobody can tell, they are left to `compact`."""
+        try:
+            return bool(self._query("SELECT 1 FROM chunk WHERE token = ?", (token,)))
+        except UserError:
+            return True
+
+    def _append_cameras(self, chunk: int, first: int, cameras: Cameras) -> list[tuple[bytes, bytes]]:
+        poses = [
+            (c2w.astype("<f8").tobytes(), K.astype("<f8").tobytes())
+            for c2w, K in zip(cameras.c2w, cameras.K, strict=True)
+        ]
+        for row, pose in enumerate(poses):
             cursor = self._database.execute(
                 "INSERT INTO frame (chunk, row, c2w, K) VALUES (?, ?, ?, ?)",
-                (chunk, row, cameras.c2w[row].astype("<f8").tobytes(), cameras.K[row].astype("<f8").tobytes()),
+                (chunk, row, *pose),
             )
             x, y, z = cameras.position[row].tolist()
             time_ = first + row
             place = (cursor.lastrowid, x, x, y, y, z, z, time_, time_)
             self._database.execute("INSERT INTO place VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", place)
+        return poses
 
     def branch_head(self, name: str) -> int | None:
         """The last chunk of a branch."""
-        row = self._database.execute("SELECT head FROM branch WHERE name = ?", (name,)).fetchone()
-        if row is None:
-            self.branch(name)  # says which branches there are
-        head: int | None = row[0]
-        return head
+        return self.branch(name).head
 
     def cameras(self, chunks: Sequence[ChunkInfo]) -> tuple[np.ndarray, np.ndarray]:
-        """c2w float64 [N, 4, 4] and K [N, 4] of all frames of the given chunks, in their order."""
-        wanted = [info.id for info in chunks]
-        found: dict[int, list[tuple[bytes, bytes]]] = {number: [] for number in wanted}
-        with _clear_errors(self.folder):
-            for start in range(0, len(wanted), 500):
-                part = wanted[start : start + 500]
-                marks = ",".join("?" * len(part))
-                query = f"SELECT chunk, c2w, K FROM frame WHERE chunk IN ({marks}) ORDER BY chunk, row"
-                for chunk, c2w, K in self._database.execute(query, part):
-                    found[chunk].append((c2w, K))
+        """c2w float64 [N, 4, 4] and K [N, 4] of all frames of the given chunks, in their order. Raises `UserError`
+        when they are damaged."""
+        found = self.whole_cameras(chunks)
         for info in chunks:
-            if len(found[info.id]) != info.frames:
-                raise UserError(f"chunk {info.id} of {self.folder} lacks cameras; run `cam world verify {self.folder}`")
-        rows = [row for number in wanted for row in found[number]]
-        c2w = np.frombuffer(b"".join(row[0] for row in rows), "<f8").reshape(-1, 4, 4)
-        return c2w, np.frombuffer(b"".join(row[1] for row in rows), "<f8").reshape(-1, 4)
+            if info.id not in found:
+                raise UserError(
+                    f"cameras of chunk {info.id} in {self.folder} are damaged; run `cam world verify {self.folder}`"
+                )
+        parts = [found[info.id] for info in chunks]
+        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+    def whole_cameras(self, chunks: Sequence[ChunkInfo]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """c2w [t, 4, 4] and K [t, 4] of each of the given chunks whose cameras are what was stored."""
+        wanted = [info.id for info in chunks]
+        held: dict[int, list[tuple[bytes, bytes]]] = {number: [] for number in wanted}
+        for start in range(0, len(wanted), 500):
+            part = wanted[start : start + 500]
+            marks = ",".join("?" * len(part))
+            query = f"SELECT chunk, c2w, K FROM frame WHERE chunk IN ({marks}) ORDER BY chunk, row"
+            for chunk, c2w, K in self._query(query, part):
+                held[chunk].append((c2w, K))
+        found = {}
+        for info in chunks:
+            poses = held[info.id]
+            if len(poses) != info.frames or any(
+                not isinstance(c2w, bytes) or not isinstance(K, bytes) or (len(c2w), len(K)) != (128, 32)
+                for c2w, K in poses
+            ):
+                continue
+            if info.cameras_sha256 in (None, cameras_sha256(poses)):
+                c2w = np.frombuffer(b"".join(pose[0] for pose in poses), "<f8").reshape(-1, 4, 4)
+                found[info.id] = c2w, np.frombuffer(b"".join(pose[1] for pose in poses), "<f8").reshape(-1, 4)
+        if not _are_cameras(list(found.values())):  # all at once is fast, and the rule
+            found = {number: poses for number, poses in found.items() if _are_cameras([poses])}
+        return found
 
     def frames_u8(self, info: ChunkInfo, size: tuple[int, int]) -> np.ndarray:
         """Pictures of a chunk, uint8 [t, H, W, 3], checked against their hash; size is (width, height)."""
@@ -319,7 +436,10 @@ class WorldFile:
     def _checked(self, info: ChunkInfo, folder: str, suffix: str, sha256: str) -> bytes:
         path = self.folder / folder / f"{info.token}{suffix}"
         try:
-            data = path.read_bytes()
+            # Not through a link: it could lead anywhere, and wait there for ever.
+            number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open(number, "rb") as file:
+                data = file.read()
         except OSError as error:
             data, reason = b"", f"cannot be read ({error.strerror or error})"
         else:
@@ -336,80 +456,15 @@ class WorldFile:
         """All or nothing; needs a world that is open for writing."""
         if self._lease is None:
             raise UserError(f"the world in {self.folder} is open for reading only; open it with write=True")
-        with _clear_errors(self.folder):
-            self._database.execute("BEGIN IMMEDIATE")
+        with schema.clear_errors(self.folder):
             try:
+                self._database.execute("BEGIN IMMEDIATE")
                 yield
                 self._database.execute("COMMIT")
             except BaseException:
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
                 raise
-
-
-class BranchStore:
-    """One branch of a world file as the `Store` of a memory bank."""
-
-    def __init__(self, file: WorldFile, branch: str = MAIN) -> None:
-        self.file, self.branch = file, branch
-        self.chunks = file.history(file.branch_head(branch))
-        self._first = [info.first for info in self.chunks]
-        settings = file.settings
-        self._size = (int(settings["width"]), int(settings["height"]))
-        self._frames: _Kept[np.ndarray] = _Kept(lambda info: file.frames_u8(info, self._size))
-        self._latents: _Kept[Tensor] = _Kept(file.latents)
-
-    @property
-    def steps(self) -> int:
-        """Generated chunks so far: the random state of what comes next, together with the world's seed."""
-        return self.chunks[-1].steps if self.chunks else 0
-
-    def append(self, frames_u8: np.ndarray, cameras: Cameras, latents: Tensor, note: Mapping[str, Any]) -> None:
-        if (cameras.width, cameras.height) != self._size:
-            raise UserError(f"the world in {self.file.folder} is of {self._size} pictures")
-        info = self.file.append(self.branch, frames_u8, cameras, latents, note)
-        self.chunks.append(info)
-        self._first.append(info.first)
-
-    def cameras(self) -> Cameras | None:
-        if not self.chunks:
-            return None
-        c2w, K = self.file.cameras(self.chunks)
-        return Cameras(c2w, K, *self._size)
-
-    def frames_u8(self, rows: Sequence[int]) -> np.ndarray:
-        return np.stack([self._frames(info)[row] for info, row in self._locate(rows)])
-
-    def latents(self, rows: Sequence[int]) -> Tensor:
-        return torch.stack([self._latents(info)[:, row] for info, row in self._locate(rows)], dim=1)
-
-    def readable(self) -> np.ndarray | None:
-        if not any(info.lost for info in self.chunks):
-            return None
-        return np.repeat([not info.lost for info in self.chunks], [info.frames for info in self.chunks])
-
-    def notes(self) -> list[tuple[int, Mapping[str, Any]]]:
-        return [(info.frames, info.note) for info in self.chunks]
-
-    def _locate(self, rows: Sequence[int]) -> list[tuple[ChunkInfo, int]]:
-        """For each entry its chunk and its row there."""
-        at = np.searchsorted(self._first, rows, side="right") - 1
-        return [(self.chunks[i], row - self._first[i]) for i, row in zip(at.tolist(), rows, strict=True)]
-
-
-class _Kept(Generic[_Value]):
-    """What was read of the chunks used last."""
-
-    def __init__(self, read: Callable[[ChunkInfo], _Value]) -> None:
-        self._read, self._held = read, OrderedDict[int, _Value]()
-
-    def __call__(self, info: ChunkInfo) -> _Value:
-        if info.id not in self._held:
-            self._held[info.id] = self._read(info)
-        self._held.move_to_end(info.id)
-        if len(self._held) > KEPT_CHUNKS:
-            self._held.popitem(last=False)
-        return self._held[info.id]
 
 
 def encode_frames(frames_u8: np.ndarray) -> bytes:
@@ -423,16 +478,30 @@ def encode_frames(frames_u8: np.ndarray) -> bytes:
 
 
 def decode_frames(data: bytes, frames: int, width: int, height: int, what: str) -> np.ndarray:
-    """The inverse of `encode_frames`, uint8 [frames, height, width, 3]. `what` names the pictures in errors."""
-    from PIL import Image
+    """The inverse of `encode_frames`, uint8 [frames, height, width, 3]. `what` names the pictures in errors.
+
+    Nothing is decoded that is not of exactly the expected size. Hence no further limit: Pillow's own, which guards
+    those who do not know what to expect, would refuse large chunks.
+    """
+    from PIL.PngImagePlugin import PngImageFile
 
     try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            if image.size != (width, frames * height) or width * frames * height > MAX_PIXELS or image.mode != "RGB":
+        with PngImageFile(io.BytesIO(data)) as image:  # reads the header only; `Image.open` has the limit
+            if image.size != (width, frames * height) or image.mode != "RGB":
                 raise UserError(f"{what} are {image.size} {image.mode}, expected {(width, frames * height)} RGB")
             return np.array(image, dtype=np.uint8).reshape(frames, height, width, 3)
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, MemoryError) as error:
         raise UserError(f"{what} cannot be read ({error})") from error
+
+
+def _are_cameras(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> bool:
+    """Whether numbers from a database are finite rigid poses and lenses."""
+    try:
+        for c2w, K in [[np.concatenate(arrays) for arrays in zip(*parts, strict=True)]] if parts else []:
+            Cameras(c2w, K, 1, 1)
+    except UserError:
+        return False
+    return True
 
 
 @contextmanager
@@ -474,15 +543,21 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-@contextmanager
-def _clear_errors(folder: Path) -> Iterator[None]:
-    """Turn errors of the disk and the database into one sentence about this world."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"the world in {folder} cannot be written ({error.strerror or error}); nothing of the last chunk was kept, "
-            "all before it is safe"
-        ) from error
-    except sqlite3.Error as error:
-        raise UserError(f"the database of the world in {folder} reports: {error}; committed chunks are safe") from error
+def row_sha256(
+    parent: int | None,
+    first: int,
+    frames: int,
+    steps: int,
+    token: str,
+    frames_sha256: str,
+    latents_sha256: str,
+    note: str,
+) -> str:
+    """Checksum of what the row of a chunk says: its values as text, one a line, the note last."""
+    head = "" if parent is None else parent
+    return _sha256(f"{head}\n{first}\n{frames}\n{steps}\n{token}\n{frames_sha256}\n{latents_sha256}\n{note}".encode())
+
+
+def cameras_sha256(poses: Sequence[tuple[bytes, bytes]]) -> str:
+    """Checksum of the cameras of a chunk: c2w and K of its first frame, of its second, ..."""
+    return _sha256(b"".join(c2w + K for c2w, K in poses))

@@ -3,16 +3,29 @@
 The format is specified in docs/world-format.md.
 """
 
+import os
 import re
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from context_as_memory.errors import UserError
 
 APPLICATION_ID = 0x43614D31  # "CaM1": tells this database from others
-VERSION = 1
+VERSION = 2
 DATABASE = "world.sqlite"
 TOKEN = re.compile(r"[0-9a-f]{32}")  # what a chunk's files are called; anything else in a database is refused
+
+FOLDERS = ("frames", "latents")
+
+# SHA-256 of what a chunk's rows say, so that a flipped bit in a pose or a note is not taken for truth: see
+# `file.row_sha256` and `file.cameras_sha256`. Chunks of version 1 have no row here.
+CHECKSUM = """CREATE TABLE checksum (
+        chunk INTEGER PRIMARY KEY REFERENCES chunk (id),
+        row_sha256 TEXT NOT NULL,
+        cameras_sha256 TEXT NOT NULL
+    )"""
 
 TABLES = (
     # Settings of the world, as JSON values.
@@ -45,34 +58,87 @@ TABLES = (
     # Where and when each frame was taken: position in metres and frame number, as 32-bit intervals.
     "CREATE VIRTUAL TABLE place USING rtree (id, x0, x1, y0, y1, z0, z1, t0, t1)",
     "CREATE TABLE branch (name TEXT PRIMARY KEY, head INTEGER REFERENCES chunk (id), created_s REAL NOT NULL)",
+    CHECKSUM,
 )
 
 # MIGRATIONS[v] turns a database of version v into one of version v + 1.
-MIGRATIONS: dict[int, tuple[str, ...]] = {}
+MIGRATIONS: dict[int, tuple[str, ...]] = {1: (CHECKSUM,)}
+
+_OF_SQLITE = {("table", "sqlite_stat1"), ("table", "sqlite_stat4")}  # statistics of the query planner
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_BARRED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_AUTH}
+_DISK = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
 
 
 def connect(folder: Path, *, write: bool) -> sqlite3.Connection:
-    """Open the database of a world. Raises `UserError` if there is none, or it is damaged, foreign, or too new."""
+    """Open the database of a world. Raises `UserError` if there is none, or it is damaged, foreign, too new, in use, or
+    out of reach."""
     path = folder / DATABASE
     if not path.is_file():
         raise UserError(f"no world in {folder}: {DATABASE} is missing; make one with `cam generate --world {folder}`")
-    try:
-        database = sqlite3.connect(
-            f"file:{_quoted(path)}?mode={'rw' if write else 'ro'}", uri=True, timeout=10.0, check_same_thread=False
-        )
-        database.isolation_level = None  # transactions are begun and ended by hand
-        for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "foreign_keys = ON", "synchronous = FULL"):
-            database.execute(f"PRAGMA {pragma}")
-        _check(database, folder, write)
-    except sqlite3.DatabaseError as error:
-        raise UserError(f"{path} is damaged or no world ({error}); restore it from an export or a copy") from error
+    refuse_links(folder)
+    mode = "rw" if write else "ro"
+    if not write and not os.access(folder, os.W_OK) and not (folder / (DATABASE + "-wal")).exists():
+        # Even a reader makes two files beside a database in WAL mode, unless it is told that nobody writes. Who writes
+        # has made them.
+        mode += "&immutable=1"
+    with clear_errors(folder):
+        database = sqlite3.connect(f"file:{_quoted(path)}?mode={mode}", uri=True, timeout=10.0, check_same_thread=False)
+        try:
+            for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "foreign_keys = ON", "synchronous = FULL"):
+                database.execute(f"PRAGMA {pragma}")
+            _check(tuned(database), folder, write)
+        except BaseException:
+            database.close()
+            raise
     return database
+
+
+def tuned(database: sqlite3.Connection) -> sqlite3.Connection:
+    """A connection as this package uses it."""
+    database.isolation_level = None  # transactions are begun and ended by hand
+    # A damaged character is found by its chunk's checksum; by itself it does not stop a query.
+    database.text_factory = lambda data: data.decode("utf-8", "replace")
+    return database
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise `UserError` if a part of a world lies elsewhere: writing and `compact` would go there."""
+    for name in (*FOLDERS, DATABASE, DATABASE + "-wal", DATABASE + "-shm", DATABASE + "-journal"):
+        if (folder / name).is_symlink():
+            raise UserError(f"{folder / name} is a link; a world is one folder with everything in it, it is not opened")
+
+
+@contextmanager
+def clear_errors(folder: Path) -> Iterator[None]:
+    """Turn errors of the disk and the database into one sentence about this world that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"the world in {folder} cannot be written ({error.strerror or error}); nothing of the last chunk was kept, "
+            "all before it is safe"
+        ) from error
+    except (sqlite3.ProgrammingError, sqlite3.IntegrityError) as error:
+        raise UserError(f"the database of the world in {folder} reports: {error}; committed chunks are safe") from error
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF  # the rest says where it happened
+        if code in _BUSY:
+            told = f"the world in {folder} is in use by another program ({error}); try again when that is done"
+        elif code in _BARRED:
+            told = (
+                f"the world in {folder} cannot be reached ({error}); check the permissions of the folder and its files"
+            )
+        elif code in _DISK:
+            told = f"the disk of the world in {folder} reports: {error}; committed chunks are safe"
+        else:
+            told = f"{folder / DATABASE} is damaged or no world ({error}); restore it from an export or a copy"
+        raise UserError(told) from error
 
 
 def create(folder: Path) -> sqlite3.Connection:
     """Make the database of a new world in an existing folder."""
-    database = sqlite3.connect(folder / DATABASE, check_same_thread=False)
-    database.isolation_level = None
+    database = tuned(sqlite3.connect(folder / DATABASE, check_same_thread=False))
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")
     database.execute("PRAGMA foreign_keys = ON")
@@ -98,15 +164,26 @@ def _check(database: sqlite3.Connection, folder: Path, write: bool) -> None:
         _migrate(database, folder, version, write)
     if _shape(database) != _expected_shape():
         raise UserError(f"{folder / DATABASE} has other tables than a world of version {VERSION}; it is not opened")
+    # History is followed from chunk to parent: that it ends is a matter of the file, not of trust.
+    if database.execute("SELECT 1 FROM chunk WHERE parent >= id LIMIT 1").fetchone():
+        raise UserError(f"{folder / DATABASE} has a chunk that comes before its parent; it is not opened")
 
 
 def _migrate(database: sqlite3.Connection, folder: Path, version: int, write: bool) -> None:
     if any(step not in MIGRATIONS for step in range(version, VERSION)):
         raise UserError(f"the world in {folder} has format version {version}, which no package could write")
     if not write:
-        raise UserError(
-            f"the world in {folder} has format version {version}; open it for writing once, which makes it {VERSION}"
-        )
+        # A reader changes nothing: tables that came later are empty ones of its own.
+        statements = [statement for step in range(version, VERSION) for statement in MIGRATIONS[step]]
+        if not all(statement.startswith("CREATE TABLE ") for statement in statements):
+            raise UserError(
+                f"the world in {folder} has format version {version}; open it for writing once, which makes it "
+                f"{VERSION}"
+            )
+        database.execute("PRAGMA temp_store = MEMORY")
+        for statement in statements:
+            database.execute(statement.replace("CREATE TABLE ", "CREATE TEMP TABLE ", 1))
+        return
     database.execute("BEGIN IMMEDIATE")
     try:
         for step in range(version, VERSION):
@@ -115,7 +192,8 @@ def _migrate(database: sqlite3.Connection, folder: Path, version: int, write: bo
         database.execute(f"PRAGMA user_version = {VERSION}")
         database.execute("COMMIT")
     except BaseException:
-        database.execute("ROLLBACK")
+        if database.in_transaction:
+            database.execute("ROLLBACK")
         raise
 
 
@@ -125,8 +203,9 @@ def _number(database: sqlite3.Connection, pragma: str) -> int:
 
 def _shape(database: sqlite3.Connection) -> set[tuple[str, str, str]]:
     """Everything a database defines; statistics of the query planner aside."""
-    rows = database.execute("SELECT type, name, coalesce(sql, '') FROM sqlite_master").fetchall()
-    return {(kind, name, " ".join(sql.split())) for kind, name, sql in rows if not name.startswith("sqlite_stat")}
+    both = "SELECT * FROM sqlite_master UNION ALL SELECT * FROM sqlite_temp_master"
+    rows = database.execute(f"SELECT type, name, coalesce(sql, '') FROM ({both})").fetchall()
+    return {(kind, name, " ".join(sql.split())) for kind, name, sql in rows if (kind, name) not in _OF_SQLITE}
 
 
 def _expected_shape() -> set[tuple[str, str, str]]:

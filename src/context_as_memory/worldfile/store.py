@@ -1,0 +1,97 @@
+"""A branch of a world file as the store of a memory bank."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from context_as_memory.camera import Cameras
+from context_as_memory.errors import UserError
+from context_as_memory.worldfile.file import MAIN, ChunkInfo, WorldFile
+
+KEPT_CHUNKS = 32  # whose pictures and latents stay in working memory
+
+_Value = TypeVar("_Value")
+
+
+class BranchStore:
+    """One branch of a world file as the `Store` of a memory bank. Chunks whose note or cameras turn out to be damaged
+    count as lost: the others open."""
+
+    def __init__(self, file: WorldFile, branch: str = MAIN) -> None:
+        self.file, self.branch = file, branch
+        self.chunks = file.history(file.branch_head(branch))
+        self._size = file.size
+        whole = file.whole_cameras(self.chunks)
+        self.chunks = [info if info.id in whole else replace(info, lost=True) for info in self.chunks]
+        self._first = [info.first for info in self.chunks]
+        self._frames: _Kept[np.ndarray] = _Kept(lambda info: file.frames_u8(info, self._size))
+        self._latents: _Kept[Tensor] = _Kept(file.latents)
+
+    @property
+    def steps(self) -> int:
+        """Generated chunks so far: the random state of what comes next, together with the world's seed."""
+        return self.chunks[-1].steps if self.chunks else 0
+
+    @property
+    def _head(self) -> int | None:
+        return self.chunks[-1].id if self.chunks else None
+
+    def append(self, frames_u8: np.ndarray, cameras: Cameras, latents: Tensor, note: Mapping[str, Any]) -> None:
+        if (cameras.width, cameras.height) != self._size:
+            raise UserError(f"the world in {self.file.folder} is of {self._size} pictures")
+        info = self.file.append(self.branch, frames_u8, cameras, latents, note, after=self._head)
+        self.chunks.append(info)
+        self._first.append(info.first)
+
+    def cameras(self) -> Cameras | None:
+        """Those of chunks that lost theirs are placeholders: the nearest ones before, or else after, that are known.
+        `readable` tells that nothing is to be read there."""
+        if not self.chunks:
+            return None
+        whole = self.file.whole_cameras(self.chunks)
+        known = [info for info in self.chunks if info.id in whole]
+        if not known:
+            raise UserError(f"all chunks of branch {self.branch!r} of the world in {self.file.folder} are damaged")
+        rows = np.concatenate([info.first + np.arange(info.frames) for info in known])
+        c2w, K = (np.concatenate(parts) for parts in zip(*(whole[info.id] for info in known), strict=True))
+        entries = np.arange(self.chunks[-1].first + self.chunks[-1].frames)
+        return Cameras(c2w, K, *self._size)[np.maximum(np.searchsorted(rows, entries, side="right") - 1, 0)]
+
+    def frames_u8(self, rows: Sequence[int]) -> np.ndarray:
+        return np.stack([self._frames(info)[row] for info, row in self._locate(rows)])
+
+    def latents(self, rows: Sequence[int]) -> Tensor:
+        return torch.stack([self._latents(info)[:, row] for info, row in self._locate(rows)], dim=1)
+
+    def readable(self) -> np.ndarray | None:
+        if not any(info.lost for info in self.chunks):
+            return None
+        return np.repeat([not info.lost for info in self.chunks], [info.frames for info in self.chunks])
+
+    def notes(self) -> list[tuple[int, Mapping[str, Any]]]:
+        return [(info.frames, info.note) for info in self.chunks]
+
+    def _locate(self, rows: Sequence[int]) -> list[tuple[ChunkInfo, int]]:
+        """For each entry its chunk and its row there."""
+        at = np.searchsorted(self._first, rows, side="right") - 1
+        return [(self.chunks[i], row - self._first[i]) for i, row in zip(at.tolist(), rows, strict=True)]
+
+
+class _Kept(Generic[_Value]):
+    """What was read of the chunks used last."""
+
+    def __init__(self, read: Callable[[ChunkInfo], _Value]) -> None:
+        self._read, self._held = read, OrderedDict[int, _Value]()
+
+    def __call__(self, info: ChunkInfo) -> _Value:
+        if info.id not in self._held:
+            self._held[info.id] = self._read(info)
+        self._held.move_to_end(info.id)
+        if len(self._held) > KEPT_CHUNKS:
+            self._held.popitem(last=False)
+        return self._held[info.id]
