@@ -37,8 +37,8 @@ class RetrievalConfig:
     parallel; `paper_far_share` of the slots go to frames far apart in space and time when runs alone leave too many;
     `literal` keeps the published rule as it stands: no near limit, no special cases for turning on the spot and
     parallel views.
-    with an index (`ViewIndex`) and more than `crowded` stored frames, `coverage` and `visible` look only at the
-    newest frame of each pose bin, `bin_m` wide and `bin_rad` of turn.
+    with an index (`ViewIndex`) and more than `crowded` stored frames, `coverage`, `visible` and `frustum` look only at
+    the newest allowed frame of each pose bin, `bin_m` wide and `bin_rad` of turn, given and generated frames apart.
     """
 
     strategy: str = "coverage"

@@ -35,16 +35,17 @@ def retrieve(
     be retrieved (all if None; `recent` needs no permission). index: an index kept from call to call, brought up to date
     with the bank here; `coverage` then costs about the same however many frames there are. profiles_m: [N, PROFILE]
     depths along each frame's horizon, metres, inf where unknown; `visible` without any is `coverage`. kept: entries
-    whose keys and values are at hand. given: bool [N], entries that were not generated. seed: for the random draws
-    of `paper` and `random`. Raises UserError for a bad index, mask or empty target.
+    whose keys and values are at hand. given: bool [N], entries that were not generated; with an index the same in every
+    call. seed: for the random draws of `paper` and `random`. Raises UserError for a bad index, mask or empty target.
     """
     number = len(bank)
     if len(target) == 0:
         raise UserError("no target cameras: give the camera of at least one frame to be generated")
     if recent is not None and not 0 <= recent < number:
         raise UserError(f"recent frame {recent} is not in the bank: its {number} frames are numbered from 0")
-    if allowed is not None and (allowed.shape != (number,) or allowed.dtype != np.bool_):
-        raise UserError(f"allowed is {allowed.dtype} {list(allowed.shape)}: give {number} booleans, one a frame")
+    for name, mask in (("allowed", allowed), ("given", given)):
+        if mask is not None and (mask.shape != (number,) or mask.dtype != np.bool_):
+            raise UserError(f"{name} is {mask.dtype} {list(mask.shape)}: give {number} booleans, one a frame")
     profiles = None
     if config.strategy == "visible" and profiles_m is not None:
         profiles = checked_profiles(profiles_m, number)
@@ -52,16 +53,14 @@ def retrieve(
         return Retrieval(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64))
 
     looking: Index = AllViews() if index is None else index
-    looking.update(bank)
+    looking.update(bank, given)
     key = key_rows(len(target))
     goals = planar(target, looking.basis)
     rank = key[ranking_rows(take(goals, key), config.far_m)]
     if config.strategy in ("coverage", "visible", "frustum"):
-        pool = looking.within_reach(target[key if config.strategy == "frustum" else rank])
+        pool = looking.within_reach(target[key if config.strategy == "frustum" else rank], allowed)
     else:
-        pool = np.arange(number)
-    if allowed is not None:
-        pool = pool[allowed[pool]]
+        pool = np.arange(number) if allowed is None else np.flatnonzero(allowed)
     last = np.array([], np.int64) if recent is None else np.array([recent])
     query = _Query(
         config=config,

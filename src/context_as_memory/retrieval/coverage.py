@@ -78,8 +78,9 @@ def explained(samples: Samples, views: PlanarViews, config: RetrievalConfig) -> 
         (-square, high),
         *((origin, np.array([nx, ny, -nx * px - ny * py])) for nx, ny in normals),
     ]
-    # Half the bytes, twice the speed. Numbers are below a few hundred here: a sample is misjudged only if it lies
-    # within a hundredth of a millimetre or so of a border.
+    # Half the bytes, twice the speed. A sum of n products is off by at most (n + 2) / 2^24 of the sum of their sizes.
+    # With views and samples within 20 m of `centre` that moves the edges of wedges and of parallax by 0.02 mm at most;
+    # a squared distance is off by up to 0.001 m2, which for a sample a decimetre away can be a few millimetres.
     thin = [(of_views.T.astype(np.float32), of_samples.astype(np.float32)) for of_views, of_samples in forms]
     inside = np.empty((len(ox), len(px)), bool)
     for first in range(0, len(ox), VIEWS_AT_ONCE):
@@ -110,7 +111,7 @@ def greedy_cover(words: Words, bonus: Floats, budget: int, least: float) -> tupl
     """
     rows: list[int] = []
     gains: list[int] = []
-    left = np.ascontiguousarray(words.T)  # sums over the first axis are twice as fast
+    left = words.T.copy()  # sums over the first axis are twice as fast
     while len(rows) < min(budget, len(words)):
         gain = np.bitwise_count(left).sum(0)
         worth = np.where(gain >= max(least, 1), gain + bonus, -1.0)
