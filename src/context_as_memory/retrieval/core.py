@@ -76,7 +76,7 @@ def retrieve(
         profiles_m=profiles,
         kept=kept,
         given=given,
-        rng=np.random.default_rng(seed),
+        seed=seed,
     )
     answer = _STRATEGIES[config.strategy](query)
     candidates = answer.candidates
@@ -103,7 +103,7 @@ class _Query:
     profiles_m: np.ndarray | None
     kept: Indices | None
     given: Bools | None
-    rng: np.random.Generator
+    seed: int
 
     def overlap(self, entries: Indices) -> Floats:
         """Exact overlap of entries with the target: the mean over the ranking poses."""
@@ -167,7 +167,8 @@ def _paper(query: _Query) -> _Answer:
     candidates = query.pool[share > 0]
     recent = int(query.last[0]) if len(query.last) else None
     centre = goals.origin.mean(0)
-    picks = thin_runs(candidates, views.origin, centre, recent, query.budget, config.paper_far_share, query.rng)
+    rng = np.random.default_rng(query.seed)
+    picks = thin_runs(candidates, views.origin, centre, recent, query.budget, config.paper_far_share, rng)
     scores = share[np.searchsorted(query.pool, picks)]
     last_passes = np.asarray(paper_overlap(goals, take(views, query.last), config).any(0))
     return _Answer(picks, scores, candidates, query.overlap(query.last), last_passes)
@@ -179,7 +180,7 @@ def _recent(query: _Query) -> _Answer:
 
 
 def _random(query: _Query) -> _Answer:
-    return _whatever(query, query.rng.permutation(query.pool)[: query.budget])
+    return _whatever(query, np.random.default_rng(query.seed).permutation(query.pool)[: query.budget])
 
 
 def _first(query: _Query) -> _Answer:
