@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 from shapely.geometry import Polygon
 
-from context_as_memory.camera import PlanarViews
-from context_as_memory.retrieval import RetrievalConfig
+from context_as_memory.camera import Cameras, PlanarViews, planar
+from context_as_memory.retrieval import AllViews, RetrievalConfig
 from context_as_memory.retrieval.coverage import COLUMNS, ROWS, SHORTLIST
+from context_as_memory.retrieval.index import pose_bins
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(40)
 
@@ -62,16 +63,71 @@ def samples(keys: PlanarViews, config: RetrievalConfig) -> list[tuple[tuple[floa
 
 
 def explains(
-    views: PlanarViews, i: int, point: tuple[float, float], apex: tuple[float, float], config: RetrievalConfig
+    views: PlanarViews,
+    i: int,
+    point: tuple[float, float],
+    apex: tuple[float, float],
+    config: RetrievalConfig,
+    slack_m: float = 0.0,
+    slack_m2: float = 0.0,
 ) -> bool:
-    x, z = from_view(views, i, point)
-    if not (config.near_m <= z <= config.far_m and abs(x) <= views.half_width_tan[i] * z):
+    """slack: how far outside a border still counts, in metres; for limits of distance in square metres."""
+    (x, z), k = from_view(views, i, point), views.half_width_tan[i]
+    if not config.near_m - slack_m <= z <= config.far_m + slack_m:
+        return False
+    if abs(x) > k * z + slack_m * math.hypot(1, k):
         return False
     to_view = complex(*(views.origin[i] - point))
     to_apex = complex(apex[0] - point[0], apex[1] - point[1])
     parallax = abs(math.atan2((to_view / to_apex).imag, (to_view / to_apex).real))
-    low, high = config.scale_band
-    return parallax <= config.parallax_rad and low <= abs(to_view) / abs(to_apex) <= high
+    low, high = (band * abs(to_apex) for band in config.scale_band)
+    return (
+        parallax <= config.parallax_rad + math.asin(slack_m / abs(to_view))
+        and low**2 - slack_m2 <= abs(to_view) ** 2 <= high**2 + slack_m2
+    )
+
+
+def explains_in_single_precision(
+    views: PlanarViews,
+    i: int,
+    point: tuple[float, float],
+    apex: tuple[float, float],
+    config: RetrievalConfig,
+    centre: Sequence[float],
+) -> bool | None:
+    """What sums of products in single precision must find, or None where either answer is right. centre: their origin.
+
+    A sum of n products of rounded numbers is off by at most (n + 2) / 2^24 of the sum of the products' sizes; n is 3
+    for the edges and 4 for the squared distance.
+    """
+    size = math.dist(point, centre) + math.dist(views.origin[i], centre)
+    slack_m = 5 / 2**24 * (size + config.far_m)
+    slack_m2 = 6 / 2**24 * (size**2 + (config.scale_band[1] * math.dist(point, apex)) ** 2)
+    surely, maybe = (explains(views, i, point, apex, config, sign * slack_m, sign * slack_m2) for sign in (-1.0, 1.0))
+    return surely if surely == maybe else None
+
+
+class OnGround(AllViews):
+    """The plain index, on a given ground [2, 3] instead of that of its cameras."""
+
+    def __init__(self, basis: np.ndarray) -> None:
+        super().__init__()
+        self._given_basis = basis
+
+    def update(self, cameras: Cameras, given: np.ndarray | None = None) -> None:
+        self.basis = self._given_basis
+        self._views = planar(cameras, self.basis)
+
+
+def newest_of_each_bin(
+    cameras: Cameras, basis: np.ndarray, config: RetrievalConfig, allowed: np.ndarray, given: np.ndarray
+) -> np.ndarray:
+    """Which entries a crowded index looks at, bool [N]."""
+    newest = {}
+    for row, pose in enumerate(pose_bins(cameras, basis, config).tolist()):
+        if allowed[row]:
+            newest[(*pose, bool(given[row]))] = row
+    return np.isin(np.arange(len(cameras)), list(newest.values()))
 
 
 def coverage(

@@ -24,15 +24,12 @@ from context_as_memory.retrieval import (
     STRATEGIES,
     Retrieval,
     RetrievalConfig,
-    ViewIndex,
     explained,
     retrieve,
     take,
     target_samples,
 )
 from context_as_memory.retrieval.coverage import greedy_cover, key_rows, packed, ranking_rows
-from context_as_memory.retrieval.frustum import frustum_overlap, frustum_samples
-from context_as_memory.retrieval.index import pose_bins
 from context_as_memory.retrieval.overlap import MIN_OVERLAP, fov_overlap, fov_overlap_area
 from context_as_memory.retrieval.paper import paper_overlap, runs, thin_runs
 
@@ -151,8 +148,14 @@ def test_explained_equals_loop(seed: int) -> None:
     keys, others = random_views(rng, 2), random_views(rng, 40, box_m=6.0)
     fast = explained(target_samples(keys, config.near_m, config.far_m), others, config)
     points = reference.samples(keys, config)
-    slow = np.array([[reference.explains(others, i, p, apex, config) for p, apex in points] for i in range(40)])
-    assert slow.any() and (fast == slow).all()
+    centre = np.mean([p for p, _ in points], axis=0)
+    unsure = 0
+    for i in range(40):
+        for s, (p, apex) in enumerate(points):
+            slow = reference.explains_in_single_precision(others, i, p, apex, config, centre)
+            unsure += slow is None
+            assert slow is None or fast[i, s] == slow
+    assert fast.any() and unsure < 0.001 * fast.size
 
 
 @settings(max_examples=12, deadline=None)
@@ -184,6 +187,9 @@ def test_greedy_cover_prefers_gain_then_overlap_then_the_earlier_row() -> None:
     assert greedy_cover(words, tie, 5, 8) == ([3, 4], [35, 10])
     assert greedy_cover(words, tie, 1, 1) == ([3], [35])
     assert greedy_cover(words[:0], tie[:0], 3, 1) == ([], [])
+    for few in (packed(claims[:1]), packed(claims[:, :40])):  # one row, or one word a row: transposing copies nothing
+        before = few.copy()
+        assert greedy_cover(few, tie[: len(few)], 5, 1)[0] and (few == before).all()
 
 
 def test_a_look_back_recalls_what_was_seen_there_and_nothing_twice() -> None:
@@ -369,6 +375,8 @@ def test_bad_input_is_refused() -> None:
     for mask in (np.ones(4, bool), np.ones(5)):
         with pytest.raises(UserError, match="allowed"):
             retrieve(bank, bank[:1], config, recent=None, allowed=mask)
+        with pytest.raises(UserError, match="given"):
+            retrieve(bank, bank[:1], config, recent=None, given=mask)
 
 
 def test_mask_is_not_changed() -> None:
@@ -381,97 +389,6 @@ def test_import_is_light() -> None:
     heavy = "m for m in ('torch', 'scipy', 'matplotlib') if m in sys.modules"
     code = f"import sys, context_as_memory.retrieval; print([{heavy}])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
-
-
-# --- the index --------------------------------------------------------------------------------------------------------
-
-
-def _pitched(rng: np.random.Generator, number: int, box_m: float, pitch_deg: float) -> Cameras:
-    """A random walk whose cameras look up and down by up to so many degrees."""
-    yaw = np.cumsum(rng.normal(0, 0.4, number))
-    position = np.mod(np.cumsum(rng.normal(0, 0.6, (number, 3)), axis=0), box_m)
-    level = look(position, yaw, K, 160, 96)
-    pitch = np.radians(rng.uniform(-pitch_deg, pitch_deg, number))
-    tilt = np.tile(np.eye(4), (number, 1, 1))
-    tilt[:, 1, 1], tilt[:, 1, 2], tilt[:, 2, 1], tilt[:, 2, 2] = (
-        np.cos(pitch), -np.sin(pitch), np.sin(pitch), np.cos(pitch),
-    )  # fmt: skip
-    return Cameras(level.c2w @ tilt, level.K, 160, 96)
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    SEEDS,
-    st.sampled_from([5.0, 60.0]),
-    st.sampled_from([0.0, 40.0]),
-    st.booleans(),
-    st.sampled_from(["coverage", "frustum"]),
-)
-def test_the_index_gives_what_looking_at_everything_gives(seed, box_m, pitch_deg, crowded, strategy):
-    """Reference: the same rule over all frames (or, in a crowd, the newest of each bin, found by a plain loop)."""
-    rng = np.random.default_rng(seed)
-    bank = _pitched(rng, 120, box_m, pitch_deg)
-    target = bank[[int(rng.integers(120))]]
-    config = RetrievalConfig(strategy=strategy, far_m=6.0, crowded=0 if crowded else 10**6, bin_m=1.5, bin_rad=0.4)
-    index = ViewIndex(config)
-    for end in sorted({*rng.integers(1, 120, 5).tolist(), 120}):
-        found = retrieve(bank[:end], target, config, recent=end - 1, index=index)
-        views = planar(bank[:end], index.basis)
-        candidates = np.ones(end, bool)
-        if crowded:
-            newest = {}
-            for row, key in enumerate(map(tuple, pose_bins(bank[:end], index.basis, config).tolist())):
-                newest[key] = row
-            candidates = np.isin(np.arange(end), list(newest.values()))
-        allowed = candidates & (np.arange(end) != end - 1)
-        if strategy == "frustum":
-            overlap = frustum_overlap(frustum_samples(target, config)[0], np.arange(end), bank, config)
-        else:
-            overlap = fov_overlap(planar(target, index.basis), views, config.near_m, config.far_m)[0]
-        expected = np.flatnonzero(allowed & (overlap > MIN_OVERLAP))
-        np.testing.assert_array_equal(np.setdiff1d(found.candidates, [end - 1]), expected)
-        if pitch_deg == 0 or strategy == "frustum":  # one ground: the whole answer is that of the plain call
-            plain = retrieve(bank[:end], target, config, recent=end - 1, allowed=candidates)
-            np.testing.assert_array_equal(found.indices, plain.indices)
-            np.testing.assert_allclose(found.scores, plain.scores, atol=1e-12)
-
-
-@settings(max_examples=15, deadline=None)
-@given(SEEDS, st.sampled_from([0.0, 60.0]))
-def test_an_index_that_grew_equals_one_that_was_read_at_once(seed, pitch_deg):
-    """Bit for bit, so that a saved world goes on exactly as it would have."""
-    rng = np.random.default_rng(seed)
-    bank = _pitched(rng, 80, 8.0, pitch_deg)
-    config = RetrievalConfig(crowded=0)
-    grown, read = ViewIndex(config), ViewIndex(config)
-    for end in range(1, 81):
-        grown.update(bank[:end])
-    read.update(bank)
-    np.testing.assert_array_equal(grown.basis, read.basis)
-    for a, b in zip(vars(grown.all_views()).values(), vars(read.all_views()).values(), strict=True):
-        np.testing.assert_array_equal(a, b)
-    goals = bank[[5]]
-    np.testing.assert_array_equal(grown.within_reach(goals), read.within_reach(goals))
-    assert len(read.within_reach(goals)) <= len(np.unique(pose_bins(bank, read.basis, config), axis=0))
-
-
-def test_a_crowd_is_cut_to_the_nearest_which_hold_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With thousands of views in reach the cut changes which weak candidates are listed, not what is picked."""
-    from context_as_memory.retrieval import index as module
-
-    rng = np.random.default_rng(3)
-    place = np.concatenate([rng.uniform(0, 25, (6000, 2)), np.zeros((6000, 1))], axis=1)
-    bank = look(place, rng.uniform(-np.pi, np.pi, 6000), K, 160, 96)
-    config = RetrievalConfig()
-    for row in range(8):
-        target = bank[[row]]
-        index = ViewIndex(config)
-        cut = retrieve(bank[100:], target, config, recent=None, index=index)
-        monkeypatch.setattr(module, "NEAREST", 10**6)
-        full = retrieve(bank[100:], target, config, recent=None, index=index)
-        monkeypatch.undo()
-        assert len(cut.candidates) <= module.NEAREST < len(full.candidates)
-        np.testing.assert_array_equal(cut.indices, full.indices)
 
 
 def test_given_frames_go_before_generated_ones_of_about_equal_gain() -> None:

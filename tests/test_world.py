@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 import tiny
+from context_as_memory import memory
 from context_as_memory.camera import Cameras, pinhole
 from context_as_memory.data.dataset import SamplingConfig, collate, sample_segment
 from context_as_memory.diffusion import TIMESTEPS, FlowMatching, add_noise, clean_from_velocity, sample_flow, velocity
 from context_as_memory.errors import UserError
-from context_as_memory.memory import MemoryBank, MergePolicy
+from context_as_memory.memory import MemoryBank, MergePolicy, RamStore
 from context_as_memory.retrieval import Retrieval, RetrievalConfig
 from context_as_memory.tokens import TokenLayout, build_model_inputs
 from context_as_memory.transformer import WorldTransformer
@@ -368,6 +369,16 @@ def test_noise_levels():
         flow.sampling_sigmas(0)
 
 
+class _Losing(RamStore):
+    """A store that has lost some of its entries."""
+
+    lost = np.empty(0, bool)
+
+    def readable(self):
+        held = len(self._frames)
+        return ~np.append(self.lost, np.zeros(held, bool))[:held] if self.lost.any() else None
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**31), st.floats(0.05, 2.0), st.floats(0.05, 3.0), st.integers(1, 9))
 def test_merging_never_leaves_a_view_without_one_that_stands_for_it(seed, distance_m, angle_rad, part):
@@ -375,21 +386,52 @@ def test_merging_never_leaves_a_view_without_one_that_stands_for_it(seed, distan
     c2w = np.tile(np.eye(4), (60, 1, 1))
     turns = Rotation.from_rotvec(np.cumsum(rng.normal(0, 0.2, (60, 3)), axis=0))
     c2w[:, :3, :3], c2w[:, :3, 3] = turns.as_matrix(), np.cumsum(rng.normal(0, 0.2, (60, 3)), axis=0)
-    cameras = Cameras(c2w, pinhole(90, tiny.WIDTH, tiny.HEIGHT), tiny.WIDTH, tiny.HEIGHT)
-    bank = MemoryBank(merge=MergePolicy(distance_m=distance_m, angle_rad=angle_rad))
+    lenses = np.stack([pinhole(hfov, tiny.WIDTH, tiny.HEIGHT) for hfov in rng.choice([60, 90, 91], 60)])
+    lenses[:, 2:] += rng.choice([0.0, 0.0, 1.0], (60, 1))  # some look more to one side, and less to the other
+    cameras = Cameras(c2w, lenses, tiny.WIDTH, tiny.HEIGHT)
+    store, policy = _Losing(), MergePolicy(distance_m=distance_m, angle_rad=angle_rad)
+    bank = MemoryBank(store, policy)
+    apart = np.linalg.norm(cameras.position[:, None] - cameras.position[None], axis=-1)
+    turned = np.stack([(turn.inv() * turns).magnitude() for turn in turns])
+    fx, fy, cx, cy = lenses.T
+    sides = np.stack([cx / fx, (tiny.WIDTH - cx) / fx, cy / fy, (tiny.HEIGHT - cy) / fy], axis=1)
+    as_wide = (sides[None] >= sides[:, None] - 1e-9).all(axis=-1)  # [i, j]: j shows all that i shows
+    alike = (apart <= distance_m + 1e-9) & (turned <= angle_rad + 1e-6) & as_wide
+    surely_alike = (apart < distance_m - 1e-9) & (turned < angle_rad - 1e-6) & as_wide
     for start in range(0, 60, part):
         some = cameras[start : start + part]
         bank.append(np.zeros((len(some), tiny.HEIGHT, tiny.WIDTH, 3), np.uint8), some, torch.zeros(1, len(some), 1, 1))
-    offered = bank.offered()
-    apart = np.linalg.norm(cameras.position[:, None] - cameras.position[None], axis=-1)
-    turned = np.stack([(turn.inv() * turns).magnitude() for turn in turns])
-    alike = (apart <= distance_m + 1e-9) & (turned <= angle_rad + 1e-6)
-    for row in range(60):  # reference: a plain loop in the order of the walk
-        stands_for_it = offered[:row] & alike[row, :row]
-        assert offered[row] or stands_for_it.any()
-        surely = offered[:row] & (apart[row, :row] < distance_m - 1e-9) & (turned[row, :row] < angle_rad - 1e-6)
-        assert not (offered[row] and surely.any())
+        if rng.random() < 0.3:
+            store.lost = rng.random(start + 1) < rng.choice([0.0, 0.2])
+        offered, readable = bank.offered(), store.readable()
+        assert len(offered) == len(bank)
+        for row in range(len(bank)):  # reference: a plain loop in the order of the walk
+            if readable is not None and not readable[row]:
+                assert not offered[row]
+                continue
+            assert offered[row] or (offered[:row] & alike[row, :row]).any()
+            assert not (offered[row] and (offered[:row] & surely_alike[row, :row]).any())
     assert MemoryBank().offered() is None
+
+
+def test_merging_goes_on_from_where_it_was_also_after_a_loss(monkeypatch):
+    """Every entry is looked at once, however often it is asked for; only a new loss starts again."""
+    looked = []
+    is_new = memory._Merger._is_new
+    monkeypatch.setattr(
+        memory._Merger, "_is_new", lambda self, cameras, row: looked.append(row) or is_new(self, cameras, row)
+    )
+    store, cameras = _Losing(), tiny.walk(30)
+    store.lost = np.arange(30) == 4
+    bank = MemoryBank(store, MergePolicy(distance_m=0.5, angle_rad=0.5))
+    for start in range(0, 30, 3):
+        bank.append(tiny.pictures(3), cameras[start : start + 3], torch.zeros(1, 3, 1, 1))
+        once = bank.offered()
+        once[:] = False  # the caller's own
+        assert bank.offered().any()
+    assert looked == [row for row in range(30) if row != 4]
+    store.lost = np.isin(np.arange(30), (4, 6))
+    assert not bank.offered()[[4, 6]].any() and len(looked) == 29 + 28
 
 
 def test_a_world_with_merging_reads_fewer_frames_and_walks_on():

@@ -81,10 +81,14 @@ class RamStore:
         return self._notes
 
 
+SAME_LENS = 1e-6  # tangents that differ by less differ by rounding: a hundredth of a pixel is more
+
+
 @dataclass(frozen=True, kw_only=True)
 class MergePolicy:
-    """When a new view is as good as one that memory offers already: no farther away than `distance_m` and turned by no
-    more than `angle_rad`, in space. It stays stored, but retrieval is not offered it.
+    """When a new view is as good as one that memory offers already: no farther away than `distance_m`, turned by no
+    more than `angle_rad`, in space, and seen through a lens that shows no more on any side. It stays stored, but
+    retrieval is not offered it.
 
     The view that came first stays, so every view that is left out has one within these limits that is offered: however
     long a walk, no place loses its only view. (If the newest stayed, a slow turn would push out its own beginning.)
@@ -99,29 +103,50 @@ class MergePolicy:
 
 
 class _Merger:
-    """Which entries of a growing list of poses are offered under a policy."""
+    """Which entries of a growing bank are offered under a policy; what was found is kept from call to call."""
 
     def __init__(self, policy: MergePolicy) -> None:
         self.policy = policy
-        self._cells: dict[tuple[int, ...], list[np.ndarray]] = {}
+        self._start_over()
 
-    def offered(self, c2w: np.ndarray) -> np.ndarray:
-        """The answer for the next poses [t, 4, 4], bool [t]."""
-        return np.array([self._offered(pose) for pose in c2w], bool)
+    def _start_over(self) -> None:
+        self._readable, self._offered = np.empty(0, bool), np.empty(0, bool)
+        self._cells: dict[tuple[int, ...], list[int]] = {}  # offered entries by place
 
-    def _offered(self, pose: np.ndarray) -> bool:
+    def offered(self, cameras: Cameras, readable: np.ndarray | None) -> np.ndarray:
+        """Of all entries so far, bool [N]. readable: bool [N], those that are not lost (None: all); a lost view is not
+        offered and stands for no other."""
+        readable = np.ones(len(cameras), bool) if readable is None else readable
+        done = len(self._readable)
+        if not np.array_equal(readable[:done], self._readable):
+            self._start_over()
+            done = 0
+        found = [readable[row] and self._is_new(cameras, row) for row in range(done, len(cameras))]
+        self._readable, self._offered = readable.copy(), np.append(self._offered, np.array(found, bool))
+        return self._offered.copy()
+
+    def _is_new(self, cameras: Cameras, row: int) -> bool:
+        """Whether no offered entry stands for this one, which is then offered."""
+        pose = cameras.c2w[row]
         cell = np.floor(pose[:3, 3] / self.policy.distance_m).astype(int)
         around = (tuple((cell + step).tolist()) for step in np.ndindex(3, 3, 3))  # shifted by one: see below
         near = [other for key in around for other in self._cells.get(key, ())]
         if near:
-            others = np.stack(near)
-            apart = np.linalg.norm(others[:, :3, 3] - pose[:3, 3], axis=1)
+            others = cameras[near]
+            apart = np.linalg.norm(others.position - pose[:3, 3], axis=1)
             # The trace of the rotation from one to the other is 1 + 2 cos(angle).
-            cos = ((others[:, :3, :3] * pose[:3, :3]).sum(axis=(1, 2)) - 1) / 2
-            if ((apart <= self.policy.distance_m) & (cos >= np.cos(self.policy.angle_rad))).any():
+            cos = ((others.c2w[:, :3, :3] * pose[:3, :3]).sum(axis=(1, 2)) - 1) / 2
+            as_wide = (_sides(others) >= _sides(cameras[row]) - SAME_LENS).all(axis=1)
+            if ((apart <= self.policy.distance_m) & (cos >= np.cos(self.policy.angle_rad)) & as_wide).any():
                 return False
-        self._cells.setdefault(tuple((cell + 1).tolist()), []).append(pose)  # so that neighbours are at 0, 1 and 2
+        self._cells.setdefault(tuple((cell + 1).tolist()), []).append(row)  # so that neighbours are at 0, 1 and 2
         return True
+
+
+def _sides(cameras: Cameras) -> np.ndarray:
+    """How far each lens sees to the left, right, top and bottom, as tangents [N, 4]."""
+    fx, fy, cx, cy = cameras.K.T
+    return np.stack([cx / fx, (cameras.width - cx) / fx, cy / fy, (cameras.height - cy) / fy], axis=1)
 
 
 class MemoryBank:
@@ -131,7 +156,6 @@ class MemoryBank:
         """`merge`: leave near-duplicate views out of what retrieval is offered; None offers all."""
         self.store: Store = RamStore() if store is None else store
         self._merger = None if merge is None else _Merger(merge)
-        self._offered = np.empty(0, bool)
         self._c2w, self._K = np.empty((0, 4, 4)), np.empty((0, 4))  # with spare room: appending is O(1)
         self._size: tuple[int, int] | None = None  # width, height
         self._length = 0
@@ -142,7 +166,6 @@ class MemoryBank:
         if held is not None:
             self._c2w, self._K, self._length = held.c2w.copy(), held.K.copy(), len(held)
             self._size = (held.width, held.height)
-            self._offered = np.ones(len(held), bool) if self._merger is None else self._merger.offered(held.c2w)
             self._profiles_m = np.concatenate([_noted_profiles(note, count) for count, note in self.store.notes()])
             self._generated = np.concatenate([np.full(count, "step" in note) for count, note in self.store.notes()])
 
@@ -188,10 +211,8 @@ class MemoryBank:
             c2w, K, profiles = np.empty((room, 4, 4)), np.empty((room, 4)), np.empty((room, PROFILE), np.float32)
             c2w[:start], K[:start], profiles[:start] = self._c2w[:start], self._K[:start], self._profiles_m[:start]
             self._c2w, self._K, self._profiles_m = c2w, K, profiles
-            self._offered = np.concatenate([self._offered[:start], np.ones(room - start, bool)])
             self._generated = np.concatenate([self._generated[:start], np.zeros(room - start, bool)])
         self._c2w[start:end], self._K[start:end] = cameras.c2w, cameras.K
-        self._offered[start:end] = True if self._merger is None else self._merger.offered(cameras.c2w)
         self._profiles_m[start:end] = _noted_profiles(note, count)
         self._generated[start:end] = "step" in note
         self._size = (cameras.width, cameras.height)
@@ -229,13 +250,9 @@ class MemoryBank:
         """Which entries retrieval may choose from, bool [N]; None if all: not those that a damaged world file has lost,
         nor those that were merged."""
         readable = self.store.readable()
-        if self._merger is None:
+        if self._merger is None or not len(self):
             return readable
-        if readable is None:
-            return self._offered[: len(self)].copy()
-        offered = np.zeros(len(self), bool)  # a lost view stands for no other: merge what is left
-        offered[readable] = _Merger(self._merger.policy).offered(self._c2w[: len(self)][readable])
-        return offered
+        return self._merger.offered(self.cameras, readable)
 
 
 def _noted_profiles(note: Mapping[str, Any], frames: int) -> np.ndarray:

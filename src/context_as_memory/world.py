@@ -69,7 +69,8 @@ class World:
     """A generated world: a denoiser, a codec and a memory of every frame so far.
 
     depth: None, or what estimates depth profiles [T, PROFILE] of frames uint8 [T, H, W, 3] and their T cameras, such as
-    `depth.DepthEstimator`. While it is set, frames are remembered with their profiles, for the strategy `visible`.
+    `depth.DepthEstimator`. While it is set, frames are remembered with their profiles, for the strategy `visible`. A
+    world file does not hold it: an opened world goes on bit for bit only if the same estimator is set again.
     """
 
     def __init__(

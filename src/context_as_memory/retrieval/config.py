@@ -37,8 +37,8 @@ class RetrievalConfig:
     parallel; `paper_far_share` of the slots go to frames far apart in space and time when runs alone leave too many;
     `literal` keeps the published rule as it stands: no near limit, no special cases for turning on the spot and
     parallel views.
-    with an index (`ViewIndex`) and more than `crowded` stored frames, `coverage` and `visible` look only at the
-    newest frame of each pose bin, `bin_m` wide and `bin_rad` of turn.
+    with an index (`ViewIndex`) and more than `crowded` stored frames, `coverage`, `visible` and `frustum` look only at
+    the newest allowed frame of each pose bin, `bin_m` wide and `bin_rad` of turn, given and generated frames apart.
     """
 
     strategy: str = "coverage"
@@ -110,4 +110,8 @@ def check_depths(near_m: float, far_m: float) -> None:
 
 def take(views: PlanarViews, indices: Indices | Bools | slice) -> PlanarViews:
     """A subset of planar views."""
-    return PlanarViews(views.origin[indices], views.heading[indices], views.half_width_tan[indices])
+    arrays = views.origin, views.heading, views.half_width_tan
+    if isinstance(indices, slice):
+        return PlanarViews(*(array[indices] for array in arrays))
+    rows = np.flatnonzero(indices) if indices.dtype == np.bool_ else indices
+    return PlanarViews(*(array.take(rows, axis=0) for array in arrays))  # ten times as fast as `array[rows]`

@@ -35,16 +35,17 @@ def retrieve(
     be retrieved (all if None; `recent` needs no permission). index: an index kept from call to call, brought up to date
     with the bank here; `coverage` then costs about the same however many frames there are. profiles_m: [N, PROFILE]
     depths along each frame's horizon, metres, inf where unknown; `visible` without any is `coverage`. kept: entries
-    whose keys and values are at hand. given: bool [N], entries that were not generated. seed: for the random draws
-    of `paper` and `random`. Raises UserError for a bad index, mask or empty target.
+    whose keys and values are at hand. given: bool [N], entries that were not generated; with an index the same in every
+    call. seed: for the random draws of `paper` and `random`. Raises UserError for a bad index, mask or empty target.
     """
     number = len(bank)
     if len(target) == 0:
         raise UserError("no target cameras: give the camera of at least one frame to be generated")
     if recent is not None and not 0 <= recent < number:
         raise UserError(f"recent frame {recent} is not in the bank: its {number} frames are numbered from 0")
-    if allowed is not None and (allowed.shape != (number,) or allowed.dtype != np.bool_):
-        raise UserError(f"allowed is {allowed.dtype} {list(allowed.shape)}: give {number} booleans, one a frame")
+    for name, mask in (("allowed", allowed), ("given", given)):
+        if mask is not None and (mask.shape != (number,) or mask.dtype != np.bool_):
+            raise UserError(f"{name} is {mask.dtype} {list(mask.shape)}: give {number} booleans, one a frame")
     profiles = None
     if config.strategy == "visible" and profiles_m is not None:
         profiles = checked_profiles(profiles_m, number)
@@ -52,16 +53,14 @@ def retrieve(
         return Retrieval(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64))
 
     looking: Index = AllViews() if index is None else index
-    looking.update(bank)
+    looking.update(bank, given)
     key = key_rows(len(target))
     goals = planar(target, looking.basis)
     rank = key[ranking_rows(take(goals, key), config.far_m)]
     if config.strategy in ("coverage", "visible", "frustum"):
-        pool = looking.within_reach(target[key if config.strategy == "frustum" else rank])
+        pool = looking.within_reach(target[key if config.strategy == "frustum" else rank], allowed)
     else:
-        pool = np.arange(number)
-    if allowed is not None:
-        pool = pool[allowed[pool]]
+        pool = np.arange(number) if allowed is None else np.flatnonzero(allowed)
     last = np.array([], np.int64) if recent is None else np.array([recent])
     query = _Query(
         config=config,
@@ -77,7 +76,7 @@ def retrieve(
         profiles_m=profiles,
         kept=kept,
         given=given,
-        rng=np.random.default_rng(seed),
+        seed=seed,
     )
     answer = _STRATEGIES[config.strategy](query)
     candidates = answer.candidates
@@ -104,7 +103,7 @@ class _Query:
     profiles_m: np.ndarray | None
     kept: Indices | None
     given: Bools | None
-    rng: np.random.Generator
+    seed: int
 
     def overlap(self, entries: Indices) -> Floats:
         """Exact overlap of entries with the target: the mean over the ranking poses."""
@@ -168,7 +167,8 @@ def _paper(query: _Query) -> _Answer:
     candidates = query.pool[share > 0]
     recent = int(query.last[0]) if len(query.last) else None
     centre = goals.origin.mean(0)
-    picks = thin_runs(candidates, views.origin, centre, recent, query.budget, config.paper_far_share, query.rng)
+    rng = np.random.default_rng(query.seed)
+    picks = thin_runs(candidates, views.origin, centre, recent, query.budget, config.paper_far_share, rng)
     scores = share[np.searchsorted(query.pool, picks)]
     last_passes = np.asarray(paper_overlap(goals, take(views, query.last), config).any(0))
     return _Answer(picks, scores, candidates, query.overlap(query.last), last_passes)
@@ -180,7 +180,7 @@ def _recent(query: _Query) -> _Answer:
 
 
 def _random(query: _Query) -> _Answer:
-    return _whatever(query, query.rng.permutation(query.pool)[: query.budget])
+    return _whatever(query, np.random.default_rng(query.seed).permutation(query.pool)[: query.budget])
 
 
 def _first(query: _Query) -> _Answer:

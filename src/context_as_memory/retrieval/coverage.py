@@ -59,35 +59,35 @@ def explained(samples: Samples, views: PlanarViews, config: RetrievalConfig) -> 
         return np.zeros((len(views.origin), len(points)), bool)
     centre = points.mean(0)  # small numbers lose no digits far from the world's origin
     (px, py), (ox, oy), (hx, hy) = (points - centre).T, (views.origin - centre).T, views.heading.T
-    (rx, ry), k, one = rays.T, views.half_width_tan, np.ones_like
+    (rx, ry), k, one, each = rays.T, views.half_width_tan, np.ones(len(points)), np.ones(len(views.origin))
     # Every condition is (numbers of the view) . (numbers of the sample) >= 0, one thin matrix product each. The places
     # from which a sample has at most the allowed parallax fill a wedge with its tip on the sample: two half-planes.
-    point, origin = np.array([px, py, one(px)]), np.array([ox, oy, one(ox)])
+    # Single precision is twice as fast. A sum of n products is off by at most (n + 2) / 2^24 of the sum of their sizes.
+    # With views and samples within 20 m of `centre` that moves the edges of wedges and of parallax by 0.02 mm at most;
+    # a squared distance is off by up to 0.001 m2, which for a sample a decimetre away can be a few millimetres.
+    point, origin = np.array([px, py, one], np.float32), np.array([ox, oy, each], np.float32)
     ahead, across = np.array([hx, hy, -hx * ox - hy * oy]), np.array([hy, -hx, hx * oy - hy * ox])
     near, far = np.array([[0.0], [0.0], [config.near_m]]), np.array([[0.0], [0.0], [config.far_m]])
-    square = np.array([-2 * ox, -2 * oy, one(ox), ox * ox + oy * oy])  # . (px, py, p.p, 1): squared distance
-    low, high = (np.array([px, py, px * px + py * py - (band * distance) ** 2, one(px)]) for band in config.scale_band)
+    square = np.array([-2 * ox, -2 * oy, each, ox * ox + oy * oy], np.float32)  # . (px, py, p.p, 1): squared distance
+    low, high = (
+        np.array([px, py, px * px + py * py - (band * distance) ** 2, one], np.float32) for band in config.scale_band
+    )
     sin, cos = np.sin(config.parallax_rad), np.cos(config.parallax_rad)
     normals = [(-sin * rx - side * cos * ry, -sin * ry + side * cos * rx) for side in (-1.0, 1.0)]
+    edges = (ahead - near, far - ahead, k * ahead - across, k * ahead + across)
     forms = [
-        (ahead - near, point),
-        (far - ahead, point),
-        (k * ahead - across, point),
-        (k * ahead + across, point),
+        *((edge.astype(np.float32), point) for edge in edges),
         (square, low),
         (-square, high),
-        *((origin, np.array([nx, ny, -nx * px - ny * py])) for nx, ny in normals),
+        *((origin, np.array([nx, ny, -nx * px - ny * py], np.float32)) for nx, ny in normals),
     ]
-    # Half the bytes, twice the speed. Numbers are below a few hundred here: a sample is misjudged only if it lies
-    # within a hundredth of a millimetre or so of a border.
-    thin = [(of_views.T.astype(np.float32), of_samples.astype(np.float32)) for of_views, of_samples in forms]
     inside = np.empty((len(ox), len(px)), bool)
     for first in range(0, len(ox), VIEWS_AT_ONCE):
         rows = slice(first, first + VIEWS_AT_ONCE)
-        least = thin[0][0][rows] @ thin[0][1]
+        least = forms[0][0][:, rows].T @ forms[0][1]
         value = np.empty_like(least)
-        for of_views, of_samples in thin[1:]:
-            np.minimum(least, np.matmul(of_views[rows], of_samples, out=value), out=least)
+        for of_views, of_samples in forms[1:]:
+            np.minimum(least, np.matmul(of_views[:, rows].T, of_samples, out=value), out=least)
         np.greater_equal(least, 0.0, out=inside[rows])
     return inside
 
@@ -110,7 +110,7 @@ def greedy_cover(words: Words, bonus: Floats, budget: int, least: float) -> tupl
     """
     rows: list[int] = []
     gains: list[int] = []
-    left = np.ascontiguousarray(words.T)  # sums over the first axis are twice as fast
+    left = words.T.copy()  # sums over the first axis are twice as fast
     while len(rows) < min(budget, len(words)):
         gain = np.bitwise_count(left).sum(0)
         worth = np.where(gain >= max(least, 1), gain + bonus, -1.0)

@@ -4,7 +4,8 @@ Two ideas. A wedge lies in a circle, so two wedges can only overlap where their 
 gives exactly the candidates, and appending to it costs the same for the first and the millionth frame. And in a bounded
 world the number of frames grows but the number of *different* views does not: from `crowded` frames on, only the newest
 frame of each pose bin (`bin_m` x `bin_rad`) is a candidate, and of these the `NEAREST`, since views overlap most
-that look at the same place. The others stay stored, and can still be asked for.
+that look at the same place. The others stay stored: where the newest frame of a bin is not allowed, the newest allowed
+one stands for it. Frames that were given have bins of their own, so that none is hidden by what was made of it.
 """
 
 from collections.abc import Sequence
@@ -29,16 +30,18 @@ class Index(Protocol):
 
     basis: Floats  # [2, 3]: the ground that views are seen on
 
-    def update(self, cameras: Cameras) -> None:
-        """Take in what a bank has gained: `cameras` are all of its entries, of which the first are known already."""
+    def update(self, cameras: Cameras, given: Bools | None = None) -> None:
+        """Take in what a bank has gained: `cameras` are all of its entries, of which the first are known already.
+        given: bool [N], which of them were not generated (None: no difference is made); for an entry always the same.
+        """
         ...
 
     def all_views(self) -> PlanarViews:
         """Views of all entries."""
         ...
 
-    def within_reach(self, targets: Cameras) -> Indices:
-        """Entries, ascending, that retrieval shall look at for these targets."""
+    def within_reach(self, targets: Cameras, allowed: Bools | None = None) -> Indices:
+        """Allowed entries (bool [N]; None: all are), ascending, that retrieval shall look at for these targets."""
         ...
 
 
@@ -49,15 +52,15 @@ class AllViews:
         self.basis: Floats = np.eye(2, 3)
         self._views = PlanarViews(np.empty((0, 2)), np.empty((0, 2)), np.empty(0))
 
-    def update(self, cameras: Cameras) -> None:
+    def update(self, cameras: Cameras, given: Bools | None = None) -> None:
         self.basis = ground_basis(cameras)
         self._views = planar(cameras, self.basis)
 
     def all_views(self) -> PlanarViews:
         return self._views
 
-    def within_reach(self, targets: Cameras) -> Indices:
-        return np.arange(len(self._views.origin))
+    def within_reach(self, targets: Cameras, allowed: Bools | None = None) -> Indices:
+        return np.arange(len(self._views.origin)) if allowed is None else np.flatnonzero(allowed)
 
 
 class ViewIndex:
@@ -78,15 +81,18 @@ class ViewIndex:
         self._origin, self._heading = np.empty((room, 2)), np.empty((room, 2))
         self._k = np.empty(room)
         self._places = np.empty((PLACE, room))  # circle around what is seen (x, y, radius), and the place looked at
+        self._bin = np.empty(room, np.int32)  # the number of the bin that each view falls into
         self._length, self._widest = 0, 0.0
-        self._bins: dict[tuple[int, ...], tuple[int, _Cell]] = {}  # the newest view of each, and the cell it lies in
+        # By what bins hold: their number, their newest view and the cell that it lies in.
+        self._bins: dict[tuple[int, ...], tuple[int, int, _Cell]] = {}
         self._cells: dict[tuple[int, int], _Cell] = {}
 
-    def update(self, cameras: Cameras) -> None:
+    def update(self, cameras: Cameras, given: Bools | None = None) -> None:
         """Take in what a bank has gained.
 
         Taking entries in at once or one by one makes the same index, bit for bit.
         """
+        given = np.zeros(len(cameras), bool) if given is None else given
         while self._length < len(cameras):
             ups = np.concatenate([self._up_sum[None], -cameras.down[self._length :]])
             sums = np.add.accumulate(ups)[1:]  # in order, as one by one
@@ -96,13 +102,13 @@ class ViewIndex:
             level = int(np.argmax(tilted)) if tilted.any() else len(sums)
             if level:
                 end = self._length + level
-                self._append(_part(cameras, self._length, end))
+                self._append(_part(cameras, self._length, end), given[self._length : end])
                 self._up_sum = sums[level - 1]
             else:  # lay the ground anew, under all that is known and one more
                 end = self._length + 1
                 self.basis, self._up_sum = ground_basis(cameras, sums[0]), sums[0]
                 self._start(max(64, 2 * end))
-                self._append(_part(cameras, 0, end))
+                self._append(_part(cameras, 0, end), given[:end])
 
     def _bounds(self, cameras: Cameras, views: PlanarViews) -> tuple[Floats, Floats]:
         """Circles on the ground around what each camera can see: centres [N, 2], radii [N]."""
@@ -112,13 +118,13 @@ class ViewIndex:
         centre, radius = spheres(cameras, near, far)  # seen from above a sphere is a circle
         return coordinates(centre, self.basis), radius
 
-    def _append(self, cameras: Cameras) -> None:
+    def _append(self, cameras: Cameras, given: Bools) -> None:
         views = planar(cameras, self.basis)
         start, end = self._length, self._length + len(views.origin)
         if end > len(self._k):
-            for name in ("_origin", "_heading", "_k"):
+            for name in ("_origin", "_heading", "_k", "_bin"):
                 old = getattr(self, name)
-                grown = np.empty((2 * end, *old.shape[1:]))
+                grown = np.empty((2 * end, *old.shape[1:]), old.dtype)
                 grown[:start] = old[:start]
                 setattr(self, name, grown)
             self._places = np.concatenate([self._places[:, :start], np.empty((PLACE, 2 * end - start))], axis=1)
@@ -126,19 +132,20 @@ class ViewIndex:
         rows = slice(start, end)
         self._origin[rows], self._heading[rows], self._k[rows] = views.origin, views.heading, views.half_width_tan
         self._length, self._widest = end, max(self._widest, float(radius.max()))
-        bins = pose_bins(cameras, self.basis, self.config)
+        bins = np.column_stack([pose_bins(cameras, self.basis, self.config), given])
         spots = np.floor(centre / self.config.far_m).astype(np.int64)
         places = np.column_stack([centre, radius, views.origin + AHEAD * self.config.far_m * views.heading])
         self._places[:, rows] = places.T
         for row, key, spot in zip(
             range(start, end), map(tuple, bins.tolist()), map(tuple, spots.tolist()), strict=True
         ):
-            older = self._bins.get(key)
-            if older is not None:
-                older[1].remove(older[0])
             cell = self._cells.setdefault(spot, _Cell())
+            number, older, home = self._bins.get(key, (len(self._bins), None, cell))
+            if older is not None:
+                home.remove(older)
             cell.add(row, places[row - start])
-            self._bins[key] = row, cell
+            self._bins[key] = number, row, cell
+            self._bin[row] = number
 
     def views(self, rows: Indices | Sequence[int]) -> PlanarViews:
         """Views of the given entries."""
@@ -151,15 +158,18 @@ class ViewIndex:
 
     @property
     def crowded(self) -> bool:
-        """Whether only the newest frame of each pose bin is a candidate."""
+        """Whether only the newest allowed frame of each pose bin is a candidate."""
         return self._length > self.config.crowded
 
-    def within_reach(self, targets: Cameras) -> Indices:
+    def within_reach(self, targets: Cameras, allowed: Bools | None = None) -> Indices:
         """Candidates, ascending, whose view can overlap one of the targets' views: all of them, or in a crowd the
-        `NEAREST`."""
+        `NEAREST`. A mask that forbids something costs a pass over it, the one thing here that grows with the bank."""
         goals = planar(targets, self.basis)
         centre, radius = self._bounds(targets, goals)
-        if not self.crowded:
+        if allowed is not None and not allowed.all():
+            rows = self._newest(allowed) if self.crowded else np.flatnonzero(allowed)
+            places = self._places[:, rows]
+        elif not self.crowded:
             rows, places = np.arange(self._length), self._places[:, : self._length]
         else:
             reach = (self._widest + float(radius.max())) / self.config.far_m
@@ -179,6 +189,12 @@ class ViewIndex:
         if self.crowded and len(touching) > NEAREST:
             touching = touching[self._nearest(places[3:, touching], goals)]
         return np.sort(rows[touching])
+
+    def _newest(self, allowed: Bools) -> Indices:
+        """The newest allowed view of each bin that has one."""
+        rows, newest = np.flatnonzero(allowed), np.full(len(self._bins), -1)
+        newest[self._bin[rows]] = rows  # ascending: the last one of a bin stays
+        return newest[newest >= 0]
 
     def _nearest(self, seen: Floats, targets: PlanarViews) -> Indices:
         """Which `NEAREST` of the places that views look at [2, N] are nearest to those of the targets."""
