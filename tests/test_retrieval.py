@@ -24,6 +24,7 @@ from context_as_memory.retrieval import (
     STRATEGIES,
     Retrieval,
     RetrievalConfig,
+    ViewIndex,
     explained,
     retrieve,
     take,
@@ -377,6 +378,8 @@ def test_bad_input_is_refused() -> None:
             retrieve(bank, bank[:1], config, recent=None, allowed=mask)
         with pytest.raises(UserError, match="given"):
             retrieve(bank, bank[:1], config, recent=None, given=mask)
+    with pytest.raises(UserError, match="depths or bins"):
+        retrieve(bank, bank[:1], config, recent=None, index=ViewIndex(RetrievalConfig(far_m=9.0)))
 
 
 def test_mask_is_not_changed() -> None:

@@ -317,19 +317,8 @@ class World:
         )
 
     def _index_for(self, rule: RetrievalConfig) -> ViewIndex:
-        """The index over this bank; made anew for a rule that sees another distance or sorts into other bins."""
-
-        def grid(config: RetrievalConfig) -> tuple[float, ...]:
-            return (
-                config.strategy == "frustum",
-                config.near_m,
-                config.far_m,
-                config.crowded,
-                config.bin_m,
-                config.bin_rad,
-            )
-
-        if self._index is None or self._indexed is not self.bank or grid(self._index.config) != grid(rule):
+        """The index over this bank; made anew for a rule that it does not fit."""
+        if self._index is None or self._indexed is not self.bank or not self._index.fits(rule):
             self._index, self._indexed = ViewIndex(rule), self.bank
         return self._index
 

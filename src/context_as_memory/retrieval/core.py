@@ -53,6 +53,8 @@ def retrieve(
         return Retrieval(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64))
 
     looking: Index = AllViews() if index is None else index
+    if not looking.fits(config):
+        raise UserError("this index was made for a rule with other depths or bins; make one for this rule")
     looking.update(bank, given)
     key = key_rows(len(target))
     goals = planar(target, looking.basis)

@@ -30,6 +30,10 @@ class Index(Protocol):
 
     basis: Floats  # [2, 3]: the ground that views are seen on
 
+    def fits(self, config: RetrievalConfig) -> bool:
+        """Whether it may be asked for this rule."""
+        ...
+
     def update(self, cameras: Cameras, given: Bools | None = None) -> None:
         """Take in what a bank has gained: `cameras` are all of its entries, of which the first are known already.
         given: bool [N], which of them were not generated (None: no difference is made); for an entry always the same.
@@ -52,6 +56,9 @@ class AllViews:
         self.basis: Floats = np.eye(2, 3)
         self._views = PlanarViews(np.empty((0, 2)), np.empty((0, 2)), np.empty(0))
 
+    def fits(self, config: RetrievalConfig) -> bool:
+        return True
+
     def update(self, cameras: Cameras, given: Bools | None = None) -> None:
         self.basis = ground_basis(cameras)
         self._views = planar(cameras, self.basis)
@@ -72,6 +79,10 @@ class ViewIndex:
         self._up_sum = np.zeros(3)
         self.basis: Floats = np.eye(2, 3)
         self._start(64)
+
+    def fits(self, config: RetrievalConfig) -> bool:
+        """Whether views are sorted as this rule wants it: by the same kind of view, depths and bins."""
+        return _sorting(config) == _sorting(self.config)
 
     def __len__(self) -> int:
         return self._length
@@ -203,6 +214,11 @@ class ViewIndex:
             dx, dy = seen[0] - x, seen[1] - y
             np.minimum(distance, dx * dx + dy * dy, out=distance)
         return np.argpartition(distance, NEAREST)[:NEAREST]
+
+
+def _sorting(config: RetrievalConfig) -> tuple[float, ...]:
+    space = config.strategy == "frustum"
+    return space, config.near_m, config.far_m, config.crowded, config.bin_m, config.bin_rad
 
 
 def _part(cameras: Cameras, start: int, end: int) -> Cameras:
