@@ -207,6 +207,19 @@ def test_a_flipped_bit_of_a_pose_in_the_file_is_found(tmp_path):
         np.testing.assert_array_equal(BranchStore(world).readable(), [True] * 4 + [False] * 2 + [True] * 2)
 
 
+def test_rows_of_other_chunks_that_a_damaged_index_leads_to_are_passed_over(tmp_path, monkeypatch):
+    with WorldFile.create(tmp_path / "world", SETTINGS) as world:
+        for seed in range(2):
+            _append(world, seed)
+        first, second = world.chunks()
+        c2w, K = world.cameras([first])
+        rows = world._query("SELECT chunk, c2w, K FROM frame ORDER BY chunk, row")
+        assert {row[0] for row in rows} == {first.id, second.id}
+        monkeypatch.setattr(WorldFile, "_query", lambda file, sql, values=(): rows)
+        found = world.whole_cameras([first])
+        assert list(found) == [first.id] and (found[first.id][0] == c2w).all() and (found[first.id][1] == K).all()
+
+
 def test_poses_that_are_none_are_lost_also_without_a_checksum(tmp_path):
     _filled(tmp_path / "world").close()
     make_old(tmp_path / "world")

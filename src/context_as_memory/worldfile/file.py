@@ -400,7 +400,8 @@ class WorldFile:
             marks = ",".join("?" * len(part))
             query = f"SELECT chunk, c2w, K FROM frame WHERE chunk IN ({marks}) ORDER BY chunk, row"
             for chunk, c2w, K in self._query(query, part):
-                held[chunk].append((c2w, K))
+                if chunk in held:  # a damaged index leads to other rows
+                    held[chunk].append((c2w, K))
         found = {}
         for info in chunks:
             poses = held[info.id]
