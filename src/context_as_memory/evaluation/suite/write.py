@@ -183,8 +183,8 @@ def write_paper(report: Report, out: Path) -> None:
 
     below = (
         f"GT (recorded frames as memory): clips {report.counted('coverage.psnr_db')}; HC (own frames, turn and "
-        f"return): walks {report.counted('history_coverage.psnr_db')}; {report.settings['seeds']} seeds each. Intervals "
-        f"of 95 % over episodes and clips; differences are paired."
+        f"return): walks {report.counted('history_coverage.psnr_db')}; {report.settings['seeds']} seeds each. "
+        f"Intervals of 95 % over episodes and clips; differences are paired."
     )
     tables: list[Table] = [
         (
