@@ -243,7 +243,7 @@ def write_videos(report: Report, out: Path) -> None:
     headings = ["video", "returns", *_titles(MEASURES)]
     if report.settings["truth"]:
         columns += [f"return_truth.{measure}" for measure in MEASURES]
-        headings += [f"{title} to truth" for title in _titles(MEASURES)]
+        headings += ["PSNR to truth, dB", "SSIM to truth", "LPIPS to truth"]
     rows = [[name, *(number(clip.get(key)) for key in columns)] for name, clip in report.clips.items()]
     tables = [
         ("Returns against first visits", headings, rows, f"Videos with returns: {len(report.having(columns[1]))}.")
