@@ -215,6 +215,14 @@ def test_clips_of_other_settings_are_refused(episodes, tmp_path):
         run_proof(system, episodes, _settings(tmp_path, seed=1))
 
 
+def test_a_quick_run_is_quick_in_all_its_parts():
+    quick, whole = EvaluateConfig(suite="proof", clips=4), EvaluateConfig(suite="paper")
+    assert (quick.num_walks, quick.num_drift_frames, quick.folder.as_posix()) == (4, 60, "outputs/proof")
+    assert (whole.num_walks, whole.num_drift_frames, whole.folder.as_posix()) == (12, 600, "outputs/paper")
+    given = replace(quick, walks=9, drift_frames=0)
+    assert (given.num_walks, given.num_drift_frames) == (9, 0)
+
+
 def test_shares_that_survive_a_swap():
     assert kept_share(np.array([4.0, 4.0]), np.array([1.0, 1.0])) == pytest.approx(0.25)
     assert kept_share(np.array([4.0]), np.array([-3.0])) == 0.0
@@ -334,7 +342,9 @@ def test_metrics_without_their_network_are_left_out_before_the_run(episodes, tmp
 
 
 def test_reports_name_the_archives_of_their_networks():
-    report = result.Report("paper", {}, {"sha256": None}, ["lpips", "fid"])
+    report = result.Report("paper", {}, {"sha256": None}, ["lpips", "fid", "fvd"])
+    report.clips["chunk/one"] = {"coverage.lpips_minus_first": 0.1}
+    report.numbers["history_fid.coverage"] = {"mean": 1.0}  # and no FVD: its network is there, but was of no use
     text = "".join(report.footer())
     for source in result.SOURCES:
         assert (source.sha256 in text) == (source.title != "FVD")

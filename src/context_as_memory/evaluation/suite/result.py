@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,7 +88,7 @@ class Report:
 
     clips: the values of each clip by name; groups: what each clip was measured on, such as its episode (intervals
     resample these first); numbers: values that belong to no clip, such as distances of sets; parts: curves and tables;
-    networks: the metrics that were computed with a network.
+    networks: the metrics whose networks are at hand.
     """
 
     suite: str
@@ -140,8 +141,11 @@ class Report:
         return list(dict.fromkeys(name for clip in self.clips.values() for name in clip))
 
     def variants(self) -> dict[str, dict[str, str]]:
-        """What exactly the metrics with a network are, and where their weights are from."""
+        """What exactly the metrics with a network are that were computed, and where their weights are from."""
         archives = {source.title.lower(): source for source in SOURCES}
+        values = {part for name in (*self.metrics(), *self.numbers) for part in re.split(r"[._]", name)}
+        if any("style" in row for rows in self.parts.get("drift", {}).values() for row in rows):
+            values.add("lpips")  # its network, seen otherwise
         return {
             name: {
                 "variant": _VARIANTS[name],
@@ -149,6 +153,7 @@ class Report:
                 "archive_sha256": archives[name].sha256,
             }
             for name in self.networks
+            if name in values
         }
 
     def footer(self) -> list[str]:

@@ -126,8 +126,10 @@ def run_proof(system: System, episodes: Sequence[Episode], config: EvaluateConfi
         others = [episode for episode in episodes if episode.folder != task.episode.folder]
         other = others[row % len(others)] if others else None
         clip, shown = proof.measure_return(system, task, other, config.seed + row, lpips)
-        labels = [(frame, name.replace("_", " ")) for name, frame in shown.items()]
-        write_image(pictures / f"{row:04d}.png", contact_sheet([labels], ["" for _ in labels]))
+        rows: list[list[tuple[np.ndarray, str]]] = [[], []]  # the frames of every context, and the retrieved ones
+        for name, frame in shown.items():
+            rows[name.startswith("retrieved")].append((frame, name.replace("_", " ")))
+        write_image(pictures / f"{row:04d}.png", contact_sheet(rows, []))
         return clip
 
     def one_walk(row: int) -> Clip:
@@ -229,7 +231,7 @@ def paper_notes(report: Report, turns: Sequence[Task], networks: Sequence[str]) 
         "FID and FVD of so few pictures are large and biased; compare values of equally many only (n : recorded ones)",
     ]
     if early:
-        notes.append(f"mean frames used where rules stop early: {', '.join(early.values())}")
+        notes.append(f"mean frames used on recorded memory where rules stop early: {', '.join(early.values())}")
     if "fvd" in networks and len(turns) > 0 and "history_fvd.coverage" not in report.numbers:
         notes.append(
             "no FVD on own frames: it needs two walks, and two recorded clips that turn on the spot as they do"

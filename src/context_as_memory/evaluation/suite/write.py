@@ -81,7 +81,7 @@ def write_proof(report: Report, out: Path) -> None:
         walks.append([*row, number(float(report.values(f"walk_{name}.psnr_db", both).mean()) if both else None)])
     gained = report.difference("walk_coverage.psnr_db", "walk_recent.psnr_db")
     below_walks = (
-        f"PSNR, SSIM and LPIPS of the frame of the return, over the walks that passed in that arm; the last column "
+        f"Walks: {report.counted('gate.coverage')}. PSNR, SSIM and LPIPS of the frame of the return, over the walks that passed in that arm; the last column "
         f"over the {len(both)} that passed in both. Memory's gain on those: {cell(gained)} dB."
     )
     facts = []
@@ -213,9 +213,9 @@ def write_paper(report: Report, out: Path) -> None:
     for path in sorted((out / "frames").glob("chunk-*.npz"))[:PICTURES]:
         with np.load(path) as made:
             names = ("truth", *paper.ROWS)
-            labels = [(made[name][report.settings["chunk_frames"] - 1], name.replace("_", " ")) for name in names]
-            labels += [(frame, f"retrieved {number + 1}") for number, frame in enumerate(made["retrieved"])]
-        strips.append(page.picture(contact_sheet([labels], ["" for _ in labels])))
+            own = [(made[name][report.settings["chunk_frames"] - 1], name.replace("_", " ")) for name in names]
+            retrieved = [(frame, f"retrieved {number + 1}") for number, frame in enumerate(made["retrieved"])]
+        strips.append(page.picture(contact_sheet([own, retrieved], [])))
     shown = []
     for path in sorted((out / "frames").glob("turn-*.npz"))[:FILMS]:
         with np.load(path) as made:
