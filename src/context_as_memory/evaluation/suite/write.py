@@ -81,7 +81,8 @@ def write_proof(report: Report, out: Path) -> None:
         walks.append([*row, number(float(report.values(f"walk_{name}.psnr_db", both).mean()) if both else None)])
     gained = report.difference("walk_coverage.psnr_db", "walk_recent.psnr_db")
     below_walks = (
-        f"Walks: {report.counted('gate.coverage')}. PSNR, SSIM and LPIPS of the frame of the return, over the walks that passed in that arm; the last column "
+        f"Walks: {report.counted('gate.coverage')}. "
+        f"PSNR, SSIM and LPIPS of the frame of the return, over the walks that passed in that arm; the last column "
         f"over the {len(both)} that passed in both. Memory's gain on those: {cell(gained)} dB."
     )
     facts = []
