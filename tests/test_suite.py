@@ -433,7 +433,7 @@ def test_distances_pool_all_seeds_and_say_how_many(episodes, tmp_path, monkeypat
     report = run_paper(Made(_nearest, walk), episodes, config)
     assert report.numbers["fid.framepack"] == {"mean": 12.0, "n": 12, "reference": 6}  # 3 clips of 2 frames, 2 seeds
     assert report.numbers["history_fvd.recent"]["n"] == 4
-    assert report.numbers["history_fid.first"]["mean"] > 40 and "history_fid.framepack" not in report.numbers
+    assert report.numbers["history_fid.first"]["mean"] > 20 and "history_fid.framepack" not in report.numbers
     assert "12.0 (12 : 6)" in (tmp_path / "report.md").read_text()
 
 

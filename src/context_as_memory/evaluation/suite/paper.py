@@ -33,7 +33,7 @@ SIZES = (1, 5, 10, 20, 30)
 ABLATION = ("random", "fov_random", "fov_nonadjacent", "fov_nonadjacent_far")
 BASE = "coverage"  # every row is also compared with this one, clip by clip
 CLIP = 16  # frames of a video for FVD
-EVERY = 4  # of the frames of a turn, so many is one for FID: neighbours show nearly the same
+EVERY = 8  # of the frames of a turn, so many is one for FID: neighbours show nearly the same
 SMALLEST = 8  # pixels: FramePack's halving ends here
 TURN_RAD, TURN_M = float(np.radians(30.0)), 1.0  # a recorded clip turns as the walks do: at least so far, on the spot
 
