@@ -14,8 +14,8 @@ Six test maps (`cam render --out episodes --maps test`), or other episodes by --
              60; and the style distance of both to recorded frames of all maps, beside that of the recorded frames of
              the same stretch (fog and stripes cannot fool it as they fool sharpness)
 
-PSNR, SSIM and LPIPS (`cam fetch metrics`), means over clips with 95 % bootstrap intervals. One command, CPU, under 15
-minutes on two cores.
+PSNR, SSIM and LPIPS (`cam fetch metrics`), means over clips with 95 % bootstrap intervals (episodes resampled first,
+then clips within them). One command, CPU, under 15 minutes on two cores.
 """
 
 import argparse
@@ -49,20 +49,23 @@ class Scores:
 
     def __init__(self) -> None:
         self.values: dict[str, list[float]] = {}
+        self.groups: dict[str, list[str]] = {}  # the episode of every value
 
-    def add(self, name: str, frames_u8: np.ndarray, truth: np.ndarray) -> None:
-        """One clip: its frames against the true ones, uint8 [T, H, W, 3]."""
+    def add(self, name: str, frames_u8: np.ndarray, truth: np.ndarray, episode: Episode) -> None:
+        """One clip of an episode: its frames against the true ones, uint8 [T, H, W, 3]."""
         for metric, values in (("psnr_db", psnr), ("ssim", ssim), ("lpips", lpips)):
             self.values.setdefault(f"{name}_{metric}", []).append(float(values(frames_u8, truth).mean()))
+            self.groups.setdefault(f"{name}_{metric}", []).append(episode.name)
 
     def gain(self, name: str, a: str, b: str) -> None:
         """The clip-by-clip difference of two keys, as a key of its own."""
         self.values[name] = list(np.subtract(self.values[a], self.values[b]))
+        self.groups[name] = self.groups[a]
 
     def flat(self) -> dict[str, float]:
         found = {}
         for name, values in self.values.items():
-            interval = mean_interval(np.array(values))
+            interval = mean_interval(np.array(values), self.groups[name])
             found |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
         return found
 
@@ -72,7 +75,7 @@ def codec_scores(world: World, episodes: Sequence[Episode], scores: Scores) -> N
         frames = episode.frames()[::50]
         with torch.inference_mode():
             latents = world.codec.encode_frames(to_video(frames).to(world.device))
-            scores.add("codec", to_frames(world.codec.decode(latents)), frames)
+            scores.add("codec", to_frames(world.codec.decode(latents)), frames, episode)
 
 
 def ground_truth(world: World, tasks: Sequence[Task], methods: Sequence[str], name: str, scores: Scores) -> list:
@@ -98,7 +101,7 @@ def ground_truth(world: World, tasks: Sequence[Task], methods: Sequence[str], na
             elif method == COPY:
                 made[method] = frames[nearest(cameras, found.indices, cameras[chunk])]
         for method in methods:
-            scores.add(f"{name}_{method}", made[method], truth)
+            scores.add(f"{name}_{method}", made[method], truth, task.episode)
         row = [(truth[-1], f"{task.episode.name} {task.start}")]
         row += [(made[m][-1], f"{float(psnr(made[m][-1], truth[-1])):.1f} dB") for m in methods]
         row += [(frames[i], f"frame {i}") for i in found.indices[:4]]
@@ -136,8 +139,8 @@ def history(world: World, episodes: Sequence[Episode], seed: int, scores: Scores
                 made = np.concatenate([frames[start : start + 1], *(chunk.frames_u8 for chunk in walker.rollout(path))])
                 last = np.concatenate([visit.frames for visit in found])
                 first = np.concatenate([visit.firsts for visit in found])
-                scores.add(f"history_{('turn', 'walk')[number]}_{strategy}", made[last], made[first])
-                scores.add(f"history_{strategy}", made[last], made[first])
+                scores.add(f"history_{('turn', 'walk')[number]}_{strategy}", made[last], made[first], episode)
+                scores.add(f"history_{strategy}", made[last], made[first], episode)
                 middle = len(last) // 2
                 row += [(made[first[middle]], f"{strategy}: frame {first[middle]}")]
                 row += [(made[last[middle]], f"{strategy}: frame {last[middle]}")]

@@ -14,7 +14,7 @@ from context_as_memory.evaluation.compare import compare
 
 def _report(path, values, clips=None, **changes):
     clips = clips or [f"clip/{row}" for row in range(len(values))]
-    report = {"schema": 1, "suite": "proof", "settings": {"seed": 0}, "weights": {"sha256": "a"}, "clips": clips}
+    report = {"schema": 2, "suite": "proof", "settings": {"seed": 0}, "weights": {"sha256": "a"}, "clips": clips}
     report["metrics"] = {"right.psnr_db": {"values": values}}
     path.write_text(json.dumps(report | changes))
     return path
@@ -42,30 +42,48 @@ def test_other_clips_are_compared_as_groups(tmp_path):
     assert answer["settings_differ"] == {"weights": ["a", "b"]}
 
 
+def test_numbers_without_clips_are_compared_too(tmp_path, capsys):
+    numbers = ({"fid.first": {"mean": 200.0, "n": 12}, "only": {"mean": 1.0}}, {"fid.first": {"mean": 180.0, "n": 12}})
+    a, b = (_report(tmp_path / f"{name}.json", [1.0, 2.0], numbers=n) for name, n in zip("ab", numbers, strict=True))
+    found = compare(a, b)["differences"]
+    assert found["fid.first"] == {"mean": -20.0, "low": None, "high": None, "paired": False} and "only" not in found
+    assert "fid.first" in capsys.readouterr().out
+
+
+def test_clips_of_one_episode_are_resampled_together(tmp_path):
+    values, groups = [0.0] * 10 + [4.0] * 10, ["a"] * 10 + ["b"] * 10
+    zero = [0.0] * 20
+    alone = compare(_report(tmp_path / "a.json", zero), _report(tmp_path / "b.json", values))["differences"]
+    ours = [_report(tmp_path / f"{name}.json", v, groups=groups) for name, v in (("c", zero), ("d", values))]
+    together = compare(*ours)["differences"]["right.psnr_db"]
+    assert (together["low"], together["high"]) == (0.0, 4.0)  # two episodes say little
+    assert alone["right.psnr_db"]["low"] > 1.0
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("no json", "no report"),
         ("[]", "schema"),
-        ('{"schema": 2}', "schema 2"),
+        ('{"schema": 1}', "schema 1"),
         ('{"clips": [], "metrics": {}, "settings": {}}', "schema None"),
-        ('{"schema": 1, "clips": []}', "lacks 'metrics'"),
-        ('{"schema": 1, "clips": [1], "metrics": {}, "settings": {}}', "'clips' are not names"),
-        ('{"schema": 1, "clips": ["a", "a"], "metrics": {}, "settings": {}}', "'clips' are not names"),
+        ('{"schema": 2, "clips": []}', "lacks 'metrics'"),
+        ('{"schema": 2, "clips": [1], "metrics": {}, "settings": {}}', "'clips' are not names"),
+        ('{"schema": 2, "clips": ["a", "a"], "metrics": {}, "settings": {}}', "'clips' are not names"),
         (
-            '{"schema": 1, "clips": ["a"], "metrics": {"m": {"values": []}}, "settings": {}}',
+            '{"schema": 2, "clips": ["a"], "metrics": {"m": {"values": []}}, "settings": {}}',
             "metric 'm' has no 'values'",
         ),
-        ('{"schema": 1, "clips": ["a"], "metrics": {"m": {"mean": 1}}, "settings": {}}', "metric 'm' has no 'values'"),
+        ('{"schema": 2, "clips": ["a"], "metrics": {"m": {"mean": 1}}, "settings": {}}', "metric 'm' has no 'values'"),
         (
-            '{"schema": 1, "clips": ["a"], "metrics": {"m": {"values": [NaN]}}, "settings": {}}',
+            '{"schema": 2, "clips": ["a"], "metrics": {"m": {"values": [NaN]}}, "settings": {}}',
             "a finite number or null",
         ),
         (
-            '{"schema": 1, "clips": ["a"], "metrics": {"m": {"values": ["1"]}}, "settings": {}}',
+            '{"schema": 2, "clips": ["a"], "metrics": {"m": {"values": ["1"]}}, "settings": {}}',
             "a finite number or null",
         ),
-        ('{"schema": 1, "clips": [], "metrics": {}, "settings": {}, "weights": [1]}', "'weights' names no fields"),
+        ('{"schema": 2, "clips": [], "metrics": {}, "settings": {}, "weights": [1]}', "'weights' names no fields"),
     ],
 )
 def test_what_is_no_report_is_one_clear_error(tmp_path, text, words, capsys):

@@ -15,7 +15,7 @@ from context_as_memory.errors import UserError
 from context_as_memory.evaluation import ground_truth
 from context_as_memory.evaluation.config import GroundTruthConfig
 from context_as_memory.evaluation.inspector import InspectedChunk, choose_chunks, draw_inspector
-from context_as_memory.evaluation.metrics import mean_interval, psnr, ssim
+from context_as_memory.evaluation.metrics import mean_interval, psnr, resampled_means, ssim
 from context_as_memory.evaluation.report import Comparison, contact_sheet, returns_report, timing, write_json
 from context_as_memory.evaluation.returns import (
     LEFT_SHARE,
@@ -94,6 +94,23 @@ def test_interval_is_seeded_and_needs_finite_values() -> None:
     for bad in (np.array([]), np.array([1.0, np.nan])):
         with pytest.raises(UserError, match="finite"):
             mean_interval(bad)
+
+
+def test_interval_of_clips_of_few_episodes_is_wider() -> None:
+    """Clips of an episode that say the same add no certainty; resampled as independent they would seem to."""
+    values, groups = np.repeat([1.0, 2.0, 4.0], 20), ["a"] * 20 + ["b"] * 20 + ["c"] * 20
+    alone, together = mean_interval(values), mean_interval(values, groups)
+    assert together.mean == alone.mean and together.num == 60
+    assert together.high - together.low > 3 * (alone.high - alone.low)
+    three = mean_interval(np.array([1.0, 2.0, 4.0]))
+    assert (together.low, together.high) == (three.low, three.high)
+
+
+def test_resampled_rows_stay_together() -> None:
+    values = np.random.default_rng(0).normal(size=(7, 1)) * [1.0, -2.0]
+    means = resampled_means(values, ["a", "a", "b", "b", "b", "b", "c"])
+    np.testing.assert_allclose(means[:, 1], -2 * means[:, 0])
+    assert means.min() >= values.min() and means.max() <= values.max()
 
 
 # --- returns

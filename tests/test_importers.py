@@ -260,7 +260,7 @@ def test_scores_are_known_answers_in_the_report_schema(tmp_path, brighter):
         write_poses(CAMERAS[: len(frames)], tmp_path / name)
     report = score_videos(import_videos(tmp_path), networks=False)
     json.dumps(report, allow_nan=False)
-    assert (report["schema"], report["suite"]) == (1, "videos")
+    assert (report["schema"], report["suite"]) == (2, "videos")
     assert report["clips"] == ["faded", "still", "true"]
     expected = 20 * np.log10(255 / brighter)
     assert report["metrics"]["return.psnr_db"]["values"] == [pytest.approx(expected), None, pytest.approx(MAX_PSNR_DB)]

@@ -9,7 +9,17 @@ from PIL import Image
 
 from context_as_memory.camera import look, pinhole
 from context_as_memory.errors import UserError
-from context_as_memory.video import VideoWriter, fit_frame, read_image, read_video, to_frames, to_video, write_image
+from context_as_memory.video import (
+    VideoWriter,
+    clear_partials,
+    fit_frame,
+    partial_path,
+    read_image,
+    read_video,
+    to_frames,
+    to_video,
+    write_image,
+)
 
 
 def smooth_frames(number: int = 12, width: int = 32, height: int = 24) -> np.ndarray:
@@ -55,10 +65,23 @@ def test_interrupted_video_is_playable_and_has_its_name(tmp_path: Path, error: t
     path = tmp_path / "v.mp4"
     with pytest.raises(error), VideoWriter(path, 32, 24, 15) as writer:
         writer.write(smooth_frames(7))
-        assert not path.exists() and (tmp_path / "v.mp4.partial").exists()
+        assert not path.exists() and partial_path(path).exists()
         raise error
     assert len(read_video(path)) == 7
     assert os.listdir(tmp_path) == ["v.mp4"]
+
+
+def test_leftovers_of_dead_processes_are_cleared_and_no_others(tmp_path: Path) -> None:
+    dead = 2**22 + 1  # above what Linux numbers processes with
+    names = [f"v.mp4.{dead}.partial", f"w.mp4.{dead}.partial", f"v.mp4.{os.getpid()}.partial", "v.mp4"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    clear_partials(tmp_path)  # written to just now: may be another machine's
+    assert sorted(os.listdir(tmp_path)) == sorted(names)
+    clear_partials(tmp_path, "v.mp4", idle_s=-1.0)
+    assert sorted(os.listdir(tmp_path)) == sorted(names[1:])
+    clear_partials(tmp_path, idle_s=-1.0)
+    assert sorted(os.listdir(tmp_path)) == sorted(names[2:])
 
 
 def test_video_without_frames_leaves_nothing(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ uint8 [H, W, 3].
 
 import contextlib
 import os
+import time
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -113,7 +114,7 @@ def read_video(path: str | Path) -> np.ndarray:
 class VideoWriter:
     """Write frames to a video file that appears under its name only when it is complete.
 
-    Frames go to `<name>.partial` beside the target. Leaving the `with` block closes the file and renames it, also when
+    Frames go to `partial_path` beside the target. Leaving the `with` block closes the file and renames it, also when
     the block ends by an exception or Ctrl-C: what was written so far is playable. Without any frame nothing is left
     behind.
 
@@ -235,6 +236,26 @@ def check_frames(frames_u8: np.ndarray, width: int | None = None, height: int | 
 
 
 def partial_path(path: Path) -> Path:
-    """Where a file is written before it gets its name: `<name>.partial` in the same folder (a rename there is
-    atomic)."""
-    return path.with_name(path.name + ".partial")
+    """Where this process writes a file before it gets its name: `<name>.<process>.partial` in the same folder (a rename
+    there is atomic, and two processes that write one file do not meet)."""
+    return path.with_name(f"{path.name}.{os.getpid()}.partial")
+
+
+def clear_partials(folder: Path, name: str = "*", idle_s: float = 60.0) -> None:
+    """Remove what processes that were killed left of files of this name (a pattern). A file that was written to in the
+    last `idle_s` seconds may be another machine's, and stays."""
+    for left in folder.glob(f"{name}.*.partial"):
+        process = left.name.split(".")[-2]
+        with contextlib.suppress(OSError):
+            if process.isdigit() and not _is_running(int(process)) and time.time() - left.stat().st_mtime > idle_s:
+                left.unlink()
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True

@@ -238,7 +238,10 @@ def _evaluate(config: EvaluateConfig) -> int:
     report = evaluate(config)
     for name, value in report.summary.items():
         print(f"{name:32s} {value:.3f}" if isinstance(value, float) else f"{name:32s} {value}")
-    print(f"reports in {config.out}: report.html, report.md, report.json")
+    if config.shard == "0/1":
+        print(f"reports in {config.folder}: report.html, report.md, report.json")
+    else:
+        print(f"shard {config.shard} is done; once all are, run again without --shard to write the reports")
     return 0
 
 

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from context_as_memory.errors import UserError
-from context_as_memory.evaluation.metrics import Interval, mean_interval
+from context_as_memory.evaluation.metrics import Interval, mean_interval, resampled_means
 from context_as_memory.evaluation.report import write_json
 
-SCHEMA = 1
-RESAMPLES = 2000
+SCHEMA = 2
 HUGE = 1e100  # beyond any metric; leaves out infinity and what is no number too
 
 
@@ -32,6 +31,14 @@ def read_report(path: Path) -> dict[str, Any]:
     clips = report["clips"]
     if not all(isinstance(clip, str) for clip in clips) or len(set(clips)) < len(clips):
         raise UserError(f"{path}: 'clips' are not names that differ from each other; evaluate again")
+    groups = report.get("groups", clips)
+    if not isinstance(groups, list) or len(groups) != len(clips) or not all(isinstance(name, str) for name in groups):
+        raise UserError(f"{path}: 'groups' does not name one for each of the {len(clips)} clips; evaluate again")
+    numbers = report.get("numbers", {})
+    if not isinstance(numbers, dict) or not all(
+        isinstance(n, dict) and _is_value(n.get("mean")) for n in numbers.values()
+    ):
+        raise UserError(f"{path}: 'numbers' are not finite means by name; evaluate again")
     for name, metric in report["metrics"].items():
         values = metric.get("values") if isinstance(metric, dict) else None
         if not isinstance(values, list) or len(values) != len(clips) or not all(map(_is_value, values)):
@@ -52,25 +59,24 @@ def difference(a: dict[str, Any], b: dict[str, Any], metric: str) -> tuple[Inter
     """The mean of a metric in report b minus that in a, with its 95 % interval, and whether it is paired: clip by clip
     where both measured at least two of the same clips, else by resampling each on its own. None if one has no value.
     The interval of single values has no width."""
-    values = [
-        {
-            clip: value
-            for clip, value in zip(r["clips"], r["metrics"][metric]["values"], strict=True)
-            if value is not None
-        }
-        for r in (a, b)
-    ]
+    values, groups = [], []
+    for report in (a, b):
+        found = zip(report["clips"], report["metrics"][metric]["values"], strict=True)
+        values.append({clip: value for clip, value in found if value is not None})
+        groups.append(dict(zip(report["clips"], report.get("groups", report["clips"]), strict=True)))
     common = sorted(values[0].keys() & values[1].keys())
     if len(common) >= 2:
-        return mean_interval(np.array([values[1][clip] - values[0][clip] for clip in common])), True
-    first, second = (np.array(list(found.values()), np.float64) for found in values)
-    if not len(first) or not len(second):
+        apart = np.array([values[1][clip] - values[0][clip] for clip in common])
+        return mean_interval(apart, [groups[1][clip] for clip in common]), True
+    if not values[0] or not values[1]:
         return None
-    rng = np.random.default_rng(0)
-    means = [rng.choice(part, (RESAMPLES, len(part))).mean(axis=1) for part in (first, second)]
+    means, centres = [], []
+    for number, (part, group) in enumerate(zip(values, groups, strict=True)):
+        column = np.array(list(part.values()), np.float64)[:, None]
+        means.append(resampled_means(column, [group[clip] for clip in part], seed=number)[:, 0])
+        centres.append(float(column.mean()))
     low, high = np.quantile(means[1] - means[0], [0.025, 0.975])
-    mean = float(second.mean() - first.mean())
-    return Interval(mean, float(low), float(high), min(len(first), len(second))), False
+    return Interval(centres[1] - centres[0], float(low), float(high), min(map(len, values))), False
 
 
 def compare(first: Path, second: Path, out: Path | None = None) -> dict[str, Any]:
@@ -106,6 +112,12 @@ def compare(first: Path, second: Path, out: Path | None = None) -> dict[str, Any
         table.add_row(
             escape(metric), f"{interval.mean:+.3f}{mark}", f"[{interval.low:+.3f}, {interval.high:+.3f}]", clips
         )
+    numbers = [report.get("numbers", {}) for report in (a, b)]
+    for name in (name for name in numbers[0] if name in numbers[1]):
+        before, after = (number[name]["mean"] for number in numbers)
+        if before is not None and after is not None:  # one value each, of sets or curves: no interval of the difference
+            found[name] = {"mean": after - before, "low": None, "high": None, "paired": False}
+            table.add_row(escape(name), f"{after - before:+.3f}", "-", "-")
     console = Console()
     console.print(table)
     console.print("* the interval leaves out 0")

@@ -92,8 +92,8 @@ class EvaluateConfig:
     """paper: the paper's tables, by rule and size of the context, on recorded and on own frames. proof: gate, matched
     controls, memory swap, retrieval, drift, cost, on recorded episodes. revisit: turn away and back, walk away and
     back, from any picture."""
-    out: Path
-    """Folder for the reports; a run found there is resumed."""
+    out: Path | None = None
+    """Folder for the reports, outputs/ and the name of the suite if not given; a run found there is resumed."""
     weights: str = "default"
     """`default` or a folder made by `cam train world`."""
     data: str = "test"
@@ -112,16 +112,33 @@ class EvaluateConfig:
     hfov_deg: float = 90.0
     """revisit: horizontal field of view of that picture, in degrees."""
     clips: int = 48
-    """proof: number of returns; paper: number of chunks; spread evenly over the episodes."""
-    walks: int = 12
-    """proof: number of walks that must leave and come back; paper: number of turns."""
-    drift_frames: int = 600
-    """proof: length of the walk that is watched for drift; 0: none."""
+    """proof: number of returns; paper: number of chunks; both spread evenly over the episodes. revisit: at most so many
+    walks."""
+    walks: int | None = None
+    """proof: number of walks that must leave and come back; paper: number of turns. If not given: 12, or as many as
+    clips if these are fewer."""
+    drift_frames: int | None = None
+    """proof: length of the walks that are watched for drift; 0: none. If not given: 600, less with under 24 clips."""
     seed: int = 0
     """Chooses returns, walks and noise."""
     seeds: int = 3
-    """paper: seeds of the noise per clip."""
+    """paper: seeds of the noise, and of random draws, per clip."""
     shard: str = "0/1"
     """i/n: measure every n-th clip only; run all n into one folder, then once more without to write the reports."""
     threads: int | None = None
     """CPU threads."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the reports go."""
+        return self.out or Path("outputs") / (self.suite or "videos")
+
+    @property
+    def num_walks(self) -> int:
+        """Walks asked for, or as many as a run of this size deserves."""
+        return min(12, self.clips) if self.walks is None else self.walks
+
+    @property
+    def num_drift_frames(self) -> int:
+        """Frames of drift asked for, or as many as a run of this size deserves."""
+        return min(600, max(1, self.clips * 25 // 60) * 60) if self.drift_frames is None else self.drift_frames

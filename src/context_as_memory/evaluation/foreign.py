@@ -8,7 +8,7 @@ import numpy as np
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.importers import ImportedVideo
 from context_as_memory.evaluation.returns import find_returns, visits
-from context_as_memory.evaluation.suite.result import Clip, Report, have_networks, picture_scores
+from context_as_memory.evaluation.suite.result import Clip, Report, digest, fetched, missing_note, picture_scores
 
 MEASURES = ("psnr_db", "ssim", "lpips")
 LPIPS_SIDE = 32  # pixels: its network cannot take smaller pictures
@@ -42,19 +42,27 @@ def score_videos(imported: Sequence[ImportedVideo], networks: bool | None = None
 
     networks: LPIPS too; by default if its network was fetched.
     """
-    networks = have_networks() if networks is None else networks
-    report = Report("videos", settings_of(imported, networks), {"name": None, "sha256": None})
+    networks = bool(fetched()) if networks is None else networks
+    report = empty_report(imported, networks)
     report.clips |= {video.name: score_video(video, networks) for video in imported}
     conclude(report)
     return report.json()
 
 
-def settings_of(imported: Sequence[ImportedVideo], networks: bool) -> dict[str, Any]:
-    """What a score depends on, by name. `UserError` for two videos of one name."""
+def empty_report(imported: Sequence[ImportedVideo], networks: bool, name: str | None = None) -> Report:
+    """A report on these videos with the settings that a score depends on, hashes of videos, cameras and truth among
+    them. `UserError` for two videos of one name."""
     names = [video.name for video in imported]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"two videos are called {doubled[0]}; rename one")
-    return {"videos": names, "networks": networks, "truth": any(video.truth_sources for video in imported)}
+    content = {
+        video.name: digest(
+            *video.sources, video.cameras.c2w, video.cameras.K, str(video.recorded), *(video.truth_sources or ("none",))
+        )
+        for video in imported
+    }
+    settings = {"videos": names, "truth": any(video.truth_sources for video in imported), "content": content}
+    return Report("videos", settings, {"name": name, "sha256": None}, ["lpips"] if networks else [])
 
 
 def conclude(report: Report) -> None:
@@ -67,6 +75,7 @@ def conclude(report: Report) -> None:
         report.summary[name] = None if interval is None else interval.mean
     report.summary["videos_with_returns"] = len(report.values("return.psnr_db"))
     report.notes.append("a picture that never changes remembers perfectly: look at the videos, and at their gaps")
+    report.notes += missing_note(["lpips"], report.networks)
 
 
 def _compare(

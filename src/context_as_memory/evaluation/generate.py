@@ -38,7 +38,7 @@ from context_as_memory.evaluation.report import (
 from context_as_memory.evaluation.returns import find_returns, visits
 from context_as_memory.evaluation.start import start_frame
 from context_as_memory.retrieval import Retrieval
-from context_as_memory.video import VideoWriter, fit_frame, partial_path, read_image
+from context_as_memory.video import VideoWriter, clear_partials, fit_frame, read_image
 from context_as_memory.worldfile import BranchStore, WorldFile
 from context_as_memory.worldfile.schema import DATABASE
 
@@ -379,7 +379,7 @@ def prepare_folder(folder: Path) -> None:
             raise UserError(
                 f"{folder / name} is a folder, but a file of that name must be written; choose another --out folder"
             )
-        partial_path(folder / name).unlink(missing_ok=True)  # left by a run that was killed
+        clear_partials(folder, name)
 
 
 def load_worlds(config: GenerateConfig) -> Worlds:

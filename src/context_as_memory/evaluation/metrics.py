@@ -1,5 +1,6 @@
 """Picture metrics as pure functions. Every function takes single pictures or stacks [..., H, W, 3] of equal shape."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,21 +56,50 @@ def ssim(a: np.ndarray, b: np.ndarray, *, data_range: float = 255.0) -> np.ndarr
     return np.array(values, dtype=np.float64).reshape(a.shape[:-3])
 
 
-def mean_interval(values: np.ndarray, *, seed: int = 0, num_resamples: int = 2000, level: float = 0.95) -> Interval:
-    """Mean of independent values [n] with a percentile bootstrap interval. One value gives a zero-width interval.
+def mean_interval(
+    values: np.ndarray,
+    groups: Sequence[str] | None = None,
+    *,
+    seed: int = 0,
+    num_resamples: int = 2000,
+    level: float = 0.95,
+) -> Interval:
+    """Mean of values [n] with a percentile bootstrap interval. One value gives a zero-width interval.
 
-    The values must be independent draws (one per clip or per return, not one per frame of the same clip), or the
-    interval is too narrow.
+    groups: what each value was measured on, for example its episode. Values of one group are alike: groups are
+    resampled first, then values within them. Without groups the values must be independent draws (one per clip or per
+    return, not one per frame of the same clip), or the interval is too narrow.
     """
     values = np.asarray(values, dtype=np.float64).ravel()
     if values.size == 0 or not np.isfinite(values).all():
         raise UserError(
             f"a mean needs finite values, got {values.size} of which {int((~np.isfinite(values)).sum())} are not finite"
         )
-    rng = np.random.default_rng(seed)
-    means = values[rng.integers(0, values.size, (num_resamples, values.size))].mean(axis=1)
+    means = resampled_means(values[:, None], groups, seed=seed, num_resamples=num_resamples)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(values.mean()), float(low), float(high), values.size)
+
+
+def resampled_means(
+    values: np.ndarray, groups: Sequence[str] | None = None, *, seed: int = 0, num_resamples: int = 2000
+) -> np.ndarray:
+    """Means of rows [n, k] drawn anew, float64 [num_resamples, k]: groups first, then rows within them (`mean_interval`
+    says why). The columns of a row stay together, so that paired quantities stay paired."""
+    rng = np.random.default_rng(seed)
+    if groups is None:
+        return np.asarray(values[rng.integers(0, len(values), (num_resamples, len(values)))].mean(axis=1))
+    names, member = np.unique(np.asarray(groups), return_inverse=True)
+    sizes = np.bincount(member)
+    first = np.cumsum(sizes) - sizes
+    ordered = values[np.argsort(member, kind="stable")]
+    sums, counts = np.zeros((num_resamples, values.shape[1])), np.zeros((num_resamples, 1))
+    for _ in names:
+        drawn = rng.integers(0, len(names), num_resamples)
+        within = (rng.random((num_resamples, sizes.max())) * sizes[drawn, None]).astype(np.int64)
+        used = np.arange(sizes.max()) < sizes[drawn, None]
+        sums += (ordered[first[drawn, None] + within] * used[..., None]).sum(axis=1)
+        counts += used.sum(axis=1, keepdims=True)
+    return sums / counts
 
 
 def _checked(a: np.ndarray, b: np.ndarray, data_range: float) -> tuple[np.ndarray, np.ndarray]:

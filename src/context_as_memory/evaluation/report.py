@@ -4,7 +4,8 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -32,10 +33,20 @@ RETURN_COLOUR, FIRST_COLOUR = (232, 89, 12), (43, 138, 62)
 
 def write_json(path: str | Path, value: dict[str, Any]) -> None:
     """Write indented JSON, whole or not at all. Not-a-number values are refused: no other program could read them."""
-    path = Path(path)
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    partial_path(path).write_text(text)
-    os.replace(partial_path(path), path)
+    with whole(Path(path)) as partial:
+        partial.write_text(text)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Gives the file to write instead of `path`; it gets that name at the end, and goes if the writing fails."""
+    partial = partial_path(path)
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def environment() -> dict[str, Any]:

@@ -50,6 +50,11 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
+def words(text: str) -> str:
+    """A paragraph of plain text; nothing for none."""
+    return f'<p class="muted">{html.escape(text)}</p>' if text else ""
+
+
 def bars(values: Mapping[str, Interval], unit: str, strong: Sequence[str] = ()) -> str:
     """Horizontal bars with their 95 % intervals; bars named in `strong` stand out."""
     low = min(0.0, *(value.low for value in values.values()))

@@ -1,7 +1,8 @@
 """What a suite leaves behind: values per clip, a report that other programs read, and pages for people."""
 
+import hashlib
 import json
-import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,14 +10,28 @@ from typing import Any
 
 import numpy as np
 
+from context_as_memory import __version__
+from context_as_memory.data.episode import Episode
 from context_as_memory.errors import UserError
-from context_as_memory.evaluation.metric_networks import FID_VARIANT, FVD_VARIANT, LPIPS_VARIANT, lpips
+from context_as_memory.evaluation.metric_networks import (
+    FID_VARIANT,
+    FVD_VARIANT,
+    LPIPS_VARIANT,
+    SOURCES,
+    load_i3d,
+    load_inception,
+    load_lpips,
+    lpips,
+)
 from context_as_memory.evaluation.metrics import Interval, mean_interval, psnr, ssim
-from context_as_memory.evaluation.report import environment, write_json
-from context_as_memory.video import partial_path
+from context_as_memory.evaluation.report import environment, whole, write_json
+from context_as_memory.video import clear_partials
 
-SCHEMA = 1
+SCHEMA = 2
 Clip = dict[str, float | None]  # metric name -> value; None where it could not be measured
+
+_LOADERS: dict[str, Callable[[], object]] = {"lpips": load_lpips, "fid": load_inception, "fvd": load_i3d}
+_VARIANTS = {"lpips": LPIPS_VARIANT, "fid": FID_VARIANT, "fvd": FVD_VARIANT}
 
 
 def picture_scores(name: str, made: np.ndarray, truth: np.ndarray, networks: bool) -> Clip:
@@ -27,62 +42,147 @@ def picture_scores(name: str, made: np.ndarray, truth: np.ndarray, networks: boo
     return scores
 
 
-def have_networks() -> bool:
-    """Whether the metric networks were fetched; says what is missing, once, if not."""
-    try:
-        blank = np.zeros((1, 32, 32, 3), np.uint8)
-        lpips(blank, blank)
-    except UserError as error:
-        print(f"without LPIPS: {error}")
-        return False
-    return True
+def fetched(wanted: Sequence[str] = ("lpips",)) -> list[str]:
+    """Which of the metrics lpips, fid and fvd can be computed: those whose network was fetched and is whole. Says what
+    is missing. Asked before a run, so that none ends in an error after hours."""
+    found = []
+    for name in wanted:
+        try:
+            _LOADERS[name]()
+            found.append(name)
+        except UserError as error:
+            print(f"without {name.upper()}: {error}")
+    return found
+
+
+def missing_note(wanted: Sequence[str], networks: Sequence[str]) -> list[str]:
+    """A note on the metrics that were left out; none if nothing was."""
+    missing = [name.upper() for name in wanted if name not in networks]
+    return [f"{', '.join(missing)} left out: the networks were not fetched (`cam fetch metrics`)"] if missing else []
+
+
+def digest(*parts: bytes | str | Path | np.ndarray) -> str:
+    """SHA-256 of what is measured: bytes, words, arrays, and the content of files and folders."""
+    whole_of = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Path):
+            files = sorted(path for path in part.rglob("*") if path.is_file()) if part.is_dir() else [part]
+            for path in files:
+                with path.open("rb") as file:
+                    whole_of.update(hashlib.file_digest(file, "sha256").digest())
+        else:
+            data = part.encode() if isinstance(part, str) else bytes(part)
+            whole_of.update(hashlib.sha256(data).digest())
+    return whole_of.hexdigest()
+
+
+def episode_digest(episode: Episode) -> str:
+    """SHA-256 of an episode's files, from the hashes in its note; of the files where it has none."""
+    hashes = episode.meta.get("file_hashes")
+    return digest(json.dumps(hashes, sort_keys=True)) if hashes else digest(episode.folder)
 
 
 @dataclass
 class Report:
-    """Everything that a suite found. `clips[name]` holds the values of one clip; `parts` what belongs to no clip."""
+    """Everything that a suite found.
+
+    clips: the values of each clip by name; groups: what each clip was measured on, such as its episode (intervals
+    resample these first); numbers: values that belong to no clip, such as distances of sets; parts: curves and tables;
+    networks: the metrics whose networks are at hand.
+    """
 
     suite: str
     settings: dict[str, Any]
     weights: Mapping[str, Any]
+    networks: Sequence[str] = ()
     clips: dict[str, Clip] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)
     summary: dict[str, float | int | bool | None] = field(default_factory=dict)
+    numbers: dict[str, dict[str, float | int | None]] = field(default_factory=dict)
     parts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def values(self, metric: str) -> np.ndarray:
-        """Values of a metric over the clips that have one, float64 [n]."""
-        found = [clip[metric] for clip in self.clips.values() if clip.get(metric) is not None]
-        return np.array(found, np.float64)
+    def having(self, *metrics: str) -> list[str]:
+        """Names of the clips that have a value of all these metrics."""
+        return [name for name, clip in self.clips.items() if all(clip.get(metric) is not None for metric in metrics)]
+
+    def values(self, metric: str, clips: Sequence[str] | None = None) -> np.ndarray:
+        """Values of a metric over the clips that have one (or over the given ones), float64 [n]."""
+        return np.array([self.clips[name][metric] for name in (clips or self.having(metric))], np.float64)
+
+    def groups_of(self, clips: Sequence[str]) -> list[str]:
+        """What each of these clips was measured on; a clip that nothing is known of stands alone."""
+        return [self.groups.get(name, name) for name in clips]
 
     def interval(self, metric: str) -> Interval | None:
-        """Mean with a 95 % interval over clips; None if no clip has a value."""
-        values = self.values(metric)
-        return mean_interval(values) if len(values) else None
+        """Mean with a 95 % interval over clips, episodes resampled first; None if no clip has a value."""
+        clips = self.having(metric)
+        return mean_interval(self.values(metric, clips), self.groups_of(clips)) if clips else None
+
+    def difference(self, first: str, second: str) -> Interval | None:
+        """Mean of `first` minus `second` over the clips that have both; None if none has."""
+        clips = self.having(first, second)
+        if not clips:
+            return None
+        return mean_interval(self.values(first, clips) - self.values(second, clips), self.groups_of(clips))
+
+    def counted(self, metric: str) -> str:
+        """How many clips of how many episodes have a value, in words."""
+        clips = self.having(metric)
+        return f"{len(clips)} of {len(set(self.groups_of(clips)))} episodes"
+
+    def note_interval(self, name: str, interval: Interval | None) -> None:
+        """Keep a number that is no mean over clips, with its interval."""
+        if interval is not None:
+            self.numbers[name] = _numbers(interval)
 
     def metrics(self) -> list[str]:
         """Names of all metrics, in the order of their first appearance."""
         return list(dict.fromkeys(name for clip in self.clips.values() for name in clip))
 
+    def variants(self) -> dict[str, dict[str, str]]:
+        """What exactly the metrics with a network are that were computed, and where their weights are from."""
+        archives = {source.title.lower(): source for source in SOURCES}
+        values = {part for name in (*self.metrics(), *self.numbers) for part in re.split(r"[._]", name)}
+        if any("style" in row for rows in self.parts.get("drift", {}).values() for row in rows):
+            values.add("lpips")  # its network, seen otherwise
+        return {
+            name: {
+                "variant": _VARIANTS[name],
+                "archive": archives[name].archive,
+                "archive_sha256": archives[name].sha256,
+            }
+            for name in self.networks
+            if name in values
+        }
+
+    def footer(self) -> list[str]:
+        """Lines of Markdown below the tables: notes, what was measured with, what was measured."""
+        lines = [f"Note: {note}." for note in self.notes]
+        lines += [
+            f"{name.upper()}: {v['variant']}; weights from {v['archive']}, SHA-256 {v['archive_sha256']}."
+            for name, v in self.variants().items()
+        ]
+        flat = {key: value for key, value in self.settings.items() if key != "content"}
+        lines.append(f"Weights {self.weights.get('sha256') or 'unknown'}; settings: {json.dumps(flat)}.")
+        return [f"{line}\n" for line in lines]
+
     def json(self) -> dict[str, Any]:
-        """The content of report.json (schema 1)."""
+        """The content of report.json (schema 2)."""
         metrics = {}
         for name in self.metrics():
             interval = self.interval(name)
-            metrics[name] = {
-                "mean": interval and interval.mean,
-                "low": interval and interval.low,
-                "high": interval and interval.high,
-                "n": interval.num if interval else 0,
-                "values": [clip.get(name) for clip in self.clips.values()],
-            }
+            found = _numbers(interval) if interval else {"mean": None, "low": None, "high": None, "n": 0}
+            metrics[name] = found | {"values": [clip.get(name) for clip in self.clips.values()]}
         return {
             "schema": SCHEMA,
             "suite": self.suite,
-            "settings": self.settings | {"lpips": LPIPS_VARIANT, "fid": FID_VARIANT, "fvd": FVD_VARIANT},
+            "settings": self.settings | {"package": __version__, "networks": list(self.networks)} | self.variants(),
             "summary": self.summary,
             "clips": list(self.clips),
+            "groups": self.groups_of(list(self.clips)),
             "metrics": metrics,
+            "numbers": self.numbers,
             "parts": self.parts,
             "notes": self.notes,
             "weights": dict(self.weights),
@@ -90,10 +190,15 @@ class Report:
         }
 
 
+def _numbers(interval: Interval) -> dict[str, float | int | None]:
+    return {"mean": interval.mean, "low": interval.low, "high": interval.high, "n": interval.num}
+
+
 class ClipStore:
     """Values of finished clips in a folder, so that a run resumes and several processes share the work.
 
-    A clip is one file; process i of n takes every n-th clip. What was made with other settings is an error.
+    A clip is one file; process i of n takes every n-th clip. What was made with other settings, of other recordings, by
+    other weights or by another version is an error. `content` in the settings holds hashes of what is measured.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], shard: tuple[int, int] = (0, 1)) -> None:
@@ -101,11 +206,23 @@ class ClipStore:
         if not 0 <= self.number < self.shards:
             raise UserError(f"--shard {self.number}/{self.shards}: give i/n with 0 <= i < n")
         self.folder.mkdir(parents=True, exist_ok=True)
+        clear_partials(self.folder)
         stamp = self.folder / "settings.json"
-        wanted = json.loads(json.dumps(dict(settings)))
-        if stamp.exists() and json.loads(stamp.read_text()) != wanted:
-            raise UserError(f"{folder} holds clips of a run with other settings; delete it or choose another --out")
-        write_json(stamp, wanted)
+        wanted = json.loads(json.dumps(dict(settings) | {"package": __version__}))
+        if not stamp.exists():
+            write_json(stamp, wanted)
+        held = json.loads(stamp.read_text())
+        if held != wanted:
+            other = sorted(key for key in held.keys() | wanted.keys() if held.get(key) != wanted.get(key))
+            raise UserError(
+                f"{folder} holds clips of a run with other settings ({', '.join(other)}); delete it or choose another "
+                f"--out"
+            )
+
+    @property
+    def is_shard(self) -> bool:
+        """Whether this process measures only some of the clips, and leaves the reports to another."""
+        return self.shards > 1
 
     def run(self, names: Sequence[str], measure: Callable[[int], Clip], what: str) -> dict[str, Clip]:
         """Measure the clips that are this process's and not there yet; returns those that are there in the end."""
@@ -118,14 +235,27 @@ class ClipStore:
             write_json(self._path(names[row]), measure(row))
         return {name: json.loads(self._path(name).read_text()) for name in names if self._path(name).exists()}
 
+    def keep(self, name: str, measure: Callable[[], Any]) -> Any:
+        """What belongs to no clip, measured once and kept beside the clips."""
+        path = self.folder / f"part_{name}.json"
+        if not path.exists():
+            write_json(path, {"value": measure()})
+        return json.loads(path.read_text())["value"]
+
     def _path(self, name: str) -> Path:
         return self.folder / f"{name.replace('/', '_')}.json"
 
 
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a compressed .npz, whole or not at all."""
+    with whole(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
-    partial_path(path).write_text(text)
-    os.replace(partial_path(path), path)
+    with whole(path) as partial:
+        partial.write_text(text)
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

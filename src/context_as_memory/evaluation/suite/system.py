@@ -3,7 +3,7 @@
 Any generator with memory fits behind these two calls, ours as well as somebody else's, or one made up for a test.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,6 +14,9 @@ from context_as_memory.retrieval import Retrieval
 
 if TYPE_CHECKING:
     from context_as_memory.world import World
+
+Rule = Callable[[Cameras, Cameras, int], np.ndarray]
+"""Chooses a context from cameras alone: memory, targets, seed -> frame numbers int64 [m], the most recent one last."""
 
 
 class System(Protocol):
@@ -27,9 +30,9 @@ class System(Protocol):
         their cameras, the most recent frame last."""
         ...
 
-    def walk(self, start_u8: np.ndarray, start: Cameras, path: Cameras, strategy: str, seed: int) -> np.ndarray:
-        """Frames uint8 [len(path), H, W, 3] along a path, remembering the start frames and its own; `strategy` is one
-        of `retrieval.STRATEGIES`."""
+    def walk(self, start_u8: np.ndarray, start: Cameras, path: Cameras, rule: str | Rule, seed: int) -> np.ndarray:
+        """Frames uint8 [len(path), H, W, 3] along a path, remembering the start frames and its own; `rule` is one of
+        `retrieval.STRATEGIES`, or is asked for the context of every chunk."""
         ...
 
     def identity(self) -> Mapping[str, Any]:
@@ -55,14 +58,19 @@ class WorldSystem:
     def generate(self, context_u8: np.ndarray, context: Cameras, targets: Cameras, seed: int) -> np.ndarray:
         world = self.fresh(seed)
         world.reset(context_u8, context)
-        everything = np.arange(len(context))
-        given = Retrieval(everything, np.zeros(len(context)), everything)
-        return world.step(targets, retrieval=given, commit=False).frames_u8
+        return world.step(targets, retrieval=_given(np.arange(len(context))), commit=False).frames_u8
 
-    def walk(self, start_u8: np.ndarray, start: Cameras, path: Cameras, strategy: str, seed: int) -> np.ndarray:
-        world = self.fresh(seed, strategy)
+    def walk(self, start_u8: np.ndarray, start: Cameras, path: Cameras, rule: str | Rule, seed: int) -> np.ndarray:
+        world = self.fresh(seed, rule if isinstance(rule, str) else None)
         world.reset(start_u8, start)
-        return np.concatenate([chunk.frames_u8 for chunk in world.rollout(path)])
+        if isinstance(rule, str):
+            return np.concatenate([chunk.frames_u8 for chunk in world.rollout(path)])
+        made = []
+        for number, first in enumerate(range(0, len(path), self.chunk_frames)):
+            targets = path[first : first + self.chunk_frames]
+            rows = rule(world.bank.cameras, targets, seed * 1_000_003 + number)  # as `World.step` numbers its draws
+            made.append(world.step(targets, retrieval=_given(rows)).frames_u8)
+        return np.concatenate(made)
 
     def identity(self) -> Mapping[str, Any]:
         return {
@@ -71,3 +79,8 @@ class WorldSystem:
             "num_steps": self.world.config.num_steps,
             "max_context": self.max_context,
         }
+
+
+def _given(rows: np.ndarray) -> Retrieval:
+    """A ready-made context, for `World.step`."""
+    return Retrieval(rows, np.zeros(len(rows)), rows)
