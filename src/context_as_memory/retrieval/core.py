@@ -11,7 +11,7 @@ from context_as_memory.retrieval.config import Bools, Floats, Indices, Retrieval
 from context_as_memory.retrieval.coverage import coverage, key_rows, ranking_rows
 from context_as_memory.retrieval.frustum import coverage_in_space, frustum_overlap, frustum_samples
 from context_as_memory.retrieval.index import AllViews, Index
-from context_as_memory.retrieval.overlap import MIN_OVERLAP, fov_overlap
+from context_as_memory.retrieval.overlap import MIN_OVERLAP, fov_overlap, touching_overlap
 from context_as_memory.retrieval.paper import paper_overlap, thin_runs
 
 
@@ -109,8 +109,10 @@ class _Query:
 
     def overlap(self, entries: Indices) -> Floats:
         """Exact overlap of entries with the target: the mean over the ranking poses."""
-        seen = take(self.views, entries)
-        return np.asarray(fov_overlap(self.rank_goals, seen, self.config.near_m, self.config.far_m).mean(0))
+        seen, near_m, far_m = take(self.views, entries), self.config.near_m, self.config.far_m
+        if len(self.rank_goals.origin) == 1:
+            return touching_overlap(self.rank_goals, seen, near_m, far_m)
+        return np.asarray(fov_overlap(self.rank_goals, seen, near_m, far_m).mean(0))
 
 
 @dataclass(frozen=True)

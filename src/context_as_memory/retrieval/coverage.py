@@ -24,12 +24,12 @@ def key_rows(number: int) -> Indices:
 
 def ranking_rows(keys: PlanarViews, far_m: float) -> Indices:
     """The key poses by which candidates are ranked: all, or just the middle one if the others hardly differ from it."""
-    number = len(keys.origin)
-    middle = take(keys, slice(number // 2, number // 2 + 1))
-    moved = np.hypot(*(keys.origin - middle.origin).T)
-    turned = np.arccos(np.clip(keys.heading @ middle.heading[0], -1.0, 1.0))
-    alike = (moved <= STAND_IN_MOVE * far_m) & (turned <= STAND_IN_TURN * 2 * np.arctan(middle.half_width_tan))
-    return np.array([number // 2]) if alike.all() else np.arange(number)
+    middle = len(keys.origin) // 2
+    dx, dy = (keys.origin - keys.origin[middle]).T
+    moved = np.sqrt(dx * dx + dy * dy)
+    limit_rad = STAND_IN_TURN * 2 * np.arctan(keys.half_width_tan[middle])
+    alike = (moved <= STAND_IN_MOVE * far_m) & (keys.heading @ keys.heading[middle] >= np.cos(limit_rad))
+    return np.array([middle]) if alike.all() else np.arange(len(moved))
 
 
 def target_samples(keys: PlanarViews, near_m: float, far_m: float, columns: int = COLUMNS, rows: int = ROWS) -> Samples:
@@ -111,9 +111,11 @@ def greedy_cover(words: Words, bonus: Floats, budget: int, least: float) -> tupl
     rows: list[int] = []
     gains: list[int] = []
     left = words.T.copy()  # sums over the first axis are twice as fast
+    least = max(least, 1)
     while len(rows) < min(budget, len(words)):
-        gain = np.bitwise_count(left).sum(0)
-        worth = np.where(gain >= max(least, 1), gain + bonus, -1.0)
+        gain = np.add.reduce(np.bitwise_count(left), axis=0, dtype=np.int64)
+        worth = gain + bonus
+        worth[gain < least] = -1.0
         best = int(worth.argmax())
         if worth[best] < 0:
             break
@@ -168,7 +170,12 @@ def coverage(
 def shortlist(overlap: Floats, size: int) -> tuple[Floats, Indices]:
     """Candidates (ascending, with their overlaps [C]) newest first: overlaps in that order, and the `size` best."""
     tie_break = overlap[::-1].round(6)  # rounded, so that equal views tie whatever their last digit
-    return tie_break, np.sort(np.argsort(-tie_break, kind="stable")[:size])
+    if len(tie_break) <= size:
+        return tie_break, np.arange(len(tie_break))
+    least = np.partition(tie_break, -size)[-size]
+    above = np.flatnonzero(tie_break > least)
+    equal = np.flatnonzero(tie_break == least)[: size - len(above)]  # the newest of them
+    return tie_break, np.sort(np.append(above, equal))
 
 
 def layered_cover(

@@ -30,23 +30,33 @@ def fov_overlap_area(target: PlanarViews, candidates: PlanarViews, near_m: float
     return _overlap(target, candidates, near_m, far_m, _ground_share)
 
 
+def touching_overlap(target: PlanarViews, candidates: PlanarViews, near_m: float, far_m: float) -> Floats:
+    """`fov_overlap` of a single target where nearly all candidates are known to be within reach: [N]."""
+    return _share_of(target, candidates, near_m, far_m, _image_share)
+
+
 def _overlap(target: PlanarViews, candidates: PlanarViews, near_m: float, far_m: float, share: Share) -> Floats:
     check_depths(near_m, far_m)
     result = np.zeros((len(target.origin), len(candidates.origin)))
     for row, near in enumerate(_within_reach(target, candidates, near_m, far_m)):
-        goal = take(target, slice(row, row + 1))
         rows = np.flatnonzero(near)
-        for first in range(0, len(rows), BLOCK):
-            part = rows[first : first + BLOCK]
-            seen = candidates if len(part) == len(near) else take(candidates, part)
-            x, z, sin, cos = relative_pose(goal, seen)
-            # Identical poses share all edges, and an edge on a boundary is neither inside nor outside. A shift far
-            # below any tolerance, in a direction no real edge has, makes every such case generic.
-            pose = x + 0.61e-7 * near_m, z + 0.79e-7 * near_m, sin, cos
-            with np.errstate(all="ignore"):  # edges parallel to a boundary or clipped away divide by zero, harmlessly
-                found = share(pose, goal.half_width_tan, seen.half_width_tan, near_m, far_m)
-            result[row, part] = np.clip(found, 0.0, 1.0)
+        goal = take(target, slice(row, row + 1))
+        result[row, rows] = _share_of(goal, take(candidates, rows), near_m, far_m, share)
     return result
+
+
+def _share_of(target: PlanarViews, candidates: PlanarViews, near_m: float, far_m: float, share: Share) -> Floats:
+    found = np.empty(len(candidates.origin))
+    for first in range(0, len(found), BLOCK):
+        part = slice(first, first + BLOCK)
+        seen = take(candidates, part)
+        x, z, sin, cos = relative_pose(target, seen)
+        # Identical poses share all edges, and an edge on a boundary is neither inside nor outside. A shift far below
+        # any tolerance, in a direction no real edge has, makes every such case generic.
+        pose = x + 0.61e-7 * near_m, z + 0.79e-7 * near_m, sin, cos
+        with np.errstate(all="ignore"):  # edges parallel to a boundary or clipped away divide by zero, harmlessly
+            found[part] = share(pose, target.half_width_tan, seen.half_width_tan, near_m, far_m)
+    return np.minimum(np.maximum(found, 0.0), 1.0)
 
 
 def _within_reach(target: PlanarViews, candidates: PlanarViews, near_m: float, far_m: float) -> Bools:
