@@ -251,7 +251,7 @@ def contact_sheet(
         raise UserError("a contact sheet needs at least one row with one picture")
     height, width = (side * scale for side in rows[0][0][0].shape[:2])
     columns = max(max(len(row) for row in rows), len(headings))
-    gap, line, margin = 4 * scale, 9 * scale, 6 * scale
+    gap, line, margin = 4 * scale, max(16, 9 * scale), 6 * scale  # text is readable at any scale
     label_width = 0 if not row_labels else 26 * scale
     size = (
         2 * margin + label_width + columns * (width + gap) - gap,
@@ -259,7 +259,7 @@ def contact_sheet(
     )
     canvas = Image.new("RGB", size, BACKGROUND)
     draw = ImageDraw.Draw(canvas)
-    bold, small = font(6 * scale), font(5 * scale)
+    bold, small = font(max(12, 6 * scale)), font(max(11, 5 * scale))
     left = margin + label_width
     for column, heading in enumerate(headings):
         draw.text((left + column * (width + gap), margin + line // 2), heading, font=bold, fill=INK, anchor="lm")

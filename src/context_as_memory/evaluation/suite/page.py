@@ -25,7 +25,7 @@ h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { text-align: left; padding: .25rem .9rem .25rem 0; border-bottom: 1px solid var(--line) }
 .verdict { font-size: 1.2rem; font-weight: 600 } .no { color: var(--alarm) } .yes { color: var(--bar) }
-img, video { max-width: 100%; image-rendering: pixelated; border-radius: 4px }
+img, video { max-width: 100%; image-rendering: pixelated; border-radius: 4px } video { width: 36rem }
 figure { margin: 1rem 0 } figcaption, .muted { color: var(--muted); font-size: .9rem }
 .scroll { overflow-x: auto }
 svg text { fill: var(--ink); font: 13px system-ui, sans-serif } svg .muted { fill: var(--muted) }

@@ -129,7 +129,7 @@ def run_proof(system: System, episodes: Sequence[Episode], config: EvaluateConfi
         rows: list[list[tuple[np.ndarray, str]]] = [[], []]  # the frames of every context, and the retrieved ones
         for name, frame in shown.items():
             rows[name.startswith("retrieved")].append((frame, name.replace("_", " ")))
-        write_image(pictures / f"{row:04d}.png", contact_sheet(rows, []))
+        write_image(pictures / f"{row:04d}.png", contact_sheet(rows, [], scale=1))
         return clip
 
     def one_walk(row: int) -> Clip:

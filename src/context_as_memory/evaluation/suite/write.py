@@ -216,7 +216,7 @@ def write_paper(report: Report, out: Path) -> None:
             names = ("truth", *paper.ROWS)
             own = [(made[name][report.settings["chunk_frames"] - 1], name.replace("_", " ")) for name in names]
             retrieved = [(frame, f"retrieved {number + 1}") for number, frame in enumerate(made["retrieved"])]
-        strips.append(page.picture(contact_sheet([own, retrieved], [])))
+        strips.append(page.picture(contact_sheet([own, retrieved], [], scale=1)))
     shown = []
     for path in sorted((out / "frames").glob("turn-*.npz"))[:FILMS]:
         with np.load(path) as made:
