@@ -8,7 +8,6 @@ that look at the same place. The others stay stored: where the newest frame of a
 one stands for it. Frames that were given have bins of their own, so that none is hidden by what was made of it.
 """
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -157,10 +156,6 @@ class ViewIndex:
             cell.add(row, places[row - start])
             self._bins[key] = number, row, cell
             self._bin[row] = number
-
-    def views(self, rows: Indices | Sequence[int]) -> PlanarViews:
-        """Views of the given entries."""
-        return PlanarViews(self._origin[rows], self._heading[rows], self._k[rows])
 
     def all_views(self) -> PlanarViews:
         """Views of all entries."""
