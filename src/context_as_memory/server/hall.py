@@ -1,6 +1,8 @@
 """Everybody on a server: walkers, those who watch them, and the model that they share."""
 
 import asyncio
+import contextlib
+import ctypes
 import itertools
 import json
 import logging
@@ -18,6 +20,7 @@ from context_as_memory.server.shelf import Shelf
 
 log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
+TRIM_EVERY = 16  # chunks
 
 
 class TooMany(UserError):
@@ -151,6 +154,8 @@ class Hall:
         def timed() -> tuple[list[Told], dict[str, list[bytes]], float]:
             began = time.perf_counter()
             told = room.session.step()
+            if self.chunks % TRIM_EVERY == 0:
+                give_back_memory()
             return told, room.pack(told), time.perf_counter() - began
 
         told, packed, seconds = await self.alone(timed)
@@ -173,6 +178,13 @@ class Hall:
             ("cam_resident_megabytes", "gauge"): resident_mb() or 0,
         }
         return "".join(f"# TYPE {name} {kind}\n{name} {value}\n" for (name, kind), value in rows.items())
+
+
+def give_back_memory() -> None:
+    """Return to the system what was freed. The C library of Linux keeps it otherwise, in pieces too small for the next
+    large picture: 88 MB after 600 chunks of four walks."""
+    with contextlib.suppress(OSError, AttributeError):  # other systems have other libraries
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def note(event: str, error: BaseException | None = None, **details: object) -> None:
