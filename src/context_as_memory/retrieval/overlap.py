@@ -103,12 +103,13 @@ def _boundary(
     ) -> Segments:
         # How far each corner lies outside, and the quantity it is outside in: both depths at once, then each side.
         wide = k * frame_z
-        outside = [(frame_z - np.maximum(np.minimum(frame_z, far_m), near_m), frame_z)]
-        outside += [(np.minimum(height, 0.0), height) for height in (wide - frame_x, wide + frame_x)]
-        before, after = np.zeros(1), np.zeros(1)  # parts of the edge cut off at its start (negative) and its end
-        for excess, height in outside:
-            rise = height[end] - height[start]
-            before, after = np.fmin(before, excess[start] / rise), np.fmax(after, excess[end] / rise)
+        height = np.array([frame_z, wide - frame_x, wide + frame_x])
+        excess = np.minimum(height, 0.0)
+        excess[0] = frame_z - np.maximum(np.minimum(frame_z, far_m), near_m)
+        rise = height[:, end] - height[:, start]
+        # Parts of the edge cut off at its start (negative) and at its end.
+        before = np.fmin.reduce(excess[:, start] / rise, axis=0, initial=0.0)
+        after = np.fmax.reduce(excess[:, end] / rise, axis=0, initial=0.0)
         length, dx, dz = np.maximum(1.0 - after + before, 0.0), x[end] - x[start], z[end] - z[start]
         return x[start] - before * dx, z[start] - before * dz, length * dx, length * dz
 
