@@ -101,6 +101,16 @@ def test_who_says_what_is_shown_is_never_far_behind(sessions):
         session.receive(Event(kind="shown", payload="all"))
 
 
+def test_raw_pictures_are_described_as_sglangs_clients_expect(sessions):
+    _, frames = sessions().receive(Init())
+    batch = frames.message("raw", 85)
+    height, width = frames.frames_u8.shape[1:3]
+    assert batch.content_type == "application/x-raw-rgb" and batch.format == "rgb24" and batch.channels == 3
+    assert batch.bytes_per_frame == height * width * 3 and batch.raw_size == len(batch.payload) == batch.total_size
+    assert (np.frombuffer(batch.payload, np.uint8).reshape(frames.frames_u8.shape) == frames.frames_u8).all()
+    assert frames.message("jpeg", 85).channels is None
+
+
 def test_only_legal_transitions_happen(sessions):
     for before in State:
         for after in State:

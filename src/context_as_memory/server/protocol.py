@@ -138,7 +138,7 @@ class FrameBatch:
     type: ClassVar[str] = "frame_batch"
     chunk_index: int  # -1: the frame one stands on, not a new one
     content_type: str
-    format: str
+    format: str  # jpeg, h264, or rgb24 for raw pictures
     num_frames: int
     width: int
     height: int
@@ -149,6 +149,9 @@ class FrameBatch:
     first: int
     poses: list[list[float]]  # x, y in metres, heading in radians, for each frame
     view: str = "memory"  # or "without": the same walk with memory off
+    channels: int | None = None  # of raw pictures
+    bytes_per_frame: int | None = None
+    raw_size: int | None = None
     frame_batch_index: int = 0
     num_frame_batches: int = 1
     is_final_frame_batch: bool = True

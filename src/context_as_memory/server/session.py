@@ -75,10 +75,14 @@ class Frames:
         """As a message with pictures of `kind`, one of FORMATS."""
         pictures = encode_pictures(self.frames_u8, kind, quality)
         lengths = [len(picture) for picture in pictures]
+        raw = kind == "raw"
         return FrameBatch(
             chunk_index=self.chunk_index,
             content_type=CONTENT_TYPES[kind],
-            format=kind,
+            format="rgb24" if raw else kind,
+            channels=3 if raw else None,
+            bytes_per_frame=lengths[0] if raw else None,
+            raw_size=sum(lengths) if raw else None,
             num_frames=len(pictures),
             width=self.frames_u8.shape[2],
             height=self.frames_u8.shape[1],
