@@ -15,6 +15,23 @@ settings.register_profile("repository", derandomize=True, deadline=None, databas
 settings.load_profile("repository")
 
 
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A folder of tiny weights."""
+    from tiny_world import save_tiny_world
+
+    return save_tiny_world(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture
+def shelf(tmp_path, weights):
+    """Worlds of the explorer, painted instead of generated."""
+    from context_as_memory.server.shelf import FolderShelf
+    from painted_world import PaintedWorld
+
+    return FolderShelf(tmp_path / "worlds", weights, "cpu", PaintedWorld)
+
+
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
     skips = {"gpu": (_no_gpu, "no CUDA device"), "weights": (_no_weights, "no weights in assets/")}
     for name, (missing, reason) in skips.items():

@@ -47,19 +47,8 @@ from context_as_memory.video import read_video
 from context_as_memory.worldfile import WorldFile, import_world
 from painted_world import PaintedWorld, hold
 from test_protocol import MESSAGES
-from tiny_world import save_tiny_world
 
 HOSTS = [*LOOPBACK, "testserver"]  # the test client calls itself so
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return save_tiny_world(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture
-def shelf(tmp_path, weights):
-    return FolderShelf(tmp_path / "worlds", weights, "cpu", PaintedWorld)
 
 
 @pytest.fixture

@@ -23,17 +23,6 @@ from context_as_memory.server.protocol import (
 from context_as_memory.server.session import LEGAL, Frames, Session, State
 from context_as_memory.server.shelf import FolderShelf
 from painted_world import PaintedWorld, hold
-from tiny_world import save_tiny_world
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return save_tiny_world(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture
-def shelf(tmp_path, weights):
-    return FolderShelf(tmp_path / "worlds", weights, "cpu", PaintedWorld)
 
 
 @pytest.fixture

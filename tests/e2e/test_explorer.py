@@ -1,5 +1,6 @@
 """The explorer in a real browser: the page, its scripts and the application, around real but tiny networks."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,11 +34,13 @@ def address(app):
 
 @pytest.fixture(scope="module")
 def installed():
-    """The path of Debian's Chromium."""
+    """The path of Debian's Chromium. Machines of checks have it: `.ci/run` installs it, and without it fails."""
     try:
         return chromium()
     except UserError as error:
-        pytest.skip(f"{error} (.ci/run does)")
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
