@@ -1,34 +1,48 @@
 #!/usr/bin/env bash
-# The GPU machine's whole job in slices: render, latents of the embedded autoencoder, denoiser. Each call ends by itself
-# within MINUTES (default 8.5) with a checkpoint; the same call again continues. The denoiser trains for BUDGET minutes over
-# all calls, and its learning rate falls to zero at their end. No network and no video library needed.
+# The whole training of the `base` denoiser on a GPU machine, without network or video library: render, encode, train, distil.
 #
-#   scripts/gpu_world.sh WORK [RECIPE]     WORK: folder for data and runs; RECIPE: base (default) or tiny (rehearsal)
+#   scripts/gpu_world.sh WORK base MINUTES     one video of each map first; more are rendered while training begins
+#   scripts/gpu_world.sh WORK swift MINUTES    then: fewer sampling steps, from what `base` has become
 #
-# Weights end in WORK/world/world and, cut into pieces of 15 MB, in WORK/out.
+# Every call ends by itself within MINUTES. Weights end in WORK/base/world and WORK/swift/world; cut into pieces of 15 MB,
+# with curves and pictures, in WORK/out. FLAGS: for every training call (rehearsals: "--batch-size 16").
 set -euo pipefail
-work=${1:?usage: scripts/gpu_world.sh WORK [RECIPE]}
-recipe=${2:-base}
-minutes=${MINUTES:-8.5}
-maps=${MAPS:-all}
+work=${1:?usage: scripts/gpu_world.sh WORK base|swift MINUTES}
+recipe=${2:?base or swift}
+minutes=${3:?minutes}
 frames=${FRAMES:-1000}
+flags=${FLAGS:-}
 end=$(python3 -c "import time; print(time.time() + 60 * $minutes)")
-left() { python3 -c "import time; print(max(0.05, ($end - time.time()) / 60 - 0.3))"; }
+left() { python3 -c "import time; print(max(0.05, ($end - time.time()) / 60 - $1))"; } # minutes left but for so many
 cam() { python3 -m context_as_memory "$@"; }
 root=$(cd "$(dirname "$0")/.." && pwd)
-export PYTHONPATH="$root/src${PYTHONPATH:+:$PYTHONPATH}"
+codec=$root/src/context_as_memory/assets/weights # good as it is
+export PYTHONPATH="$root/src${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS=2 OPENBLAS_NUM_THREADS=1
 mkdir -p "$work"
 
-cam render --out "$work/episodes" --maps $maps --frames-per-video "$frames" --videos-per-map "${VIDEOS:-3}" --workers "$(nproc)" --raw
-# The embedded autoencoder is good as it is; only the rehearsal, whose denoiser has fewer channels, trains one of its own.
-codec=$root/src/context_as_memory/assets/weights
-if [ "$recipe" = tiny ]; then
-  codec=$work/codec
-  [ -f "$codec/vae/config.json" ] || cam train codec --recipe tiny --data "$work/episodes" --out "$codec"
+render() { cam render --out "$work/episodes" --maps ${MAPS:-all} --frames-per-video "$frames" --videos-per-map "$1" --workers "$(nproc)" --raw; }
+train() { # recipe, further flags
+  cam train world --recipe "$1" --data "$work/episodes" --codec "$codec" --cache "$work/latents" --out "$work/$1" $flags "${@:2}"
+}
+
+pack() { # also after an error: what is there is worth having
+  rm -rf "$work/out" && mkdir -p "$work/out"
+  (cd "$work/$recipe" && ls -d world metrics.jsonl samples 2>/dev/null | tar -cf - -T -) | split -b 15M - "$work/out/$recipe.tar." || true
+  ls -l "$work/out"
+}
+trap pack EXIT
+
+if [ "$recipe" = base ]; then
+  render 1 >"$work/render.log"
+  # Nothing waits for these: whatever is whole when the second call begins is used.
+  (nice -n 19 bash -c "$(declare -f cam render); work=$work frames=$frames MAPS='${MAPS:-all}'; render ${VIDEOS:-4}") \
+    >"$work/render_more.log" 2>&1 &
+  train base --budget-minutes "$(left 0.8)" --stop-after-minutes "${FIRST:-2.5}"
+  cam encode --data "$work/episodes" --weights "$codec" --cache "$work/latents"
+  rm -rf "$work/base/own_frames" # they belong to less data
+  rest=$(left 0.5) # loading and writing take half a minute
+  train base --budget-minutes "$(python3 -c "print(${FIRST:-2.5} + $rest)")" --stop-after-minutes "$rest"
+else
+  rest=$(left 0.5)
+  train swift --init "$work/base/world" --budget-minutes "$rest" --stop-after-minutes "$rest"
 fi
-cam encode --data "$work/episodes" --weights "$codec" --cache "$work/latents"
-cam train world --recipe "$recipe" --data "$work/episodes" --codec "$codec" --cache "$work/latents" \
-  --out "$work/world" --budget-minutes "${BUDGET:-21}" --stop-after-minutes "$(left)"
-rm -rf "$work/out" && mkdir -p "$work/out"
-tar -C "$work/world" -cf - world metrics.jsonl samples | split -b 15M - "$work/out/world.tar."
-echo "slice done; pieces of the weights:" && ls -l "$work/out"

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 import tiny
 from context_as_memory import memory
 from context_as_memory.camera import Cameras, pinhole
-from context_as_memory.data.dataset import SamplingConfig, collate, sample_segment
+from context_as_memory.data.dataset import LatentStore, SamplingConfig, collate, sample_segment
 from context_as_memory.diffusion import TIMESTEPS, FlowMatching, add_noise, clean_from_velocity, sample_flow, velocity
 from context_as_memory.errors import UserError
 from context_as_memory.memory import MemoryBank, MergePolicy, RamStore
@@ -174,19 +174,20 @@ def test_dataset_and_world_build_identical_inputs():
         chunks=1, max_stride=1, pool_frames=(60, 60), radius_m=50.0, hidden_frames=(1, 1), causal=1.0, recent_only=0.0,
         random_context=0.0, jump=0.0,
     )  # fmt: skip
-    latents = np.random.default_rng(1).normal(size=(60, 4, 2, 4)).astype(np.float32)
+    latents = np.random.default_rng(1).normal(size=(60, 4, 2, 4)).astype(np.float16)
+    store = LatentStore([latents], torch.device("cpu"))
     compared = 0
     for seed in range(40):
         segment = sample_segment(cameras, layout, rule, config, np.random.default_rng(seed))
         targets = segment.target_index[0]
         if targets[1] < targets[0]:
             continue  # drawn backwards in time; the world below walks forwards
-        batch = collate([segment], [latents], [0])
+        batch = collate([segment], [0])
         world = tiny.world()
         bank_size = int(targets[0])
         world.bank = MemoryBank()
         world.bank.append(
-            tiny.pictures(bank_size), cameras[:bank_size], torch.from_numpy(latents[:bank_size]).swapaxes(0, 1)
+            tiny.pictures(bank_size), cameras[:bank_size], torch.from_numpy(latents[:bank_size]).float().swapaxes(0, 1)
         )
         seen = {}
         original = world.model.prepare
@@ -200,9 +201,8 @@ def test_dataset_and_world_build_identical_inputs():
         slots = seen["inputs"].context_mask.shape[2]
         mask = batch.inputs.context_mask[0, 0]
         assert int(mask.sum()) == slots
-        np.testing.assert_array_equal(
-            batch.pool[:, :, batch.inputs.context_index[0, 0][mask]].numpy(), seen["pool"].numpy()
-        )
+        pool = store.read(batch.pool_frames)[:, :, batch.inputs.context_index[0, 0][mask]]
+        np.testing.assert_array_equal(pool.numpy(), seen["pool"].numpy())
         for mine, theirs in zip(batch.inputs.context_cameras, seen["inputs"].context_cameras, strict=True):
             np.testing.assert_array_equal(mine[:, :, :slots].numpy(), theirs.numpy())
         for mine, theirs in zip(batch.inputs.target_cameras, seen["inputs"].target_cameras, strict=True):

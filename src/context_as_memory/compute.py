@@ -5,6 +5,7 @@ several times slower; and torch's fused attention loses to two plain matrix prod
 The choice must not depend on what else a machine is doing, since a world that is opened again has to go on bit by bit.
 """
 
+import os
 import time
 from collections.abc import Callable
 from functools import cache, partial
@@ -94,7 +95,15 @@ def fast(module: nn.Module, device: torch.device) -> Any:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """`auto` is the first GPU if there is one, else the CPU."""
+    """`auto` is the first GPU if there is one, else the CPU; processes of torchrun get one each."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name, int(os.environ.get("LOCAL_RANK", 0))) if name == "cuda" else torch.device(name)
+
+
+def generator_on(device: torch.device, generator: torch.Generator) -> torch.Generator:
+    """A source of random numbers on a device that follows from one on the CPU: on the CPU the same one."""
+    if device.type == "cpu":
+        return generator
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return torch.Generator(device).manual_seed(seed)

@@ -205,12 +205,12 @@ class VideoWriter:
         self.close()
 
 
-def to_video(frames_u8: np.ndarray) -> "torch.Tensor":
-    """uint8 [T, H, W, 3] in 0..255 -> float32 [1, 3, T, H, W] in [-1, 1]."""
+def to_video(frames_u8: np.ndarray, device: "torch.device | str" = "cpu") -> "torch.Tensor":
+    """uint8 [T, H, W, 3] in 0..255 -> float32 [1, 3, T, H, W] in [-1, 1] on a device."""
     import torch
 
     check_frames(frames_u8)
-    frames = torch.from_numpy(np.ascontiguousarray(frames_u8)).permute(3, 0, 1, 2)[None]
+    frames = torch.from_numpy(np.ascontiguousarray(frames_u8)).to(device).permute(3, 0, 1, 2)[None]
     return frames.float() / 127.5 - 1.0
 
 

@@ -233,7 +233,7 @@ class World:
             )
         for start in range(0, len(frames_u8), 64):
             part = slice(start, start + 64)
-            latents = self.codec.encode_frames(to_video(frames_u8[part]).to(self.device))[0]
+            latents = self.codec.encode_frames(to_video(frames_u8[part], self.device))[0]
             depths = self._profiles_m(frames_u8[part], cameras[part]) if profiles_m is None else profiles_m[part]
             self.bank.append(frames_u8[part], cameras[part], latents, profiles_m=depths)
 
@@ -272,7 +272,7 @@ class World:
         clock.lap("decode")
         if commit:
             # Memory is made of pictures (paper section 1.1): what is stored is what a viewer saw, encoded alone.
-            stored = self.codec.encode_frames(to_video(frames_u8).to(self.device))[0]
+            stored = self.codec.encode_frames(to_video(frames_u8, self.device))[0]
             note = {
                 "step": self._chunks,
                 "context": found.indices.tolist(),

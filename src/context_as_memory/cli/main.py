@@ -141,7 +141,7 @@ class TrainWorld(_Training):
     """Folder of the autoencoder: the output of `cam train codec` or its `vae`."""
     cache: Path
     """Folder of latents (`cam encode`); missing ones are made."""
-    recipe: Literal["light", "steady", "base", "tiny"] = "light"
+    recipe: Literal["light", "steady", "base", "swift", "tiny"] = "light"
     """Complete named settings; the other flags change single ones. `light` is for a CPU, `base` for a GPU; `steady`
     goes on from `light` weights (`--init`)."""
 
@@ -327,8 +327,11 @@ def _train_world(command: TrainWorld) -> int:
     from context_as_memory.training.world import train_world
 
     recipe = world_recipe(command.recipe)
-    if command.recipe == "steady" and command.init is None and not (command.out / "last.pt").exists():
-        raise UserError("the recipe steady is a second stage; give the world folder to go on from (--init default)")
+    second = command.recipe in ("steady", "swift")
+    if second and command.init is None and not (command.out / "last.pt").exists():
+        raise UserError(
+            f"the recipe {command.recipe} is a second stage; give the world folder to go on from (--init default)"
+        )
     recipe = replace(recipe, train=replace(recipe.train, **_training_changes(command)))
     perceptual = _perceptual(recipe.perceptual)
     folders = (command.data, command.codec, command.cache, command.out)

@@ -97,36 +97,45 @@ def sample_segment(
 
 @dataclass(frozen=True)
 class WorldBatch:
-    """S segments: clean pool latents [S, C, M, h, w], clean targets [S G, C, P, h, w], and everything else."""
+    """S segments by number: which frames are memory and which are targets, and everything that is not a picture.
 
-    pool: Tensor
-    targets: Tensor
+    Frames are numbered through all videos, in the order of a `LatentStore`, where their latents lie.
+    """
+
+    pool_frames: Tensor  # int64 [S, M]
+    target_frames: Tensor  # int64 [S G, P]
     inputs: ModelInputs
-    pool_frames: np.ndarray  # int64 [S, M]: which frames they are, numbered through all videos
-    target_frames: np.ndarray  # int64 [S G, P]
 
     def to(self, device: torch.device) -> "WorldBatch":
-        return replace(self, pool=self.pool.to(device), targets=self.targets.to(device), inputs=self.inputs.to(device))
+        return WorldBatch(self.pool_frames.to(device), self.target_frames.to(device), self.inputs.to(device))
 
 
-def collate(segments: list[Segment], latents: list[np.ndarray], first_frames: Sequence[int]) -> WorldBatch:
-    """Join segments and the latents [T, C, h, w] of their videos; short pools are filled up with their first frame.
+def collate(segments: Sequence[Segment], first_frames: Sequence[int]) -> WorldBatch:
+    """Join segments; short pools are filled up with their first frame.
 
-    first_frames: the number of each video's first frame, where frames are numbered through all videos.
+    first_frames: the number of each segment's first video frame, where frames are numbered through all videos.
     """
     size = max(len(segment.pool_index) for segment in segments)
-    pools, targets, pool_frames, target_frames = [], [], [], []
-    for segment, video, first in zip(segments, latents, first_frames, strict=True):
-        padded = np.concatenate([segment.pool_index, np.repeat(segment.pool_index[:1], size - len(segment.pool_index))])
-        pools.append(np.asarray(video[padded], np.float32).swapaxes(0, 1))
-        targets.append(np.asarray(video[segment.target_index], np.float32).swapaxes(1, 2))
-        pool_frames.append(first + padded)
-        target_frames.append(first + segment.target_index)
+    pools, targets = [], []
+    for segment, first in zip(segments, first_frames, strict=True):
+        index = segment.pool_index
+        pools.append(first + np.concatenate([index, np.repeat(index[:1], size - len(index))]))
+        targets.append(first + segment.target_index)
     inputs = ModelInputs.cat([segment.inputs for segment in segments], dim=0)
-    return WorldBatch(
-        torch.from_numpy(np.stack(pools)),
-        torch.from_numpy(np.concatenate(targets)),
-        inputs,
-        np.stack(pool_frames),
-        np.concatenate(target_frames),
-    )
+    return WorldBatch(torch.from_numpy(np.stack(pools)), torch.from_numpy(np.concatenate(targets)), inputs)
+
+
+class LatentStore:
+    """Latents of many videos where the model is, frames numbered through all of them: one float16 tensor."""
+
+    def __init__(self, videos: Sequence[np.ndarray], device: torch.device) -> None:
+        """videos: latents [T, C, h, w] each, all of one shape but for T."""
+        self.first_frames = np.cumsum([0] + [len(latents) for latents in videos])
+        shape = (int(self.first_frames[-1]), *videos[0].shape[1:])
+        self.latents = torch.empty(shape, dtype=torch.float16, device=device)
+        for first, latents in zip(self.first_frames[:-1], videos, strict=True):
+            self.latents[first : first + len(latents)] = torch.from_numpy(np.array(latents, np.float16))
+
+    def read(self, frames: Tensor) -> Tensor:
+        """Latents of frames [N, F] as the model takes them, float32 [N, C, F, h, w]."""
+        return self.latents[frames].float().transpose(1, 2)

@@ -18,11 +18,11 @@ from .episode import Episode, list_episodes
 
 
 @torch.inference_mode()
-def encode_episode(codec: VideoCodec, frames_u8: np.ndarray, device: torch.device, batch: int = 16) -> np.ndarray:
+def encode_episode(codec: VideoCodec, frames_u8: np.ndarray, device: torch.device) -> np.ndarray:
     """Latents of all frames, each encoded alone: uint8 [T, H, W, 3] -> float16 [T, C, h, w]."""
-    parts = []
+    parts, batch = [], 16 if device.type == "cpu" else 250
     for start in range(0, len(frames_u8), batch):
-        latents = codec.encode_frames(to_video(frames_u8[start : start + batch]).to(device))[0]
+        latents = codec.encode_frames(to_video(frames_u8[start : start + batch], device))[0]
         parts.append(latents.permute(1, 0, 2, 3).half().cpu().numpy())
     return np.concatenate(parts)
 

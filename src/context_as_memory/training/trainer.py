@@ -99,7 +99,6 @@ class Trainer:
         if self.world_size > 1:
             torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
             if self.device.type == "cuda":
-                self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
                 torch.cuda.set_device(self.device)
         if config.precision not in ("auto", "fp32", "bf16"):
             raise UserError(f"training: precision {config.precision!r} is not one of auto, fp32, bf16")

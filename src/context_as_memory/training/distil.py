@@ -1,0 +1,42 @@
+"""Fewer sampling steps: a student learns to go in one step where its teacher goes in several.
+
+The steps of sampling are fixed; from each of their noise levels a frozen teacher follows the flow to the next one in
+small steps, and the straight line to where it arrives is the velocity that the student is to predict. (Progressive
+distillation, arXiv 2202.00512, from a fixed teacher to a fixed number of steps.)
+"""
+
+import torch
+from torch import Tensor
+
+from ..diffusion import TIMESTEPS, FlowMatching
+from ..tokens import ModelInputs
+from ..transformer import WorldTransformer
+
+
+@torch.no_grad()
+def jump(
+    teacher: WorldTransformer,
+    flow: FlowMatching,
+    noisy: Tensor,
+    sigma: Tensor,
+    until: Tensor,
+    steps: int,
+    pool: Tensor,
+    inputs: ModelInputs,
+) -> Tensor:
+    """Mean velocity of the teacher's way from noise levels sigma [B] to `until` [B], in `steps` steps of second order.
+
+    noisy: targets at levels sigma, [B, C, P, h, w]; pool, inputs: as for `WorldTransformer.prepare`.
+    """
+    context = teacher.prepare(pool, inputs)
+    step = (until - sigma) / steps
+    length = step.view(-1, 1, 1, 1, 1)
+    x, before = noisy, torch.empty(0)
+    for number in range(steps):
+        level = sigma + number * step
+        output = teacher.denoise(x, level * TIMESTEPS, context, inputs).float()
+        velocity = flow.velocity_of(output, x, level)
+        plain = number in (0, steps - 1)  # the first has nothing to look back at, the last may end at 0
+        x = x + length * (velocity if plain else velocity + 0.5 * (velocity - before))
+        before = velocity
+    return (x - noisy) / (until - sigma).view(-1, 1, 1, 1, 1)
