@@ -1,6 +1,7 @@
 """The strategy `coverage`: greedy, over what is still unexplained."""
 
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ SHORTLIST = 256  # candidates that enter the greedy stage, best overlap first
 DEEP_SHORTLIST = 1024  # with depth profiles: a frame with little overlap may be the only one that sees round a corner
 STAND_IN_MOVE, STAND_IN_TURN = 0.1, 0.25  # shares of the far limit and the field of view: see ranking_rows
 Words = NDArray[np.uint64]
-VIEWS_AT_ONCE = 64  # intermediate arrays stay in the processor's cache
+VIEWS_AT_ONCE = 65  # intermediate arrays stay in the processor's cache
 
 
 def key_rows(number: int) -> Indices:
@@ -37,14 +38,21 @@ def target_samples(keys: PlanarViews, near_m: float, far_m: float, columns: int 
 
     Returns points [S, 2] in metres, unit directions to them from the view's own origin [S, 2], distances [S] in metres.
     """
+    column, depth = _sample_grid(near_m, far_m, columns, rows)
+    across = keys.half_width_tan[:, None] * column  # [P, columns], of a ray that goes one metre ahead
+    hx, hy = keys.heading[:, :1], keys.heading[:, 1:]
+    ray = np.array([hx + across * hy, hy - across * hx])  # [2, P, columns]
+    length = np.sqrt(1 + across * across)
+    points = keys.origin.T[:, :, None, None] + ray[..., None] * depth  # [2, P, columns, rows]
+    rays = np.repeat((ray / length).reshape(2, -1), rows, axis=1)
+    return points.reshape(2, -1).T, rays.T, (length[..., None] * depth).reshape(-1)
+
+
+@lru_cache(maxsize=8)
+def _sample_grid(near_m: float, far_m: float, columns: int, rows: int) -> tuple[Floats, Floats]:
+    """Image columns in [-1, 1] and log-spaced depths in metres."""
     column = (np.arange(columns) + 0.5) / columns * 2 - 1
-    depth = near_m * (far_m / near_m) ** ((np.arange(rows) + 0.5) / rows)
-    right = np.stack([keys.heading[:, 1], -keys.heading[:, 0]], 1)
-    ray = keys.heading[:, None] + column[:, None] * (keys.half_width_tan[:, None] * right)[:, None]  # [P, COLUMNS, 2]
-    step = depth[:, None] * ray[:, :, None]
-    points = (keys.origin[:, None, None] + step).reshape(-1, 2)
-    distance = np.sqrt((step**2).sum(-1)).reshape(-1)
-    return points, step.reshape(-1, 2) / distance[:, None], distance
+    return column, near_m * (far_m / near_m) ** ((np.arange(rows) + 0.5) / rows)
 
 
 def explained(samples: Samples, views: PlanarViews, config: RetrievalConfig) -> Bools:
@@ -200,13 +208,17 @@ def layered_cover(
         bonus = bonus + config.kept_bonus * number * (rows[:, None] == kept).any(axis=1)
     if given is not None:
         bonus = bonus + config.given_bonus * number * given[rows]
-    words, times = packed(claims), shown.astype(np.int64)
+    words = packed(claims)
+    explained_more = np.zeros((config.layers, words.shape[1]), np.uint64)  # row i: samples explained more than i times
+    explained_more[0] = packed(shown)
     picked: list[int] = []
     gains: list[int] = []
     for layer in range(config.layers):
-        left = words & packed(times <= layer)
+        left = words & ~explained_more[layer]
         left[picked] = 0
         more, gained = greedy_cover(left, bonus, budget - len(picked), config.min_gain * number)
         picked, gains = picked + more, gains + gained
-        times += claims[more].sum(axis=0)
+        for row in more:
+            explained_more[1:] |= explained_more[:-1] & words[row]
+            explained_more[0] |= words[row]
     return picked, np.array(gains, np.float64) / number
