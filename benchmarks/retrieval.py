@@ -92,7 +92,8 @@ def main() -> None:
                     "frustum_samples": lambda n, bank=bank, chunk=chunk: memorizon(bank, chunk(n), PICKS),
                 }
                 compared = times_ms(
-                    {"ours": lambda n, ours=ours: [ours(EIGHT * n + i) for i in range(EIGHT)], **few}, 5
+                    {"ours": lambda n, ours=ours: [ours(EIGHT * n + i) for i in range(EIGHT)], **few},
+                    repeats=11 if stored == 1_000 else 5,
                 )
                 for rule in few:
                     ratio = float(np.median(compared[rule]) / np.median(compared["ours"])) * EIGHT
