@@ -58,7 +58,8 @@ def retrieve(
     looking.update(bank, given)
     key = key_rows(len(target))
     goals = planar(target, looking.basis)
-    rank = key[ranking_rows(take(goals, key), config.far_m)]
+    key_goals = take(goals, key)
+    rank = key[ranking_rows(key_goals, config.far_m)]
     if config.strategy in ("coverage", "visible", "frustum"):
         pool = looking.within_reach(target[key if config.strategy == "frustum" else rank], allowed)
     else:
@@ -71,9 +72,10 @@ def retrieve(
         pool=pool[pool != recent],  # it has a slot of its own
         last=last,
         budget=config.max_context - len(last),
-        keys=target[key],
+        target=target,
+        key=key,
         goals=goals,
-        key_goals=take(goals, key),
+        key_goals=key_goals,
         rank_goals=take(goals, rank),
         profiles_m=profiles,
         kept=kept,
@@ -98,7 +100,8 @@ class _Query:
     pool: Indices  # entries that may be retrieved, ascending, without the most recent frame
     last: Indices  # the most recent frame, [1], or [0] if there is none
     budget: int
-    keys: Cameras  # key poses of the target
+    target: Cameras
+    key: Indices  # which of its poses are its key poses
     goals: PlanarViews  # of all poses of the target
     key_goals: PlanarViews
     rank_goals: PlanarViews  # of the key poses by which candidates are ranked
@@ -147,7 +150,7 @@ def _coverage(query: _Query) -> _Answer:
 
 
 def _frustum(query: _Query) -> _Answer:
-    samples = frustum_samples(query.keys, query.config)
+    samples = frustum_samples(query.target[query.key], query.config)
     shared = frustum_overlap(samples[0], np.append(query.pool, query.last), query.bank, query.config)
     ours, last = shared[: len(query.pool)], shared[len(query.pool) :]
     passed = np.flatnonzero(ours > MIN_OVERLAP)

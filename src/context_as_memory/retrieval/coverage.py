@@ -1,5 +1,6 @@
 """The strategy `coverage`: greedy, over what is still unexplained."""
 
+import math
 from dataclasses import replace
 from functools import lru_cache
 
@@ -26,10 +27,9 @@ def key_rows(number: int) -> Indices:
 def ranking_rows(keys: PlanarViews, far_m: float) -> Indices:
     """The key poses by which candidates are ranked: all, or just the middle one if the others hardly differ from it."""
     middle = len(keys.origin) // 2
-    dx, dy = (keys.origin - keys.origin[middle]).T
-    moved = np.sqrt(dx * dx + dy * dy)
-    limit_rad = STAND_IN_TURN * 2 * np.arctan(keys.half_width_tan[middle])
-    alike = (moved <= STAND_IN_MOVE * far_m) & (keys.heading @ keys.heading[middle] >= np.cos(limit_rad))
+    moved = np.sqrt(((keys.origin - keys.origin[middle]) ** 2).sum(axis=1))
+    limit = math.cos(STAND_IN_TURN * 2 * math.atan(keys.half_width_tan[middle]))
+    alike = (moved <= STAND_IN_MOVE * far_m) & (keys.heading @ keys.heading[middle] >= limit)
     return np.array([middle]) if alike.all() else np.arange(len(moved))
 
 

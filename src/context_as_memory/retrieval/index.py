@@ -192,7 +192,9 @@ class ViewIndex:
             dx, dy, both = places[0] - x, places[1] - y, places[2] + r
             touches |= dx * dx + dy * dy <= both * both
         touching = np.flatnonzero(touches)
-        if self.crowded and len(touching) > NEAREST:
+        if not self.crowded:
+            return rows[touching]  # ascending already
+        if len(touching) > NEAREST:
             touching = touching[self._nearest(places[3:, touching], goals)]
         return np.sort(rows[touching])
 
