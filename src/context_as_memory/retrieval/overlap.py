@@ -103,9 +103,12 @@ def _boundary(
     ) -> Segments:
         # How far each corner lies outside, and the quantity it is outside in: both depths at once, then each side.
         wide = k * frame_z
-        height = np.array([frame_z, wide - frame_x, wide + frame_x])
-        excess = np.minimum(height, 0.0)
-        excess[0] = frame_z - np.maximum(np.minimum(frame_z, far_m), near_m)
+        height, excess = np.empty((3, *wide.shape)), np.empty((3, *wide.shape))
+        height[0] = frame_z
+        np.subtract(wide, frame_x, out=height[1])
+        np.add(wide, frame_x, out=height[2])
+        np.minimum(height[1:], 0.0, out=excess[1:])
+        np.subtract(frame_z, np.maximum(np.minimum(frame_z, far_m), near_m), out=excess[0])
         rise = height[:, end] - height[:, start]
         # Parts of the edge cut off at its start (negative) and at its end.
         before = np.fmin.reduce(excess[:, start] / rise, axis=0, initial=0.0)
