@@ -111,18 +111,18 @@ class WorldTask:
         noise = normal(targets.shape)
         if self.teacher is None:
             sigma = recipe.flow.training_sigmas(len(targets), generator)
-            until = torch.zeros_like(sigma)
             believed = sigma < 0.75  # clean frames of later steps; those of the first are blurrier than any result
         else:
             grid = recipe.sampling_flow.sampling_sigmas(recipe.num_steps)
             number = torch.randint(recipe.num_steps, (len(targets),), generator=generator)
-            sigma, until = grid[number], grid[number + 1]
-            believed = until == 0
-        sigma, until = sigma.to(targets.device), until.to(targets.device)
+            sigma = grid[number]
+            believed = number == recipe.num_steps - 1
+        sigma = sigma.to(targets.device)
         noisy = add_noise(targets, noise, sigma)
         if self.teacher is None:
             goal = velocity(targets, noise)
         else:
+            until = grid[number + 1].to(targets.device)
             goal = jump(self.teacher, recipe.flow, noisy, sigma, until, recipe.teacher_steps, pool, batch.inputs)
         output = model.predict(noisy, sigma * TIMESTEPS, pool, batch.inputs).float()
         predicted = recipe.flow.velocity_of(output, noisy, sigma)
@@ -164,8 +164,8 @@ class WorldTask:
         if not self.held_out or self.codec is None:
             return {}
         device = next(model.parameters()).device
-        batch = self._validation_batch().to(device)
         store = LatentStore([latents for _, latents in self.held_out], device)
+        batch = self._validation_batch(store).to(device)
         targets, pool = store.read(batch.target_frames), store.read(batch.pool_frames)
         without = replace(batch.inputs, context_mask=batch.inputs.context_mask.clone())
         without.context_mask[:, :, 1:] = False
@@ -182,7 +182,7 @@ class WorldTask:
         _write_samples(folder / f"{step:06d}", [truth, generated["memory"], generated["recent_only"]])
         return figures
 
-    def _validation_batch(self) -> WorldBatch:
+    def _validation_batch(self, store: LatentStore) -> WorldBatch:
         """Two chunks of each held-out video that begin far from the recent frame; the same ones every time."""
         rng = np.random.default_rng(1234)
         rule = replace(
@@ -196,8 +196,7 @@ class WorldTask:
         segments = [
             sample_segment(cameras, self.layout, self.recipe.retrieval, rule, rng) for cameras, _ in self.held_out
         ]
-        first_frames = np.cumsum([0] + [len(cameras) for cameras, _ in self.held_out])
-        return collate(segments, first_frames[:-1].tolist())
+        return collate(segments, store.first_frames[:-1].tolist())
 
     def _generate(self, model: Any, shape: torch.Size, pool: Tensor, inputs: ModelInputs) -> Tensor:
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(pool.device)
