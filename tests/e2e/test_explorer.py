@@ -91,11 +91,13 @@ def _last_frame(page) -> int:
 
 
 def _stand(page) -> int:
-    """Wait until nothing moves any more; the last frame."""
-    before = -1
-    while before != (before := _last_frame(page)):
-        page.wait_for_timeout(300)
-    return before
+    """Wait until nothing has moved for a second, much longer than a tiny network needs for a chunk; the last frame."""
+    last, still = _last_frame(page), 0
+    while still < 10:
+        page.wait_for_timeout(100)
+        before, last = last, _last_frame(page)
+        still = still + 1 if last == before else 0
+    return last
 
 
 PIXELS = "(id) => [...document.getElementById(id).getContext('2d').getImageData(0, 0, 32, 16).data]"
@@ -113,10 +115,12 @@ def test_walk_turn_away_and_back_and_see_what_is_remembered(open_page, scheme):
     assert away != ahead
     _hold(page, "l", 6)
     assert any(" ago, " in note for note in _remembered(page))  # older frames came back into the context
+    _stand(page)  # so that no chunk of before is on its way
     page.locator("#compare").check()
     _hold(page, "l", 2)
     assert page.locator("#without").is_visible()
     page.wait_for_function(f"({PIXELS})('without').some((v) => v !== 0 && v !== 255)")
+    _stand(page)
     page.locator("#memory").select_option("recent")
     _hold(page, "w", 3)
     numbers = [int(note.split()[1]) for note in _remembered(page)]
@@ -170,6 +174,7 @@ def test_a_page_that_is_loaded_again_goes_on_goes_back_and_forks(open_page, tmp_
     assert frames >= 12 and "#" in page.url
     page.reload()
     page.wait_for_function(f"Number(document.getElementById('frame').max) === {frames}")
+    assert page.locator("#frame").input_value() == str(frames)
     page.locator("#frame").fill("6")
     page.locator("#rewind").click()
     page.wait_for_function("Number(document.getElementById('frame').max) === 8")

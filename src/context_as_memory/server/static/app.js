@@ -111,6 +111,8 @@ function ready(message) {
   standing = true;
   wanted = null;
   besideChunk = -1;
+  find("frame").max = world.poses.length; // the last pose comes with the picture
+  find("frame").value = find("frame").max; // no larger value is taken before the limit is
   if (message.driver) {
     // The name of the world and its branch stand in the address: loading the page again goes on with them.
     const place = `#${message.world}/${encodeURIComponent(message.branch)}`;
@@ -159,7 +161,7 @@ function frames(message) {
     besideChunk = message.chunk_index;
     return;
   }
-  const wasAtEnd = message.chunk_index < 0 || find("frame").value === find("frame").max;
+  const wasAtEnd = find("frame").value === find("frame").max;
   world.poses.length = Math.min(world.poses.length, message.first);
   world.poses.push(...message.poses);
   if (message.chunk_index >= 0) {
