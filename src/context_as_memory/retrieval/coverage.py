@@ -11,12 +11,12 @@ from context_as_memory.camera import PlanarViews
 from context_as_memory.retrieval.config import Bools, Floats, Indices, RetrievalConfig, Samples, take
 from context_as_memory.retrieval.visibility import foreseen_surfaces, in_sight
 
-COLUMNS, ROWS = 16, 8  # samples of each key pose: image columns x log-spaced depths
+COLUMNS, ROWS = 10, 8  # samples of each key pose: image columns x log-spaced depths; 16 or 32 columns choose no better
 SHORTLIST = 256  # candidates that enter the greedy stage, best overlap first
 DEEP_SHORTLIST = 1024  # with depth profiles: a frame with little overlap may be the only one that sees round a corner
 STAND_IN_MOVE, STAND_IN_TURN = 0.1, 0.25  # shares of the far limit and the field of view: see ranking_rows
 Words = NDArray[np.uint64]
-VIEWS_AT_ONCE = 65  # intermediate arrays stay in the processor's cache
+VIEWS_AT_ONCE = 129  # intermediate arrays stay in the processor's cache
 
 
 def key_rows(number: int) -> Indices:
@@ -121,9 +121,8 @@ def greedy_cover(words: Words, bonus: Floats, budget: int, least: float) -> tupl
     left = words.T.copy()  # sums over the first axis are twice as fast
     least = max(least, 1)
     while len(rows) < min(budget, len(words)):
-        gain = np.add.reduce(np.bitwise_count(left), axis=0, dtype=np.int64)
-        worth = gain + bonus
-        worth[gain < least] = -1.0
+        gain = np.add.reduce(np.bitwise_count(left), axis=0, dtype=np.float64)
+        worth = np.where(gain >= least, gain + bonus, -1.0)
         best = int(worth.argmax())
         if worth[best] < 0:
             break

@@ -126,10 +126,9 @@ def _image_share(pose: Pose, k_t: Floats, k_c: Floats, near_m: float, far_m: flo
     (x0, z0, dx, dz), (_, side_z, _, side_dz) = _boundary(
         pose, k_t, k_c, near_m, far_m, (slice(1, None, -1), slice(2, 4))
     )
-    # Along x = x0 + t dx, z = z0 + t dz with r = dz/z0: the exact integral, arranged so that r -> 0 loses no digits.
-    r = dz / z0
-    tail = r / (1 + r)
-    theirs = np.where(dz == 0, 0.0, (x0 * tail + dx * ((np.log1p(r) - tail) / r)) / z0)
+    # Along x = x0 + t dx, z = z0 + t dz: the exact integral, arranged so that dz -> 0 loses no digits.
+    tail = dz / (z0 + dz)
+    theirs = np.where(dz == 0, 0.0, (x0 * tail) / z0 + dx * ((np.log1p(dz / z0) - tail) / dz))
     own = np.where(side_dz == 0, 0.0, k_t * np.log1p(side_dz / side_z))
     return np.asarray((theirs.sum(0) + own.sum(0)) / (2 * k_t * np.log(far_m / near_m)))
 
