@@ -3,7 +3,7 @@
     python benchmarks/bounded.py --data episodes [--frames 100000] [--chunks 1000] [--world FOLDER] [--json FILE]
 
 long      one walk of so many chunks on own frames with the default weights, in a world folder: frames per second of
-          chunks 10 to 29 and of the last 20
+          its last 20 chunks, in turns with chunks 10 to 29 of another world that begins the same
 stored    a world folder filled with so many recorded frames in chunks of four (latents of random numbers, since nobody
           looks at them), opened by another process that generates 12 chunks: its peak resident memory, its frames per
           second, the seconds to open it; and the bytes on disk per frame, pictures apart
@@ -28,6 +28,7 @@ from context_as_memory.evaluation.report import environment, peak_memory_mib, wr
 from context_as_memory.world import World
 
 SIDE_M, CHUNK = 25.0, 4
+EARLY, TURNS = 10, 20  # the first chunk that is compared, and how many are
 
 
 def walk(frames: int, seed: int = 0) -> Cameras:
@@ -46,17 +47,31 @@ def rate(seconds: list[float]) -> float:
 
 
 def long_walk(chunks: int, picture: np.ndarray) -> dict[str, float]:
+    """The last chunks of a long walk in turns with chunks 10 and on of one that begins the same: the speed of a machine
+    drifts over the minutes between them."""
     from rich.progress import track
 
     cameras = walk(CHUNK * chunks + 1)
-    seconds = []
+    seconds: dict[str, list[float]] = {"young": [], "old": []}
+
+    def step(world: World, number: int) -> float:
+        return sum(world.step(cameras[CHUNK * number + 1 : CHUNK * (number + 1) + 1]).seconds.values())
+
     with tempfile.TemporaryDirectory() as folder:
-        world = World.create(Path(folder) / "world", device="cpu")
-        world.reset(picture[None], cameras[:1])
-        for chunk in track(world.rollout(cameras[1:]), "long walk", total=chunks):
-            seconds.append(sum(chunk.seconds.values()))
-        world.close()
-    first, last = rate(seconds[9:29]), rate(seconds[-20:])
+        old = World.create(Path(folder) / "old", device="cpu")
+        old.reset(picture[None], cameras[:1])
+        for number in track(range(chunks - TURNS), "long walk"):
+            step(old, number)
+        young = World.create(Path(folder) / "young", networks=old)
+        young.reset(picture[None], cameras[:1])
+        for number in range(EARLY - 1):
+            step(young, number)
+        for turn in range(TURNS):
+            seconds["young"].append(step(young, EARLY - 1 + turn))
+            seconds["old"].append(step(old, chunks - TURNS + turn))
+        old.close()
+        young.close()
+    first, last = rate(seconds["young"]), rate(seconds["old"])
     return {"fps_chunk_10": first, f"fps_chunk_{chunks}": last, "fps_ratio": last / first}
 
 
