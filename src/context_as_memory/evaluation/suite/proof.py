@@ -33,7 +33,7 @@ from context_as_memory.evaluation.covisibility import grown, shown
 from context_as_memory.evaluation.ground_truth import Task
 from context_as_memory.evaluation.metric_networks import style_distance
 from context_as_memory.evaluation.metrics import Interval, psnr, resampled_means
-from context_as_memory.evaluation.returns import find_returns, visits
+from context_as_memory.evaluation.returns import GRID, find_returns, visits
 from context_as_memory.evaluation.suite.result import Clip, Report, picture_scores
 from context_as_memory.evaluation.suite.system import System, WorldSystem
 from context_as_memory.retrieval import Retrieval, RetrievalConfig, explained, retrieve, target_samples
@@ -182,7 +182,7 @@ def farthest(cameras: Cameras, first: int, back: int) -> int:
     views = planar(cameras[first:back], ground_basis(cameras))
     config = RetrievalConfig()
     goal = planar(cameras[[first]], ground_basis(cameras))
-    share = explained(target_samples(goal, config.near_m, config.far_m), views, config).mean(axis=1)
+    share = explained(target_samples(goal, config.near_m, config.far_m, *GRID), views, config).mean(axis=1)
     least = np.flatnonzero(share == share.min())
     return first + int(least[len(least) // 2])
 
