@@ -8,7 +8,8 @@ selection of a chunk of 4 targets with an index that is kept (`retrieve(..., ind
 Beside it, written plainly from the papers (published_rules.py) and over all stored cameras, for the same chunk: the
 sphere Monte Carlo greedy rule of WorldMem (10,000 points), which is asked once for each of the 4 frames, and the
 256-point frustum scan of Memorizon, which is asked once. A turn of ours is eight chunks, since one alone is over before
-the processor has its tables at hand again.
+the processor has its tables at hand again. The sizes are timed in turns as well, ten chunks each, since the speed of a
+machine may swing for seconds at a time.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from context_as_memory.retrieval import RetrievalConfig, ViewIndex, retrieve
 K = pinhole(90, 160, 96)
 PICKS = 7
 EIGHT = 8  # chunks in a turn of ours beside another rule
+TEN = 10  # chunks in a turn of one size beside the others
 
 
 def walk(number: int, side_m: float, seed: int = 0) -> Cameras:
@@ -46,25 +48,27 @@ def spread(number: int, side_m: float, seed: int = 0) -> Cameras:
     return look(position, rng.uniform(-np.pi, np.pi, number), K, 160, 96)
 
 
-def times_ms(runs: dict[str, Callable[[int], object]], repeats: int) -> dict[str, np.ndarray]:
-    """Wall times of functions of the repeat's number, run in turns; the first round warms up."""
+def times_ms(runs: dict[str, Callable[[int], object]], turns: int, calls: int = 1) -> dict[str, np.ndarray]:
+    """Wall times of functions of the call's number, run in turns of so many calls; the first round warms up."""
     found: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(repeats + 1):
+    for turn in range(turns + 1):
         for name, run in runs.items():
-            start = time.perf_counter()
-            run(number)
-            found[name].append(1000 * (time.perf_counter() - start))
-    return {name: np.array(values[1:]) for name, values in found.items()}
+            for number in range(turn * calls, (turn + 1) * calls):
+                start = time.perf_counter()
+                run(number)
+                found[name].append(1000 * (time.perf_counter() - start))
+    return {name: np.array(values[calls:]) for name, values in found.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--most", type=int, default=1_000_000)
-    parser.add_argument("--repeats", type=int, default=100)
+    parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     figures: dict[str, float] = {}
     config = RetrievalConfig()
+    choices: dict[str, Callable[[int], object]] = {}
     for stored in (size for size in (1_000, 10_000, 100_000, 1_000_000) if size <= options.most):
         short = f"{stored // 1000}k" if stored < 1_000_000 else "1m"
         for name in ("bounded", "spread"):
@@ -74,7 +78,7 @@ def main() -> None:
             start = time.perf_counter()
             index.update(bank)
             figures[f"{name}_append_us_{short}"] = 1e6 * (time.perf_counter() - start) / stored
-            goals = walk(4 * (options.repeats + 1), side_m, seed=1)
+            goals = walk(4 * TEN * (options.turns + 1), side_m, seed=1)
 
             def chunk(number: int, goals: Cameras = goals) -> Cameras:
                 start = 4 * (number % (len(goals) // 4))
@@ -83,7 +87,7 @@ def main() -> None:
             def ours(number: int, bank: Cameras = bank, index: ViewIndex = index, chunk=chunk) -> object:
                 return retrieve(bank, chunk(number), config, recent=len(bank) - 1, index=index)
 
-            runs: dict[str, Callable[[int], object]] = {"ours": ours}
+            choices[f"ms_{short}" if name == "bounded" else f"spread_ms_{short}"] = ours
             if name == "bounded" and stored <= 10_000:
                 rng = np.random.default_rng(0)
                 few = {
@@ -94,18 +98,18 @@ def main() -> None:
                 }
                 compared = times_ms(
                     {"ours": lambda n, ours=ours: [ours(EIGHT * n + i) for i in range(EIGHT)], **few},
-                    repeats=21 if stored == 1_000 else 5,
+                    turns=21 if stored == 1_000 else 5,
                 )
                 for rule in few:
                     # Turn by turn, since the speed of a machine drifts.
                     ratio = EIGHT * float(np.median(compared[rule] / compared["ours"]))
                     figures[f"times_{rule}_{short}"] = ratio
-            found = times_ms(runs, options.repeats)["ours"]
-            key = f"ms_{short}" if name == "bounded" else f"spread_ms_{short}"
-            figures[key] = float(np.median(found))
-            figures[f"{key}_p95"] = float(np.quantile(found, 0.95))
-            for label in (f"{name}_append_us_{short}", key, f"{key}_p95"):
-                print(f"{label:28s} {figures[label]:10.3f}", flush=True)
+            label = f"{name}_append_us_{short}"
+            print(f"{label:28s} {figures[label]:10.3f}", flush=True)
+    for key, found in times_ms(choices, options.turns, TEN).items():
+        figures[key], figures[f"{key}_p95"] = float(np.median(found)), float(np.quantile(found, 0.95))
+        for label in (key, f"{key}_p95"):
+            print(f"{label:28s} {figures[label]:10.3f}")
     for name, value in figures.items():
         if name.startswith("times_"):
             print(f"{name:28s} {value:10.1f}")
