@@ -119,6 +119,8 @@ def main() -> None:
     parser.add_argument("--visit", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if 0 < options.chunks < TURNS:
+        parser.error(f"--chunks {options.chunks}: give 0 (no long walk) or at least the {TURNS} that are compared")
     torch.set_num_threads(options.threads)
     if options.visit:
         print(json.dumps(visit(options.visit)))

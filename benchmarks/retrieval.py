@@ -8,7 +8,7 @@ selection of a chunk of 4 targets with an index that is kept (`retrieve(..., ind
 Beside it, written plainly from the papers (published_rules.py) and over all stored cameras, for the same chunk: the
 sphere Monte Carlo greedy rule of WorldMem (10,000 points), which is asked once for each of the 4 frames, and the
 256-point frustum scan of Memorizon, which is asked once. A turn of ours is eight chunks, since one alone is over before
-the processor has its tables at hand again. The sizes are timed in turns as well, ten chunks each, since the speed of a
+the processor has its tables at hand again. The sizes are timed in turns as well, since the speed of a
 machine may swing for seconds at a time.
 """
 
@@ -26,8 +26,7 @@ from context_as_memory.retrieval import RetrievalConfig, ViewIndex, retrieve
 
 K = pinhole(90, 160, 96)
 PICKS = 7
-EIGHT = 8  # chunks in a turn of ours beside another rule
-TEN = 10  # chunks in a turn of one size beside the others
+CHUNKS = 8  # of ours in a turn, beside another rule or beside the other sizes
 
 
 def walk(number: int, side_m: float, seed: int = 0) -> Cameras:
@@ -78,7 +77,7 @@ def main() -> None:
             start = time.perf_counter()
             index.update(bank)
             figures[f"{name}_append_us_{short}"] = 1e6 * (time.perf_counter() - start) / stored
-            goals = walk(4 * TEN * (options.turns + 1), side_m, seed=1)
+            goals = walk(4 * CHUNKS * (options.turns + 1), side_m, seed=1)
 
             def chunk(number: int, goals: Cameras = goals) -> Cameras:
                 start = 4 * (number % (len(goals) // 4))
@@ -97,16 +96,16 @@ def main() -> None:
                     "frustum_samples": lambda n, bank=bank, chunk=chunk: memorizon(bank, chunk(n), PICKS),
                 }
                 compared = times_ms(
-                    {"ours": lambda n, ours=ours: [ours(EIGHT * n + i) for i in range(EIGHT)], **few},
+                    {"ours": lambda n, ours=ours: [ours(CHUNKS * n + i) for i in range(CHUNKS)], **few},
                     turns=21 if stored == 1_000 else 5,
                 )
                 for rule in few:
                     # Turn by turn, since the speed of a machine drifts.
-                    ratio = EIGHT * float(np.median(compared[rule] / compared["ours"]))
+                    ratio = CHUNKS * float(np.median(compared[rule] / compared["ours"]))
                     figures[f"times_{rule}_{short}"] = ratio
             label = f"{name}_append_us_{short}"
             print(f"{label:28s} {figures[label]:10.3f}", flush=True)
-    for key, found in times_ms(choices, options.turns, TEN).items():
+    for key, found in times_ms(choices, options.turns, CHUNKS).items():
         figures[key], figures[f"{key}_p95"] = float(np.median(found)), float(np.quantile(found, 0.95))
         for label in (key, f"{key}_p95"):
             print(f"{label:28s} {figures[label]:10.3f}")
