@@ -8,7 +8,7 @@ from shapely.geometry import Polygon
 
 from context_as_memory.camera import Cameras, PlanarViews, planar
 from context_as_memory.retrieval import AllViews, RetrievalConfig
-from context_as_memory.retrieval.cover import ALIKE_LENS, SHORTLIST
+from context_as_memory.retrieval.cover import ALIKE, ALIKE_LENS, SHORTLIST
 from context_as_memory.retrieval.coverage import COLUMNS, ROWS
 from context_as_memory.retrieval.index import pose_bins
 
@@ -132,12 +132,12 @@ def newest_of_each_bin(
 
 
 def apart(views: PlanarViews, i: int, j: int, config: RetrievalConfig) -> float:
-    """How unlike two poses are; near-duplicates have at most 1."""
+    """How unlike two poses are; near-duplicates have at most `ALIKE`."""
     way = math.dist(views.origin[i], views.origin[j]) / config.alike_m
     yaw = [math.atan2(views.heading[n][1], views.heading[n][0]) for n in (i, j)]
     turn = math.sin((yaw[0] - yaw[1]) / 2) / math.sin(config.alike_rad / 2)
     lens = math.log(views.half_width_tan[i] / views.half_width_tan[j]) / ALIKE_LENS
-    return round(way**2 + turn**2 + lens**2, 6)
+    return way**2 + turn**2 + lens**2
 
 
 def coverage(
@@ -169,7 +169,7 @@ def coverage(
     for layer in range(config.layers):
         left = {s for s, number in enumerate(times) if number <= layer}
         while len(chosen) < first + budget:
-            gains = {i: len(claims[i] & left) for i in claims if i not in chosen and difference(i) > 1}
+            gains = {i: len(claims[i] & left) for i in claims if i not in chosen and difference(i) > ALIKE}
             gains = {i: gain for i, gain in gains.items() if gain >= max(1, config.min_gain * len(points))}
             if not gains:
                 break
@@ -180,12 +180,12 @@ def coverage(
                 times[s] += 1
             choose(best, gains[best])
     while config.fill_share is not None and len(chosen) < first + budget:
-        free = [i for i in claims if i not in chosen and difference(i) > 1]
+        free = [i for i in claims if i not in chosen and difference(i) > ALIKE]
         free = [i for i in free if len(claims[i]) / len(points) >= config.fill_share]
         free = [i for i in free if given[i]] or free
         if not free:
             break
-        best = max(free, key=lambda i: (difference(i), i))
+        best = max(free, key=lambda i: (round(difference(i), 6), i))
         choose(best, len(claims[best]))
     return chosen[first:], scores
 

@@ -1,5 +1,6 @@
 """Which frames are remembered: geometry against polygons, fast paths against loops, and the promises to callers."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,6 +19,7 @@ from context_as_memory.camera import (
     look,
     pinhole,
     planar,
+    read_unreal_json,
 )
 from context_as_memory.errors import UserError
 from context_as_memory.retrieval import (
@@ -325,6 +327,57 @@ def test_paper_rule_on_the_cases_of_figure_4_and_its_blind_spots() -> None:
     assert not test(rule, view(0.0, 2.0, 0.0, 0.5))  # parallel, but side by side
     assert test(rule, view(yaw_deg=50, k=0.5)) and not test(literal, view(yaw_deg=50, k=0.5))  # 53 degrees of view
     assert not test(rule, view(yaw_deg=54, k=0.5))
+
+
+def published_walk(pieces: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A walk of our own made as the public pose file is: pieces of 76 steps, eased at both ends, 3 to 6 m and up to 60
+    degrees each, inside a box of 9 m, heading independent of the way; centimetres [T, 3] and degrees [T, 3]."""
+    rng = np.random.default_rng(seed)
+    corners, yaw = [np.zeros(2)], [105.0]
+    while len(corners) <= pieces:
+        step = rng.uniform(300, 600) * np.array([np.cos(a := rng.uniform(-np.pi, np.pi)), np.sin(a)])
+        if np.abs(corners[-1] + step).max() < 450:
+            corners.append(corners[-1] + step)
+            yaw.append(yaw[-1] + rng.uniform(-60, 60))
+    share = np.arange(pieces * 76 + 1) / 76
+    piece = np.minimum(share.astype(int), pieces - 1)
+    eased = (1 - np.cos(np.pi * (share - piece)))[:, None] / 2
+    corner, turn = np.array(corners), np.array(yaw)
+    place = corner[piece] * (1 - eased) + corner[piece + 1] * eased
+    heading = np.interp(share, np.arange(pieces + 1), turn)
+    level = np.zeros(len(share))
+    return np.column_stack([place, level - 200]), np.column_stack([level, level, heading])
+
+
+def test_the_published_rule_finds_the_runs_that_published_labels_have(tmp_path) -> None:
+    """On poses in the published format: what the labels of the data set were found to be. Left with left rays and right
+    with right ones, at least 1 m from the target camera, at any distance from the other one, no far limit, no special
+    cases; runs of tens of frames, past and future, and neighbours in time only where the camera turned enough."""
+    place, angles = published_walk(20, seed=4)
+    frames = {
+        str(i): {"position": list(p), "rotation": list(a), "scale": [1.0, 1.0, 1.0]}
+        for i, (p, a) in enumerate(zip(place.tolist(), angles.tolist(), strict=True))
+    }
+    (tmp_path / "walk_0.json").write_text(json.dumps({"CineCameraActor": frames}))
+    bank = read_unreal_json(tmp_path / "walk_0.json")
+    rule = RetrievalConfig(strategy="paper", literal=True)
+    views, query = planar(bank, ground_basis(bank)), 760
+    goal = take(views, np.array([query]))
+    found = retrieve(bank, bank[[query]], rule, recent=None).candidates.tolist()
+    plain = [i for i in range(len(bank)) if reference.paper_pair(goal, 0, views, i, rule)]
+    assert found == plain
+    assert [(int(run[0]), int(run[-1])) for run in runs(np.array(found))] == [
+        (278, 314), (451, 540), (674, 758), (764, 856), (977, 998), (1128, 1129), (1159, 1177), (1250, 1503)
+    ]  # fmt: skip
+
+    def with_limits(near_m: float, far_m: float | None) -> set[int]:
+        limits = replace(rule, paper_near_m=near_m, paper_far_m=far_m)
+        return set(retrieve(bank, bank[[query]], limits, recent=None).candidates.tolist())
+
+    assert with_limits(0.0, None) - set(found) > {query - 1, query + 1}, "neighbours meet within a metre"
+    assert set(found) - with_limits(1.0, 100.0), "nearly parallel views that meet far away are listed"
+    ours = set(retrieve(bank, bank[[query]], replace(rule, literal=False), recent=None).candidates.tolist())
+    assert ours > {*found, query - 1, query + 1}, "the special cases let in what stands in the same place"
 
 
 def test_runs_are_thinned_to_one_frame_each_then_to_the_budget() -> None:

@@ -12,6 +12,7 @@ from context_as_memory.retrieval.config import Bools, Floats, Indices, Retrieval
 
 SHORTLIST = 256  # candidates that enter the greedy stage, best overlap first
 ALIKE_LENS = 0.2  # difference in the logarithm of a lens' width from which views of one place are no duplicates
+ALIKE = 1 + 1e-6  # squared distance of near-duplicates: steps of just `alike_m` are alike whatever their last digit
 Words = NDArray[np.uint64]
 
 
@@ -55,7 +56,7 @@ def cover(offer: Offer, budget: int, config: RetrievalConfig) -> tuple[list[int]
         left = (words & ~explained_more[layer]).T.copy()  # sums over the first axis are twice as fast
         while len(rows) < budget:
             gain = np.add.reduce(np.bitwise_count(left), axis=0, dtype=np.float64)
-            worth = np.where((gain >= least) & (apart > 1), gain + bonus, -1.0)
+            worth = np.where((gain >= least) & (apart > ALIKE), gain + bonus, -1.0)
             best = int(worth.argmax())
             if worth[best] < 0:
                 break
@@ -70,9 +71,10 @@ def cover(offer: Offer, budget: int, config: RetrievalConfig) -> tuple[list[int]
     share = np.add.reduce(np.bitwise_count(words), axis=1, dtype=np.float64) / number
     shows = share >= config.fill_share
     while len(rows) < budget:
-        free = shows & (apart > 1)
+        free = shows & (apart > ALIKE)
         first = free & given
-        difference = np.where(first if first.any() else free, apart, -1.0)
+        # Rounded, so that equal poses tie whatever their last digit; then the newest is picked.
+        difference = np.where(first if first.any() else free, apart.round(6), -1.0)
         best = int(difference.argmax())
         if difference[best] < 0:
             break
@@ -84,10 +86,10 @@ def cover(offer: Offer, budget: int, config: RetrievalConfig) -> tuple[list[int]
 
 def _apart(apart: Floats, offer: Offer, chosen: int) -> Floats:
     """Squared distances [C] to the most similar chosen frame, when one more is chosen. A generated frame makes no given
-    one superfluous. Rounded, so that equal poses tie whatever their last digit."""
+    one superfluous."""
     poses, count = offer.poses, len(apart)
     step = poses[:, :count] - poses[:, chosen : chosen + 1]
-    nearer = np.minimum(apart, np.add.reduce(step * step, axis=0).round(6))
+    nearer = np.minimum(apart, np.add.reduce(step * step, axis=0))
     return nearer if offer.given[chosen] else np.where(offer.given[:count], apart, nearer)
 
 
