@@ -181,7 +181,7 @@ def test_coverage_equals_plain_greedy(
     recent = 79 if with_recent else None
     known = rng.random(80) < given_share
     config = RetrievalConfig(
-        max_context=size, min_gain=min_gain, layers=layers, fill_share=fill, alike_m=rng.choice([0.01, 0.4, 2.0])
+        max_context=size, min_gain=min_gain, layers=layers, fill_share=fill, alike_m=rng.choice([0.01, 0.2, 2.0])
     )
     answer = retrieve(cameras, target, config, recent=recent, given=known)
     basis = ground_basis(cameras)

@@ -39,10 +39,10 @@ class RetrievalConfig:
     """A pick must newly explain at least this share of all samples, in [0, 1]."""
     layers: int = 3
     """How often every sample is to be explained (>= 1): what seems to be shown may be hidden by a wall."""
-    alike_m: float = 0.4
+    alike_m: float = 0.2
     """A frame this close to a chosen one, metres (> 0), is a near-duplicate and is not picked. Less if it is turned
     too: see `coverage.places`. A given frame is a duplicate of given frames only."""
-    alike_rad: float = float(np.radians(10.0))
+    alike_rad: float = float(np.radians(5.0))
     """A frame turned by this angle against a chosen one at the same place is a near-duplicate, radians in (0, pi]."""
     fill_share: float | None = 0.15
     """Slots that are still free go to frames that show at least this share of the samples, in [0, 1], given ones
