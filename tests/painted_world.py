@@ -17,11 +17,7 @@ class PaintedWorld(World):
         self.bank.append(frames_u8, cameras, torch.zeros(4, len(frames_u8), 1, 1), profiles_m=profiles_m)
 
     def step(self, cameras: Cameras, *, retrieval: RetrievalConfig | None = None, commit: bool = True) -> Chunk:  # type: ignore[override]
-        from context_as_memory.retrieval import retrieve
-
-        rule = retrieval or self.config.retrieval
-        memory = self.bank.cameras
-        found = retrieve(memory, cameras, rule, recent=len(memory) - 1, index=self._index_for(rule))
+        found = self._retrieve(cameras, retrieval or self.config.retrieval, seed=0)
         frames = paint_room(cameras)
         self.bank.append(frames, cameras, torch.zeros(4, len(frames), 1, 1), {"step": self._chunks})
         self._chunks += 1

@@ -8,7 +8,8 @@ from shapely.geometry import Polygon
 
 from context_as_memory.camera import Cameras, PlanarViews, planar
 from context_as_memory.retrieval import AllViews, RetrievalConfig
-from context_as_memory.retrieval.coverage import COLUMNS, ROWS, SHORTLIST
+from context_as_memory.retrieval.cover import ALIKE, ALIKE_LENS, SHORTLIST
+from context_as_memory.retrieval.coverage import COLUMNS, ROWS
 from context_as_memory.retrieval.index import pose_bins
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(40)
@@ -130,6 +131,15 @@ def newest_of_each_bin(
     return np.isin(np.arange(len(cameras)), list(newest.values()))
 
 
+def apart(views: PlanarViews, i: int, j: int, config: RetrievalConfig) -> float:
+    """How unlike two poses are; near-duplicates have at most `ALIKE`."""
+    way = math.dist(views.origin[i], views.origin[j]) / config.alike_m
+    yaw = [math.atan2(views.heading[n][1], views.heading[n][0]) for n in (i, j)]
+    turn = math.sin((yaw[0] - yaw[1]) / 2) / math.sin(config.alike_rad / 2)
+    lens = math.log(views.half_width_tan[i] / views.half_width_tan[j]) / ALIKE_LENS
+    return way**2 + turn**2 + lens**2
+
+
 def coverage(
     views: PlanarViews,
     keys: PlanarViews,
@@ -137,29 +147,47 @@ def coverage(
     recent: int | None,
     budget: int,
     config: RetrievalConfig,
+    given: Sequence[bool],
 ) -> tuple[list[int], list[float]]:
-    """Greedy residual coverage among the frames of `overlap`."""
+    """Greedy residual coverage among the frames of `overlap`; then free slots are filled up."""
     points = samples(keys, config)
+    chosen = [] if recent is None else [recent]
     times = [0 if recent is None else int(explains(views, recent, *point, config)) for point in points]
     ranked = sorted(overlap, key=lambda i: (-round(overlap[i], 6), -i))[:SHORTLIST]
     claims = {i: {s for s in range(len(points)) if explains(views, i, *points[s], config)} for i in ranked}
-    picks: list[int] = []
-    gains: list[float] = []
+    scores: list[float] = []
+
+    def difference(i: int) -> float:
+        """From the most similar chosen frame; a given frame is compared with given ones only."""
+        return min((apart(views, i, j, config) for j in chosen if given[j] or not given[i]), default=math.inf)
+
+    def choose(i: int, score: int) -> None:
+        chosen.append(i)
+        scores.append(score / len(points))
+
+    first = len(chosen)
     for layer in range(config.layers):
         left = {s for s, number in enumerate(times) if number <= layer}
-        rest = [i for i in claims if i not in picks]
-        while len(picks) < budget and rest:
-            best = max(rest, key=lambda i: (len(claims[i] & left), round(overlap[i], 6), i))
-            gain = len(claims[best] & left)
-            if gain == 0 or gain < config.min_gain * len(points):
+        while len(chosen) < first + budget:
+            gains = {i: len(claims[i] & left) for i in claims if i not in chosen and difference(i) > ALIKE}
+            gains = {i: gain for i, gain in gains.items() if gain >= max(1, config.min_gain * len(points))}
+            if not gains:
                 break
+            bonus = config.given_bonus * len(points)
+            best = max(gains, key=lambda i: (gains[i] + bonus * bool(given[i]), round(overlap[i], 6), i))
             left -= claims[best]
             for s in claims[best]:
                 times[s] += 1
-            picks.append(best)
-            rest.remove(best)
-            gains.append(gain / len(points))
-    return picks, gains
+            choose(best, gains[best])
+    while config.fill_share is not None and len(chosen) < first + budget:
+        free = [i for i in claims if i not in chosen and difference(i) > ALIKE]
+        free = [i for i in free if len(claims[i]) / len(points) >= config.fill_share]
+        free = [i for i in free if given[i]] or free
+        if not free:
+            break
+        best = max(free, key=lambda i: (round(difference(i), 6), i))
+        choose(best, len(claims[best]))
+    return chosen[first:], scores
 
 
 def paper_pair(target: PlanarViews, i: int, others: PlanarViews, j: int, config: RetrievalConfig) -> bool:
@@ -171,7 +199,7 @@ def paper_pair(target: PlanarViews, i: int, others: PlanarViews, j: int, config:
     yaw = [math.atan2(v.heading[n][1], v.heading[n][0]) for v, n in ((target, i), (others, j))]
     half = [math.atan(v.half_width_tan[n]) for v, n in ((target, i), (others, j))]
     offset = others.origin[j] - target.origin[i]
-    near = 0.0 if config.literal else config.paper_near_m
+    near = config.paper_near_m
     far = math.inf if config.paper_far_m is None else config.paper_far_m
     meets = []
     for side in (-1, 1):

@@ -69,12 +69,11 @@ def test_the_index_gives_what_looking_at_everything_gives(seed, box_m, pitch_deg
     index = ViewIndex(config)
     for end in sorted({*rng.integers(1, 120, 4).tolist(), 120}):
         target, recent = _turning(rng, bank[:end]), None if rng.random() < 0.2 else int(rng.integers(end))
-        kept = rng.integers(0, end, 4)
         for share in (1.0, 0.9, 0.3, 0.0):
             allowed = rng.random(end) < share
 
-            def ask(index, mask, end=end, target=target, recent=recent, kept=kept):
-                known = {"profiles_m": profiles[:end], "kept": kept, "given": given[:end]}
+            def ask(index, mask, end=end, target=target, recent=recent):
+                known = {"profiles_m": profiles[:end], "given": given[:end]}
                 return retrieve(bank[:end], target, config, recent=recent, allowed=mask, index=index, **known)
 
             found = ask(index, allowed)

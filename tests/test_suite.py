@@ -380,7 +380,7 @@ def test_the_papers_tables(episodes, tmp_path):
     def walk(start_u8, start, path, rule, seed):
         known = Cameras.concat([start, path])
         for number, first in enumerate(range(0, len(path), CHUNK)):
-            rows = rule(known[: 1 + first], path[first : first + CHUNK], seed + number)
+            rows = rule(known[: 1 + first], path[first : first + CHUNK], seed + number, np.arange(1 + first) < 1)
             assert rows[-1] == first and len(set(rows.tolist())) == len(rows)
         return paint_room(path)
 
@@ -409,9 +409,9 @@ def test_the_papers_tables(episodes, tmp_path):
 def test_the_first_frame_row_is_the_first_frame():
     path = cameras_from_actions(look(np.zeros((1, 3)), 0.0, pinhole(90, WIDTH, HEIGHT), WIDTH, HEIGHT), "w-20")
     for size in (2, 8):
-        assert paper.CHOICES["first"](path[:12], path[12:14], size, 0).tolist() == [0, 11]
-    assert paper.CHOICES["first"](path[:1], path[1:2], 8, 0).tolist() == [0]
-    drawn = {tuple(paper.CHOICES["first_random"](path[:12], path[12:14], 4, seed).tolist()) for seed in range(6)}
+        assert paper.CHOICES["first"](path[:12], path[12:14], size, 0, None).tolist() == [0, 11]
+    assert paper.CHOICES["first"](path[:1], path[1:2], 8, 0, None).tolist() == [0]
+    drawn = {tuple(paper.CHOICES["first_random"](path[:12], path[12:14], 4, seed, None).tolist()) for seed in range(6)}
     assert len(drawn) > 3 and {(rows[0], rows[-1], len(rows)) for rows in drawn} == {(0, 11, 4)}
 
 
@@ -442,9 +442,10 @@ def test_a_world_walks_by_a_given_rule(tmp_path):
     system = WorldSystem(world, "tiny", "")
     start = look(np.zeros((1, 3)), 0.0, pinhole(90, WIDTH, HEIGHT), WIDTH, HEIGHT)
     path, first = cameras_from_actions(start, "j-12"), paint_room(start)
-    by_name = system.walk(first, start, path, "recent", 3)
-    by_rule = system.walk(first, start, path, lambda m, t, seed: paper.CHOICES["recent"](m, t, 3, seed), 3)
-    np.testing.assert_array_equal(by_name, by_rule)
+    for name in ("recent", "coverage"):
+        by_name = system.walk(first, start, path, name, 3)
+        by_rule = system.walk(first, start, path, lambda m, t, seed, g, n=name: paper.CHOICES[n](m, t, 3, seed, g), 3)
+        np.testing.assert_array_equal(by_name, by_rule)
 
 
 def test_compressed_history_gives_each_older_frame_half_of_the_rest():

@@ -64,7 +64,7 @@ def test_reset_leaves_a_fresh_world():
 def test_keeping_keys_and_values_changes_nothing_but_time(kept_frames):
     """A long walk that keeps few or many frames' keys and values equals one that computes all in every chunk."""
     cameras = tiny.walk(31)
-    rule = RetrievalConfig(max_context=3, kept_bonus=0.0)
+    rule = RetrievalConfig(max_context=3)
     world, plain = (tiny.world(kept_frames=frames, retrieval=rule) for frames in (kept_frames, 0))
     encoded = []
     encode = world.model.encode_context

@@ -21,6 +21,7 @@ from context_as_memory.camera import PROFILE
 from context_as_memory.cli.main import main
 from context_as_memory.errors import UserError
 from context_as_memory.memory import MemoryBank
+from context_as_memory.retrieval import RetrievalConfig, retrieve
 from context_as_memory.world import World
 from context_as_memory.worldfile import (
     MAIN,
@@ -144,6 +145,37 @@ def test_save_load_continue_and_fork_give_the_frames_of_an_uninterrupted_walk(tm
     start = back.first + back.frames
     np.testing.assert_array_equal(np.concatenate(_walk_on(again, cameras, start, 41)), expected[start - 1 :])
     again.close()
+
+
+@pytest.mark.parametrize("strategy", ["coverage", "frustum"])
+def test_a_world_remembers_what_training_would_have_shown(tmp_path, weights, strategy):
+    """24 chunks, the last half in a world that was opened again: in each the context is the answer of plain `retrieve`,
+    which knows nothing of indexes, of what is kept in working memory, or of how the memory came to be."""
+    cameras = tiny.walk(52)
+    rule = RetrievalConfig(strategy=strategy, max_context=4)
+    world = World.create(tmp_path / "world", weights, device="cpu", retrieval=rule, kept_frames=6)
+    world.reset(tiny.pictures(4), cameras[:4])
+    for now in range(4, 52, 2):
+        if now == 28:
+            world.close()
+            world = World.open(tmp_path / "world", device="cpu")
+        target = cameras[now : now + 2]
+        plain = retrieve(cameras[:now], target, rule, recent=now - 1, given=np.arange(now) < 4)
+        found = world.step(target).retrieval
+        assert found.indices.tolist() == plain.indices.tolist()
+        np.testing.assert_allclose(found.scores, plain.scores, atol=1e-12)
+    world.close()
+
+
+def test_a_retired_setting_of_an_older_world_is_read_and_left_out(tmp_path, weights):
+    values = json.loads((weights / "world.json").read_text())
+    values["retrieval"]["kept_bonus"] = 0.02
+    (weights / "world.json").write_text(json.dumps(values))
+    assert World.from_pretrained(weights, device="cpu").config.retrieval == RetrievalConfig(max_context=4)
+    values["retrieval"]["keep_bonus"] = 0.02
+    (weights / "world.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match="unknown key 'keep_bonus'"):
+        World.from_pretrained(weights, device="cpu")
 
 
 def make_old(folder: Path) -> None:

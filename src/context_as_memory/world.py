@@ -91,12 +91,8 @@ class World:
         # Numbers the noise of a chunk; with the seed it is the whole random state.
         self._chunks = 0 if store is None else store.steps
         self._first_entry = 0  # what the first entry of the bank was called before a copy: numbers the noise of entries
-        # Keys and values by bank entry, least recently used first; None: known to be kept, computed when needed. Which
-        # entries are kept decides what is retrieved, so an opened world reads it from its history.
-        self._kept: OrderedDict[int, KeysValues | None] = OrderedDict()
+        self._kept: OrderedDict[int, KeysValues] = OrderedDict()  # by bank entry, least recently used first
         self._fresh: dict[int, KeysValues] = {}  # of the chunk that is being made
-        for _, note in self.bank.store.notes():
-            self._keep(note.get("context", ())[-1:] + note.get("context", ())[:-1])
         self._index: ViewIndex | None = None
         self._indexed: MemoryBank | None = None  # the bank it is an index of
 
@@ -311,7 +307,6 @@ class World:
             allowed=self.bank.offered(),
             index=self._index_for(rule),
             profiles_m=self.bank.profiles_m,
-            kept=np.fromiter(self._kept, np.int64),
             given=~self.bank.generated,
             seed=seed,
         )
@@ -359,8 +354,6 @@ class World:
                 # again must go on exactly as it would have.
                 latent = self._context_latents([entry]).unsqueeze(0).to(self.device, dtype)
                 known = [(k[:, 0], v[:, 0]) for k, v in self.model.encode_context(latent)]
-                if entry in self._kept:
-                    self._kept[entry] = known
             frames.append(known)
         self._fresh = dict(zip(entries, frames, strict=True))
         layers = zip(*frames, strict=True)
@@ -368,11 +361,12 @@ class World:
         return [(k, v) for k, v in found]
 
     def _keep(self, entries: Sequence[int]) -> None:
-        """Note that a committed chunk has read these entries, in this order; what was not read for long is let go."""
+        """Keep the keys and values that a committed chunk has read, in this order, and let the least recently read go.
+        What is kept saves time; it never changes what is chosen or made."""
         if self.model.config.context_mode != "per_frame":
             return
         for entry in entries:
-            self._kept[entry] = self._fresh.get(entry) or self._kept.get(entry)
+            self._kept[entry] = self._fresh[entry]
             self._kept.move_to_end(entry)
         while len(self._kept) > self.config.kept_frames:
             self._kept.popitem(last=False)
@@ -425,9 +419,13 @@ def read_world_config(folder: Path) -> WorldConfig:
     return _parse_config(read_json(folder / "world.json", "weights"), str(folder / "world.json"))
 
 
+RETIRED = ("kept_bonus",)  # settings of retrieval that older files still have; none has a meaning any more
+
+
 def _parse_config(values: dict[str, Any], where: str) -> WorldConfig:
+    rule = {key: value for key, value in values.get("retrieval", {}).items() if key not in RETIRED}
     values = values | {
-        "retrieval": build_config(RetrievalConfig, values.get("retrieval", {}), where),
+        "retrieval": build_config(RetrievalConfig, rule, where),
         "flow": build_config(FlowMatching, values.get("flow", {}), where),
     }
     if values.get("merge") is not None:

@@ -18,48 +18,62 @@ Samples = tuple[Floats, Floats, Floats]  # points [S, 2 or 3], unit directions t
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalConfig:
-    """How the context is chosen.
-
-    strategy: one of STRATEGIES. max_context: frames in the context, the most recent one included (>= 1).
-    near_m, far_m: depth limits of a view for the overlap (metres, 0 < near < far).
-    coverage: a stored frame explains a sample of the target view only if it sees it from a direction at most
-    `parallax_rad` away and from `scale_band` times the target's distance; picking stops when the best gain is under
-    `min_gain` of all samples, and starts again to explain every sample once more until that was done `layers` times.
-    A frame whose keys and values are kept from earlier chunks is free to read: it is preferred while its gain is
-    within `kept_bonus` of all samples of the best. So is, within `given_bonus`, one that was given and not generated:
-    it is sharper than what was made of it.
-    visible: where depth profiles are known, the samples are the surfaces that the target will meet as far as stored
-    frames have seen them, and a frame explains those that it shows, also from directions up to `visible_parallax_rad`
-    away; without profiles it is `coverage`.
-    frustum: as `coverage`, in space: for cameras that fly, pitch and roll.
-    paper: limits on the distance from the target camera to the meeting points of the rays (`paper_near_m`,
-    `paper_far_m`; None: no far limit, as in the published labels); headings within `paper_parallel_rad` count as
-    parallel; `paper_far_share` of the slots go to frames far apart in space and time when runs alone leave too many;
-    `literal` keeps the published rule as it stands: no near limit, no special cases for turning on the spot and
-    parallel views.
-    with an index (`ViewIndex`) and more than `crowded` stored frames, `coverage`, `visible` and `frustum` look only at
-    the newest allowed frame of each pose bin, `bin_m` wide and `bin_rad` of turn, given and generated frames apart.
-    """
+    """How the context is chosen: one rule for training, evaluation and use."""
 
     strategy: str = "coverage"
+    """One of STRATEGIES."""
     max_context: int = 8
+    """Frames in the context, the most recent one included (>= 1)."""
     near_m: float = 0.1
+    """Where a view begins, metres (> 0). With `far_m` for every strategy but `paper`."""
     far_m: float = 15.0
+    """Where a view ends, metres (> near_m)."""
+
+    # coverage, visible, frustum
     parallax_rad: float = float(np.radians(35.0))
-    visible_parallax_rad: float = float(np.radians(60.0))
+    """A frame explains a sample of the target view only if it sees it from a direction at most this far away, radians
+    in (0, pi / 2] ..."""
     scale_band: tuple[float, float] = (0.4, 2.5)
+    """... and from a distance within these multiples of the target's (low <= 1 <= high)."""
     min_gain: float = 0.01
+    """A pick must newly explain at least this share of all samples, in [0, 1]."""
     layers: int = 3
-    kept_bonus: float = 0.02
-    given_bonus: float = 0.0
+    """How often every sample is to be explained (>= 1): what seems to be shown may be hidden by a wall."""
+    alike_m: float = 0.2
+    """A frame this close to a chosen one, metres (> 0), is a near-duplicate and is not picked. Less if it is turned
+    too: see `coverage.places`. A given frame is a duplicate of given frames only."""
+    alike_rad: float = float(np.radians(5.0))
+    """A frame turned by this angle against a chosen one at the same place is a near-duplicate, radians in (0, pi]."""
+    fill_share: float | None = 0.15
+    """Slots that are still free go to frames that show at least this share of the samples, in [0, 1], given ones
+    first, then those that differ most from the chosen ones. None: such slots stay free."""
+    given_bonus: float = 0.15
+    """A frame that was given, not generated, is preferred while its gain is within this share of all samples of the
+    best, in [0, 1]: it is sharper than what was made of it. Where all frames are given this changes nothing."""
+    visible_parallax_rad: float = float(np.radians(60.0))
+    """`visible`, where depth profiles are known, instead of `parallax_rad`: the samples are the surfaces that the
+    target will meet as far as stored frames have seen them. Without profiles `visible` is `coverage`."""
+
+    # paper
     paper_near_m: float = 1.0
+    """Rays must meet at least this far from the target camera, metres (>= 0)."""
     paper_far_m: float | None = None
+    """... and at most this far, metres. None: no far limit, as in the published labels."""
     paper_parallel_rad: float = 0.01
+    """Headings within this angle count as parallel, radians."""
     paper_far_share: float = 0.25
+    """Share of the slots for frames far apart in space and time, when runs alone leave too many."""
     literal: bool = False
+    """The rule as published: `paper_near_m` and no special cases for turning on the spot and parallel views."""
+
+    # with an index (`ViewIndex`)
     crowded: int = 1024
+    """With more stored frames, `coverage`, `visible` and `frustum` look only at the newest allowed frame of each pose
+    bin, given and generated frames apart (>= 0)."""
     bin_m: float = 1.0
+    """Width of a pose bin, metres (> 0)."""
     bin_rad: float = float(np.radians(20.0))
+    """Turn of a pose bin, radians in (0, pi]."""
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
@@ -73,9 +87,12 @@ class RetrievalConfig:
         for name in ("parallax_rad", "visible_parallax_rad"):
             if not 0 < getattr(self, name) <= np.pi / 2:
                 raise UserError(f"{name} is {getattr(self, name)}: give an angle above 0 and up to pi / 2")
-        for name in ("min_gain", "kept_bonus", "given_bonus", "paper_far_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} is {getattr(self, name)}: give a share from 0 to 1")
+        for name in ("min_gain", "given_bonus", "paper_far_share", "fill_share"):
+            share = getattr(self, name)
+            if share is not None and not 0 <= share <= 1:
+                raise UserError(f"{name} is {share}: give a share from 0 to 1")
+        if self.alike_m <= 0 or not 0 < self.alike_rad <= np.pi:
+            raise UserError(f"alike_m {self.alike_m}, alike_rad {self.alike_rad}: need > 0, (0, pi]")
         if self.layers < 1:
             raise UserError(f"layers is {self.layers}: give at least 1")
         if self.crowded < 0 or self.bin_m <= 0 or not 0 < self.bin_rad <= np.pi:
@@ -91,9 +108,9 @@ class Retrieval:
     """The chosen context.
 
     indices: int64 [m], m <= max_context, bank indices without duplicates; retrieved frames in pick order, the most
-    recent frame last. scores: float64 [m] in [0, 1]: `coverage`: share of the target's samples that this pick was the
-    first to explain; `paper`: share of the target poses whose ray test it passes; other strategies, and the most recent
-    frame in every strategy: exact overlap (mean over `ranking_poses`).
+    recent frame last. scores: float64 [m] in [0, 1]: `coverage`: share of the target's samples that this pick newly
+    explained, or, if it fills a free slot, shows; `paper`: share of the target poses whose ray test it passes; other
+    strategies, and the most recent frame in every strategy: exact overlap (mean over `ranking_poses`).
     candidates: int64 [c], ascending: all retrievable entries that pass the strategy's overlap rule (strategies without
     one: all retrievable entries); the most recent frame is among them if it passes.
     """

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from context_as_memory.camera import Cameras, PlanarViews, checked_profiles, planar
+from context_as_memory.camera import Cameras, checked_profiles, planar
 from context_as_memory.errors import UserError
 from context_as_memory.retrieval.config import Bools, Floats, Indices, Retrieval, RetrievalConfig, take
 from context_as_memory.retrieval.coverage import coverage, key_rows, ranking_rows
 from context_as_memory.retrieval.frustum import coverage_in_space, frustum_overlap, frustum_samples
 from context_as_memory.retrieval.index import AllViews, Index
-from context_as_memory.retrieval.overlap import MIN_OVERLAP, fov_overlap, touching_overlap
+from context_as_memory.retrieval.overlap import MIN_OVERLAP
 from context_as_memory.retrieval.paper import paper_overlap, thin_runs
+from context_as_memory.retrieval.query import Query
 
 
 def retrieve(
@@ -24,7 +25,6 @@ def retrieve(
     allowed: Bools | None = None,
     index: Index | None = None,
     profiles_m: np.ndarray | None = None,
-    kept: Indices | None = None,
     given: Bools | None = None,
     seed: int = 0,
 ) -> Retrieval:
@@ -34,9 +34,9 @@ def retrieve(
     most recent frame, always in the context and listed last; None: there is none. allowed: bool [N], entries that may
     be retrieved (all if None; `recent` needs no permission). index: an index kept from call to call, brought up to date
     with the bank here; `coverage` then costs about the same however many frames there are. profiles_m: [N, PROFILE]
-    depths along each frame's horizon, metres, inf where unknown; `visible` without any is `coverage`. kept: entries
-    whose keys and values are at hand. given: bool [N], entries that were not generated; with an index the same in every
-    call. seed: for the random draws of `paper` and `random`. Raises UserError for a bad index, mask or empty target.
+    depths along each frame's horizon, metres, inf where unknown; `visible` without any is `coverage`. given: bool [N],
+    entries that were not generated (None: all count alike); with an index the same in every call. seed: for the random
+    draws of `paper` and `random`. Raises UserError for a bad index, mask or empty target.
     """
     number = len(bank)
     if len(target) == 0:
@@ -65,7 +65,7 @@ def retrieve(
     else:
         pool = np.arange(number) if allowed is None else np.flatnonzero(allowed)
     last = np.array([], np.int64) if recent is None else np.array([recent])
-    query = _Query(
+    query = Query(
         config=config,
         bank=bank,
         views=looking.all_views(),
@@ -78,8 +78,7 @@ def retrieve(
         key_goals=key_goals,
         rank_goals=take(goals, rank),
         profiles_m=profiles,
-        kept=kept,
-        given=given,
+        given=np.zeros(number, bool) if given is None else given,
         seed=seed,
     )
     answer = _STRATEGIES[config.strategy](query)
@@ -88,34 +87,6 @@ def retrieve(
         candidates = np.sort(np.append(candidates, last[answer.last_passes]))
     picks, scores = np.append(answer.picks, last), np.append(answer.scores, answer.last_scores)
     return Retrieval(picks.astype(np.int64), scores.astype(np.float64), candidates.astype(np.int64))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Query:
-    """What a strategy is asked for: at most `budget` entries of `pool`."""
-
-    config: RetrievalConfig
-    bank: Cameras
-    views: PlanarViews  # of all entries of the bank
-    pool: Indices  # entries that may be retrieved, ascending, without the most recent frame
-    last: Indices  # the most recent frame, [1], or [0] if there is none
-    budget: int
-    target: Cameras
-    key: Indices  # which of its poses are its key poses
-    goals: PlanarViews  # of all poses of the target
-    key_goals: PlanarViews
-    rank_goals: PlanarViews  # of the key poses by which candidates are ranked
-    profiles_m: np.ndarray | None
-    kept: Indices | None
-    given: Bools | None
-    seed: int
-
-    def overlap(self, entries: Indices) -> Floats:
-        """Exact overlap of entries with the target: the mean over the ranking poses."""
-        seen, near_m, far_m = take(self.views, entries), self.config.near_m, self.config.far_m
-        if len(self.rank_goals.origin) == 1:
-            return touching_overlap(self.rank_goals, seen, near_m, far_m)
-        return np.asarray(fov_overlap(self.rank_goals, seen, near_m, far_m).mean(0))
 
 
 @dataclass(frozen=True)
@@ -129,46 +100,25 @@ class _Answer:
     last_passes: Bools
 
 
-def _coverage(query: _Query) -> _Answer:
+def _coverage(query: Query) -> _Answer:
     """`coverage`, and with profiles `visible`."""
     shared = query.overlap(np.append(query.pool, query.last))
     ours, last = shared[: len(query.pool)], shared[len(query.pool) :]
     passed = np.flatnonzero(ours > MIN_OVERLAP)
-    picks, scores = coverage(
-        query.views,
-        query.key_goals,
-        query.pool[passed],
-        ours[passed],
-        int(query.last[0]) if len(query.last) else None,
-        query.budget,
-        query.config,
-        profiles_m=query.profiles_m,
-        kept=query.kept,
-        given=query.given,
-    )
+    picks, scores = coverage(query, query.pool[passed], ours[passed])
     return _Answer(picks, scores, query.pool[passed], last, last > MIN_OVERLAP)
 
 
-def _frustum(query: _Query) -> _Answer:
+def _frustum(query: Query) -> _Answer:
     samples = frustum_samples(query.target[query.key], query.config)
     shared = frustum_overlap(samples[0], np.append(query.pool, query.last), query.bank, query.config)
     ours, last = shared[: len(query.pool)], shared[len(query.pool) :]
     passed = np.flatnonzero(ours > MIN_OVERLAP)
-    picks, scores = coverage_in_space(
-        samples,
-        query.bank,
-        query.pool[passed],
-        ours[passed],
-        query.last,
-        query.budget,
-        query.config,
-        query.kept,
-        query.given,
-    )
+    picks, scores = coverage_in_space(query, samples, query.pool[passed], ours[passed])
     return _Answer(picks, scores, query.pool[passed], last, last > MIN_OVERLAP)
 
 
-def _paper(query: _Query) -> _Answer:
+def _paper(query: Query) -> _Answer:
     config, views, goals = query.config, query.views, query.goals
     share = paper_overlap(goals, take(views, query.pool), config).mean(0)
     candidates = query.pool[share > 0]
@@ -181,26 +131,26 @@ def _paper(query: _Query) -> _Answer:
     return _Answer(picks, scores, candidates, query.overlap(query.last), last_passes)
 
 
-def _recent(query: _Query) -> _Answer:
+def _recent(query: Query) -> _Answer:
     older = query.pool[query.pool < query.last[0]] if len(query.last) else query.pool
     return _whatever(query, older[max(0, len(older) - query.budget) :])
 
 
-def _random(query: _Query) -> _Answer:
+def _random(query: Query) -> _Answer:
     return _whatever(query, np.random.default_rng(query.seed).permutation(query.pool)[: query.budget])
 
 
-def _first(query: _Query) -> _Answer:
+def _first(query: Query) -> _Answer:
     return _whatever(query, query.pool[: query.budget])
 
 
-def _whatever(query: _Query, picks: Indices) -> _Answer:
+def _whatever(query: Query, picks: Indices) -> _Answer:
     """The answer of a strategy that does not ask what the picks show."""
     every: Bools = np.ones(len(query.last), bool)
     return _Answer(picks, query.overlap(picks), query.pool, query.overlap(query.last), every)
 
 
-_STRATEGIES: dict[str, Callable[[_Query], _Answer]] = {
+_STRATEGIES: dict[str, Callable[[Query], _Answer]] = {
     "coverage": _coverage,
     "visible": _coverage,
     "frustum": _frustum,

@@ -5,17 +5,16 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from context_as_memory.camera import PlanarViews
 from context_as_memory.retrieval.config import Bools, Floats, Indices, RetrievalConfig, Samples, take
+from context_as_memory.retrieval.cover import ALIKE_LENS, SHORTLIST, Offer, cover, shortlist
+from context_as_memory.retrieval.query import Query
 from context_as_memory.retrieval.visibility import foreseen_surfaces, in_sight
 
 COLUMNS, ROWS = 10, 8  # samples of each key pose: image columns x log-spaced depths; 16 or 32 columns choose no better
-SHORTLIST = 256  # candidates that enter the greedy stage, best overlap first
 DEEP_SHORTLIST = 1024  # with depth profiles: a frame with little overlap may be the only one that sees round a corner
 STAND_IN_MOVE, STAND_IN_TURN = 0.1, 0.25  # shares of the far limit and the field of view: see ranking_rows
-Words = NDArray[np.uint64]
 VIEWS_AT_ONCE = 129  # intermediate arrays stay in the processor's cache
 
 
@@ -100,57 +99,12 @@ def explained(samples: Samples, views: PlanarViews, config: RetrievalConfig) -> 
     return inside
 
 
-def packed(claims: Bools) -> Words:
-    """Claims [..., S] as bits in 64-bit words: a pick of the greedy stage is then an AND and a bit count."""
-    octets = np.packbits(claims, axis=-1)
-    words = np.zeros((*octets.shape[:-1], -(-octets.shape[-1] // 8) * 8), np.uint8)
-    words[..., : octets.shape[-1]] = octets
-    return words.view(np.uint64)
+def coverage(query: Query, candidates: Indices, overlap: Floats) -> tuple[Indices, Floats]:
+    """Picks and their scores among the candidates (ascending indices with their overlaps [C]).
 
-
-def greedy_cover(words: Words, bonus: Floats, budget: int, least: float) -> tuple[list[int], list[int]]:
-    """Repeatedly picks the row of `packed` claims with most samples that no earlier pick has claimed, plus its bonus
-    [C].
-
-    A bonus below 1 only decides between equal gains; then the earlier row wins. Rows that gain less than `least`
-    samples, or none, are not picked; stops when there is no other, or at `budget` picks. Returns the rows and their
-    gains.
+    With depth profiles the samples are the surfaces that the candidates foresee, if any.
     """
-    rows: list[int] = []
-    gains: list[int] = []
-    left = words.T.copy()  # sums over the first axis are twice as fast
-    least = max(least, 1)
-    while len(rows) < min(budget, len(words)):
-        gain = np.add.reduce(np.bitwise_count(left), axis=0, dtype=np.float64)
-        worth = np.where(gain >= least, gain + bonus, -1.0)
-        best = int(worth.argmax())
-        if worth[best] < 0:
-            break
-        rows.append(best)
-        gains.append(int(gain[best]))
-        left &= ~left[:, best : best + 1]
-    return rows, gains
-
-
-def coverage(
-    views: PlanarViews,
-    keys: PlanarViews,
-    candidates: Indices,
-    overlap: Floats,
-    recent: int | None,
-    budget: int,
-    config: RetrievalConfig,
-    *,
-    profiles_m: Floats | None = None,
-    kept: Indices | None = None,
-    given: Bools | None = None,
-) -> tuple[Indices, Floats]:
-    """Greedy residual coverage over the best candidates (ascending indices with their overlaps).
-
-    profiles_m: depth profiles [N, PROFILE] of all views; the samples are then the surfaces that the candidates foresee,
-    if any. kept: views that cost nothing to read; they get `kept_bonus`. given: which of all views were not generated;
-    they get `given_bonus`.
-    """
+    config, views, keys, profiles_m = query.config, query.views, query.key_goals, query.profiles_m
     tie_break, best = shortlist(overlap, SHORTLIST if profiles_m is None else DEEP_SHORTLIST)
     rows = candidates[::-1][best]
     samples = target_samples(keys, config.near_m, config.far_m)
@@ -158,66 +112,21 @@ def coverage(
         known = rows[np.isfinite(profiles_m[rows]).any(axis=1)]
         foreseen = foreseen_surfaces(keys, take(views, known), profiles_m[known], config.far_m)
         samples = foreseen if len(foreseen[0]) else samples
-
-    def claimed(which: Indices) -> Bools:
-        found = explained(samples, take(views, which), config)
-        if profiles_m is not None:
-            deep = np.isfinite(profiles_m[which]).any(axis=1)
-            seen, profiles = take(views, which[deep]), profiles_m[which[deep]]
-            wide = replace(config, parallax_rad=config.visible_parallax_rad)
-            found[deep] = explained(samples, seen, wide) & in_sight(samples[0], seen, profiles)
-        return found
-
-    claims = claimed(rows if recent is None else np.append(rows, recent))
-    shown: Bools = np.asarray(claims[len(rows) :].any(axis=0))  # by the most recent frame, if there is one
-    picked, gains = layered_cover(claims[: len(rows)], shown, tie_break[best], rows, budget, config, kept, given)
-    return rows[picked], gains
+    entries = np.append(rows, query.last)
+    seen = take(views, entries)
+    claims = explained(samples, seen, config)
+    if profiles_m is not None:
+        deep = np.isfinite(profiles_m[entries]).any(axis=1)
+        wide = replace(config, parallax_rad=config.visible_parallax_rad)
+        part = take(seen, deep)
+        claims[deep] = explained(samples, part, wide) & in_sight(samples[0], part, profiles_m[entries[deep]])
+    offer = Offer(claims=claims, poses=places(seen, config), given=query.given[entries], tie_break=tie_break[best])
+    picked, scores = cover(offer, query.budget, config)
+    return rows[picked], scores
 
 
-def shortlist(overlap: Floats, size: int) -> tuple[Floats, Indices]:
-    """Candidates (ascending, with their overlaps [C]) newest first: overlaps in that order, and the `size` best."""
-    tie_break = overlap[::-1].round(6)  # rounded, so that equal views tie whatever their last digit
-    if len(tie_break) <= size:
-        return tie_break, np.arange(len(tie_break))
-    least = np.partition(tie_break, -size)[-size]
-    above = np.flatnonzero(tie_break > least)
-    equal = np.flatnonzero(tie_break == least)[: size - len(above)]  # the newest of them
-    return tie_break, np.sort(np.append(above, equal))
-
-
-def layered_cover(
-    claims: Bools,
-    shown: Bools,
-    tie_break: Floats,
-    rows: Indices,
-    budget: int,
-    config: RetrievalConfig,
-    kept: Indices | None,
-    given: Bools | None = None,
-) -> tuple[list[int], Floats]:
-    """Greedy cover of samples by the views `rows`, whose claims are [C, S], in `layers` rounds.
-
-    The first round explains every sample once, what the most recent frame shows ([S]) counting as explained; the next
-    explain those again that few frames explain, since what seems to be shown may be hidden by a wall there. Returns the
-    picked positions in `rows` and their gains as shares of all samples.
-    """
-    number = claims.shape[1]
-    bonus = tie_break * 0.99
-    if kept is not None:
-        bonus = bonus + config.kept_bonus * number * (rows[:, None] == kept).any(axis=1)
-    if given is not None:
-        bonus = bonus + config.given_bonus * number * given[rows]
-    words = packed(claims)
-    explained_more = np.zeros((config.layers, words.shape[1]), np.uint64)  # row i: samples explained more than i times
-    explained_more[0] = packed(shown)
-    picked: list[int] = []
-    gains: list[int] = []
-    for layer in range(config.layers):
-        left = words & ~explained_more[layer]
-        left[picked] = 0
-        more, gained = greedy_cover(left, bonus, budget - len(picked), config.min_gain * number)
-        picked, gains = picked + more, gains + gained
-        for row in more:
-            explained_more[1:] |= explained_more[:-1] & words[row]
-            explained_more[0] |= words[row]
-    return picked, np.array(gains, np.float64) / number
+def places(views: PlanarViews, config: RetrievalConfig) -> Floats:
+    """Views as points [5, N] that are at most 1 apart for near-duplicates: `alike_m` of way, `alike_rad` of turn or a
+    lens a fifth wider."""
+    turn = views.heading.T / (2 * math.sin(config.alike_rad / 2))
+    return np.concatenate([views.origin.T / config.alike_m, turn, np.log(views.half_width_tan)[None] / ALIKE_LENS])

@@ -8,7 +8,8 @@ import numpy as np
 
 from context_as_memory.camera import Cameras
 from context_as_memory.retrieval.config import Bools, Floats, Indices, RetrievalConfig, Samples
-from context_as_memory.retrieval.coverage import SHORTLIST, layered_cover, shortlist
+from context_as_memory.retrieval.cover import ALIKE_LENS, SHORTLIST, Offer, cover, shortlist
+from context_as_memory.retrieval.query import Query
 
 COLUMNS, ROWS, DEPTHS = 8, 6, 8
 AT_ONCE = 256  # views per block: intermediate arrays stay small
@@ -71,22 +72,27 @@ def frustum_overlap(samples: Floats, pool: Indices, bank: Cameras, config: Retri
     return inside_frusta(samples, part, config).mean(axis=1)
 
 
-def coverage_in_space(
-    samples: Samples,
-    bank: Cameras,
-    candidates: Indices,
-    overlap: Floats,
-    last: Indices,
-    budget: int,
-    config: RetrievalConfig,
-    kept: Indices | None,
-    given: Bools | None = None,
-) -> tuple[Indices, Floats]:
-    """Greedy residual coverage of samples in space over the best candidates, as `coverage.coverage` does on the ground.
-    last: the most recent entry, [1] or [0]."""
+def coverage_in_space(query: Query, samples: Samples, candidates: Indices, overlap: Floats) -> tuple[Indices, Floats]:
+    """Picks and their scores among the candidates, as `coverage.coverage`, by samples in space."""
+    config = query.config
     tie_break, best = shortlist(overlap, SHORTLIST)
     rows = candidates[::-1][best]
-    claims = explained_in_space(samples, bank[np.append(rows, last)], config)
-    shown = np.asarray(claims[len(rows) :].any(axis=0))
-    picked, gains = layered_cover(claims[: len(rows)], shown, tie_break[best], rows, budget, config, kept, given)
-    return rows[picked], gains
+    entries = np.append(rows, query.last)
+    seen = query.bank[entries]
+    offer = Offer(
+        claims=explained_in_space(samples, seen, config),
+        poses=places_in_space(seen, config),
+        given=query.given[entries],
+        tie_break=tie_break[best],
+    )
+    picked, scores = cover(offer, query.budget, config)
+    return rows[picked], scores
+
+
+def places_in_space(cameras: Cameras, config: RetrievalConfig) -> Floats:
+    """Cameras as points [14, N] that are at most 1 apart for near-duplicates, as `coverage.places`; turns about any
+    axis count alike."""
+    # The columns of two rotations differ by 2 sqrt(2) sin(angle / 2) in all.
+    turn = cameras.c2w[:, :3, :3].reshape(len(cameras), 9).T / (2 * np.sqrt(2) * np.sin(config.alike_rad / 2))
+    lens = np.log(cameras.normalized_K()[:, :2].T) / ALIKE_LENS
+    return np.concatenate([cameras.position.T / config.alike_m, turn, lens])

@@ -24,8 +24,7 @@ def paper_overlap(target: PlanarViews, candidates: PlanarViews, config: Retrieva
         one = take(target, slice(i, i + 1))
         x, z, sin, cos = relative_pose(one, candidates)
         k_t, k_c = target_k[i], candidates.half_width_tan
-        near = 0.0 if config.literal else config.paper_near_m
-        far = np.inf if config.paper_far_m is None else config.paper_far_m
+        near, far = config.paper_near_m, np.inf if config.paper_far_m is None else config.paper_far_m
         meets = np.ones(len(x), bool)
         for side in (-1.0, 1.0):
             ux, uz = side * k_t / np.hypot(k_t, 1.0), 1 / np.hypot(k_t, 1.0)

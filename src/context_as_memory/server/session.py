@@ -97,7 +97,6 @@ class Frames:
 
 
 Told = Message | Frames
-GIVEN_BONUS = 0.15  # a known place stays sharp: what was seen there goes before what was generated since
 FORGOTTEN_AFTER = 512  # frames of the walk with memory off that are held in working memory
 
 
@@ -237,8 +236,7 @@ class Session:
             name, world = init.world, self._shelf.open(init.world, branch)
             self._leave()
         slots = init.max_context or min(world.config.retrieval.max_context, self.limits.max_context)
-        rule = replace(world.config.retrieval, given_bonus=GIVEN_BONUS)
-        self._rule = self._checked(rule, init.memory, slots)
+        self._rule = self._checked(world.config.retrieval, init.memory, slots)
         self._name, self._branch, self._world, self.format = name, branch, world, kind
         self._move(State.STANDING)
         told = self._standing(init.compare)

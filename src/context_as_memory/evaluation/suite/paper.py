@@ -9,8 +9,7 @@ frames, by the same rules; every frame of the way back against its mirror on the
 What differs from the paper: its rows were separate trainings, here one set of weights reads all contexts; its first row
 sees the first frame only, here always the most recent one too, since the layout gives it a slot of its own. FramePack's
 row is what its compression leaves of old frames, drawn as one picture, for weights that were never trained on such; a
-walk on own frames has no such pictures. Rules see cameras only, recorded or own, and nothing of what is kept from chunk
-to chunk.
+walk on own frames has no such pictures. Rules see cameras, and which frames were recorded and which are own.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,30 +36,32 @@ EVERY = 8  # of the frames of a turn, so many is one for FID: neighbours show ne
 SMALLEST = 8  # pixels: FramePack's halving ends here
 TURN_RAD, TURN_M = float(np.radians(30.0)), 1.0  # a recorded clip turns as the walks do: at least so far, on the spot
 
-Choose = Callable[[Cameras, Cameras, int, int], np.ndarray]  # memory, targets, size, seed -> frames, most recent last
+Given = np.ndarray | None  # which frames of a memory were recorded, bool [N]; None: all
+Choose = Callable[[Cameras, Cameras, int, int, Given], np.ndarray]
+"""Memory, targets, size, seed, recorded frames -> frame numbers of the context, the most recent one last."""
 
 
 def _by(rule: RetrievalConfig) -> Choose:
-    def choose(memory: Cameras, targets: Cameras, size: int, seed: int) -> np.ndarray:
+    def choose(memory: Cameras, targets: Cameras, size: int, seed: int, given: Given) -> np.ndarray:
         config = replace(rule, max_context=size)
-        return retrieve(memory, targets, config, recent=len(memory) - 1, seed=seed).indices
+        return retrieve(memory, targets, config, recent=len(memory) - 1, given=given, seed=seed).indices
 
     return choose
 
 
-def _first(memory: Cameras, targets: Cameras, size: int, seed: int) -> np.ndarray:
+def _first(memory: Cameras, targets: Cameras, size: int, seed: int, given: Given) -> np.ndarray:
     """The first frame and the most recent one, whatever the size."""
     return np.unique([0, len(memory) - 1])
 
 
-def _first_random(memory: Cameras, targets: Cameras, size: int, seed: int) -> np.ndarray:
+def _first_random(memory: Cameras, targets: Cameras, size: int, seed: int, given: Given) -> np.ndarray:
     """The first frame, random ones, and the most recent one."""
     last = len(memory) - 1
     others = np.random.default_rng(seed).permutation(np.arange(1, last))[: max(0, size - 2)]
     return np.array([*([0] if size > 1 and last > 0 else []), *others, last])
 
 
-def _fov_random(memory: Cameras, targets: Cameras, size: int, seed: int) -> np.ndarray:
+def _fov_random(memory: Cameras, targets: Cameras, size: int, seed: int, given: Given) -> np.ndarray:
     """Random frames among those that pass the paper's overlap test."""
     last = len(memory) - 1
     rule = RetrievalConfig(strategy="paper", max_context=size)
@@ -146,7 +147,7 @@ def measure_chunk(
     for seed in seeds:
         made: dict[tuple[int, ...], np.ndarray] = {}  # two rules often choose the same frames
         for name, (choose, size) in rows_of(system.max_context).items():
-            rows = choose(memory, targets, size, seed)
+            rows = choose(memory, targets, size, seed, None)
             key = tuple(rows.tolist())
             if key not in made:
                 made[key] = system.generate(frames[rows], cameras[rows], targets, seed)
@@ -159,7 +160,7 @@ def measure_chunk(
         packed_scores = picture_scores("framepack", kept["framepack"][-1], truth, networks)
         scores.add({"framepack.context_frames": 2} | packed_scores)
     found = {name: np.concatenate(videos) for name, videos in kept.items()}
-    retrieved = frames[_COVERAGE(memory, targets, system.max_context, seeds[0])[:4]]
+    retrieved = frames[_COVERAGE(memory, targets, system.max_context, seeds[0], None)[:4]]
     return scores.clip(), found | {"truth": truth, "retrieved": retrieved}
 
 
@@ -207,8 +208,8 @@ def measure_history(
 def _counting(choose: Choose, size: int, used: list[int]) -> Rule:
     """The rule at this size, noting how many frames it gave."""
 
-    def rule(memory: Cameras, targets: Cameras, seed: int) -> np.ndarray:
-        rows = choose(memory, targets, size, seed)
+    def rule(memory: Cameras, targets: Cameras, seed: int, given: np.ndarray) -> np.ndarray:
+        rows = choose(memory, targets, size, seed, given)
         used.append(len(rows))
         return rows
 

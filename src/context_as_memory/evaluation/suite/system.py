@@ -15,8 +15,9 @@ from context_as_memory.retrieval import Retrieval
 if TYPE_CHECKING:
     from context_as_memory.world import World
 
-Rule = Callable[[Cameras, Cameras, int], np.ndarray]
-"""Chooses a context from cameras alone: memory, targets, seed -> frame numbers int64 [m], the most recent one last."""
+Rule = Callable[[Cameras, Cameras, int, np.ndarray], np.ndarray]
+"""Chooses a context from cameras: memory [N], targets, seed, which frames of the memory were given and not generated,
+bool [N] -> frame numbers int64 [m], the most recent one last."""
 
 
 class System(Protocol):
@@ -68,7 +69,8 @@ class WorldSystem:
         made = []
         for number, first in enumerate(range(0, len(path), self.chunk_frames)):
             targets = path[first : first + self.chunk_frames]
-            rows = rule(world.bank.cameras, targets, seed * 1_000_003 + number)  # as `World.step` numbers its draws
+            seed_of_chunk = seed * 1_000_003 + number  # as `World.step` numbers its draws
+            rows = rule(world.bank.cameras, targets, seed_of_chunk, ~world.bank.generated)
             made.append(world.step(targets, retrieval=_given(rows)).frames_u8)
         return np.concatenate(made)
 
