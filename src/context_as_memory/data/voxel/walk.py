@@ -26,11 +26,10 @@ HOME_M = 2.0  # a walk begins in the part of the ground that lies so near to `Vo
 
 _CLEARANCE_M = 0.3125  # of places at a wall; positions off their middle still keep 1/4 m
 _RINGS = 9  # clearance is counted up to so many places
-# Written down, since the last digit of an exponential depends on the machine: 1 + 3 exp(-rings / 3).
-_COST = np.array([4.0, 3.15, 2.54, 2.1, 1.79, 1.57, 1.41, 1.29, 1.21, 1.15])
+_COST = np.array([2.5, 2.0, 1.6, 1.4, 1.25, 1.15, 1.1, 1.05, 1.03, 1.0])  # of a step, by rings: keeps away from walls
 _NEIGHBOURS = ((1, 0), (0, 1), (-1, 0), (0, -1), (1, 1), (-1, 1), (-1, -1), (1, -1))  # the corners lie between the sides
 
-WALK = PathConfig(pitch_limit_deg=30.0, min_clearance_m=0.25, home_radius_m=(12.0, 32.0))
+WALK = PathConfig(pitch_limit_deg=30.0, min_clearance_m=0.25, home_radius_m=(16.0, 40.0))
 
 
 def plan_voxel_path(
