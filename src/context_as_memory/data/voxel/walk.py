@@ -27,7 +27,16 @@ HOME_M = 2.0  # a walk begins in the part of the ground that lies so near to `Vo
 _CLEARANCE_M = 0.3125  # of places at a wall; positions off their middle still keep 1/4 m
 _RINGS = 9  # clearance is counted up to so many places
 _COST = np.array([2.5, 2.0, 1.6, 1.4, 1.25, 1.15, 1.1, 1.05, 1.03, 1.0])  # of a step, by rings: keeps away from walls
-_NEIGHBOURS = ((1, 0), (0, 1), (-1, 0), (0, -1), (1, 1), (-1, 1), (-1, -1), (1, -1))  # the corners lie between the sides
+_NEIGHBOURS = (
+    (1, 0),
+    (0, 1),
+    (-1, 0),
+    (0, -1),
+    (1, 1),
+    (-1, 1),
+    (-1, -1),
+    (1, -1),
+)  # corners lie between sides
 
 WALK = PathConfig(pitch_limit_deg=30.0, min_clearance_m=0.25, home_radius_m=(16.0, 40.0))
 
@@ -83,10 +92,9 @@ class VoxelGround:
         part = connected_components(graph, directed=False)[1]
         size = np.bincount(part)
         near = np.hypot(*(every.points[:, :2] - every.home).T) <= HOME_M
-        around = np.bincount(part[near], minlength=len(size)) > 0
-        chosen = np.argmax(np.where(around, size, 0))
-        if size[chosen] < 0.1 * size.max():  # home was not meant, or is a hole
-            chosen = np.argmax(size)
+        around = np.where(np.bincount(part[near], minlength=len(size)) > 0, size, 0)
+        # Where home is no place, or a hole, it was not meant.
+        chosen = np.argmax(around if around.max() >= 0.1 * size.max() else size)
         return every.only(part == chosen)
 
     # --- the graph --------------------------------------------------------------------------------
@@ -234,7 +242,9 @@ def _occupied(world: VoxelWorld, chosen: np.ndarray) -> np.ndarray:
         boxes = world.boxes[first:end] if end > first else np.array([[0.0, 0, 0, 1, 1, 1]])
         for x0, y0, z0, x1, y1, z1 in np.round(boxes * TEXELS).astype(int):
             bits = np.uint16((1 << z1) - (1 << z0))
-            masks[kind, x0 * CELLS // TEXELS : -(-x1 * CELLS // TEXELS), y0 * CELLS // TEXELS : -(-y1 * CELLS // TEXELS)] |= bits
+            sides = ((x0, x1), (y0, y1))
+            columns, rows = (slice(low * CELLS // TEXELS, -(-high * CELLS // TEXELS)) for low, high in sides)
+            masks[kind, columns, rows] |= bits
     X, Y, Z = world.shape
     return np.ascontiguousarray(masks[world.blocks].transpose(0, 3, 1, 4, 2)).reshape(X * CELLS, Y * CELLS, Z)
 
@@ -270,14 +280,15 @@ def _links(shape: tuple[int, int], square: np.ndarray, height: np.ndarray) -> np
     """int32 [P, 8]: the place in each neighbouring square that a step leads to, or -1."""
     keys = _keys_of(shape, square, height)
     links = np.full((len(keys), len(_NEIGHBOURS)), -1, np.int32)
-    for side, offset in enumerate(_NEIGHBOURS):
-        to = square + offset
+    for side in (0, 1, 4, 5):  # the others are their opposites
+        to = square + _NEIGHBOURS[side]
         wanted = _keys_of(shape, to, height)
         # Two places in one square are a body apart, so at most one is within a step.
         found = np.minimum(np.searchsorted(keys, wanted - CLIMB), max(len(keys) - 1, 0))
         inside = ((to >= 0) & (to < shape)).all(axis=1)
-        linked = inside & (np.abs(keys[found] - wanted) <= CLIMB)
+        linked = np.flatnonzero(inside & (np.abs(keys[found] - wanted) <= CLIMB))
         links[linked, side] = found[linked]
+        links[found[linked], side + 2] = linked
     for corner, (first, second) in zip(range(4, 8), ((0, 1), (1, 2), (2, 3), (3, 0)), strict=True):
         links[(links[:, first] < 0) | (links[:, second] < 0), corner] = -1  # never across a corner
     return links
