@@ -123,7 +123,7 @@ class VoxelGround:
     def appeal(self) -> np.ndarray:
         """[P]: open ground is preferred, but much of a walk is under roofs and on other floors, where there are any."""
         appeal = np.where(self.rings > 0, 1.0 + self.rings, 0.05)
-        _raise_share(appeal, self.covered, 0.4)
+        _raise_share(appeal, self.covered, 0.5)
         _raise_share(appeal, np.abs(self.height - np.median(self.height)) > 1.5 * TEXELS, 0.3)
         return appeal
 
