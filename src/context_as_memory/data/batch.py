@@ -23,6 +23,10 @@ class RenderSummary:
     kept: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
+    def told(self) -> str:
+        """In words."""
+        return f"{len(self.written)} episodes written, {len(self.kept)} kept, {self.seconds:.0f} s"
+
 
 def episode_seed(world: str, video: int, seed: int) -> int:
     """The seed of one video's path: 32 bits that depend on all three arguments and on nothing else."""

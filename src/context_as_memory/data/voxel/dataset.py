@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from context_as_memory.camera import pinhole
 from context_as_memory.data.batch import FPS, RenderSummary, episode_seed, make_episodes
 from context_as_memory.data.contact import write_contact_sheet
 from context_as_memory.data.episode import SPLITS, write_episode
@@ -12,7 +13,7 @@ from context_as_memory.data.voxel.render import VoxelRenderer, cpu_functions
 from context_as_memory.data.voxel.walk import path_cameras, plan_voxel_path
 from context_as_memory.errors import UserError
 
-GENERATOR = "context_as_memory.data.voxel/1"  # raise the number when the same seed gives other worlds, paths or pictures
+GENERATOR = "context_as_memory.data.voxel/1"  # raise it when the same seed gives other worlds, paths or pictures
 LICENCE = "Apache-2.0, drawn by context-as-memory"
 CONTACT_SHEET = "contact.png"
 
@@ -52,7 +53,8 @@ def render_voxel_dataset(
         raise UserError("frames, videos, workers, width and height must be at least 1")
     if not raw and (width % 2 or height % 2):
         raise UserError(f"a video of {width}x{height} is not possible; give even numbers, or store plain arrays (raw)")
-    cpu_functions()  # without numba there is nothing to do
+    pinhole(hfov_deg, width, height)  # complains here, not once a video
+    cpu_functions()  # and so it does without numba
     out = Path(out).resolve()
     recipes, worlds_of = {}, {}
     for name in names:
