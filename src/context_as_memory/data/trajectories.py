@@ -58,8 +58,15 @@ class Path:
 class Ground(Protocol):
     """Ground to walk on: P places and the cheapest ways between them."""
 
-    step_m: float  # between neighbouring places
-    appeal: np.ndarray  # [P] how readily a place becomes a goal, at least 0
+    @property
+    def step_m(self) -> float:
+        """Between neighbouring places."""
+        ...
+
+    @property
+    def appeal(self) -> np.ndarray:
+        """How readily a place becomes a goal, [P], at least 0."""
+        ...
 
     def search(self, start: int) -> tuple[np.ndarray, Callable[[int], np.ndarray]]:
         """What it costs to walk from a place to every other, [P], 1 to 4 a step; and a function from a place to the

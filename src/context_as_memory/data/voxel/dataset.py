@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from context_as_memory.camera import pinhole
 from context_as_memory.data.batch import FPS, RenderSummary, episode_seed, make_episodes
@@ -56,10 +57,9 @@ def render_voxel_dataset(
     pinhole(hfov_deg, width, height)  # complains here, not once a video
     cpu_functions()  # and so it does without numba
     out = Path(out).resolve()
-    recipes, worlds_of = {}, {}
+    recipes: dict[str, dict[str, Any]] = {}
     for name in names:
         for number in range(videos_per_world):
-            worlds_of[f"{name}_{number}"] = name
             recipes[f"{name}_{number}"] = {
                 "world": name,
                 "split": styles.split_of(name),
@@ -75,7 +75,7 @@ def render_voxel_dataset(
 
     def make(episode: str) -> str | None:
         try:
-            world = styles.build_world(worlds_of[episode])
+            world = styles.build_world(recipes[episode]["world"])
             path = plan_voxel_path(world, frames_per_video, recipes[episode]["seed"])
             cameras = path_cameras(path, width, height, hfov_deg)
             frames_u8 = VoxelRenderer(world, threads=1).render(cameras)

@@ -51,7 +51,8 @@ def plan_voxel_path(
     Raises `UserError` when the world has too little ground to walk on.
     """
     path = plan_walk(ground or VoxelGround.of(world), num_frames, seed, config)
-    return Path(*(np.round(part, 6) for part in (path.position_m, path.yaw_rad, path.pitch_rad)), path.mode)
+    position, yaw, pitch = (np.round(part, 6) for part in (path.position_m, path.yaw_rad, path.pitch_rad))
+    return Path(position, yaw, pitch, path.mode)
 
 
 def path_cameras(path: Path, width: int, height: int, hfov_deg: float = HFOV_DEG) -> camera.Cameras:
@@ -156,8 +157,8 @@ class VoxelGround:
     def only(self, places: np.ndarray) -> "VoxelGround":
         number = np.where(places, np.cumsum(places) - 1, -1).astype(np.int32)
         links = np.where(self.links < 0, -1, number[self.links])[places]
-        kept = (part[places] for part in (self.square, self.height, self.head))
-        return VoxelGround(self.shape, *kept, links, self.covered[places], self.home)
+        square, height, head, covered = (part[places] for part in (self.square, self.height, self.head, self.covered))
+        return VoxelGround(self.shape, square, height, head, links, covered, self.home)
 
     def clearance_at(self, points: np.ndarray) -> np.ndarray:
         place = self._place_at(points)
