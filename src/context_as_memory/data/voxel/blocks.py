@@ -62,7 +62,7 @@ MATERIALS: dict[str, tuple[str, str, str]] = {
     "panel_cream": ("oak", "panel_cream", "oak"),
     "timber": ("dark", "timber", "dark"),
     "timber_cross": ("dark", "timber_cross", "dark"),
-    **{f"flower_{c}": (f"wool:{c}"[5:], f"flower_{c}", "stem") for c in ("red", "yellow", "purple", "white", "orange", "sky")},
+    **{f"flower_{c}": (c, f"flower_{c}", "stem") for c in ("red", "yellow", "purple", "white", "orange", "sky")},
 }
 SEE_THROUGH = {"water": 0.45, "glass": 0.85, "stained": 0.45, "ice": 0.3}
 GLOW = {"lamp": 1.0, "flame": 0.9, "lava": 0.9, "crystal_blue": 0.75, "crystal_pink": 0.75, "crystal_green": 0.75}
@@ -104,7 +104,7 @@ _PLAIN: dict[str, tuple[Box, ...]] = {
     "shard": ((5, 5, 0, 11, 11, 14), (2, 8, 0, 6, 12, 8), (10, 3, 0, 14, 7, 10), (8, 11, 0, 11, 14, 6)),
     "potted": ((4, 4, 0, 12, 12, 7), (3, 3, 7, 13, 13, 15)),
     "flower": ((7, 7, 0, 9, 9, 8), (5, 5, 7, 11, 11, 12)),
-    "tuft": ((3, 4, 0, 5, 6, 9), (10, 3, 0, 12, 5, 7), (6, 10, 0, 8, 12, 11), (11, 11, 0, 13, 13, 6)),
+    "tuft": ((4, 5, 0, 5, 6, 8), (10, 4, 0, 11, 5, 6), (6, 9, 0, 7, 10, 10), (11, 11, 0, 12, 12, 6), (8, 7, 0, 9, 8, 7)),
     "crop": ((1, 1, 0, 5, 5, 12), (9, 2, 0, 13, 6, 13), (2, 9, 0, 6, 13, 11), (10, 10, 0, 14, 14, 12)),
     "patch": ((3, 3, 0, 13, 13, 8),),
     "carpet": ((0, 0, 0, 16, 16, 1),),
@@ -153,6 +153,8 @@ def block(name: str) -> Block:
         if material.startswith("painting"):
             top = bottom = "frame"
             side, front = ("frame", material) if direction[1] == "x" else (material, "frame")
+    if shape == "slab" and side.endswith("_side"):
+        side = top  # half steps of a lawn are green all over
     light = GLOW.get(material, 0.0)
     return Block(
         name=name,

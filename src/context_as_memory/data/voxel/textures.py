@@ -419,6 +419,7 @@ def _things(rng: np.random.Generator) -> dict[str, np.ndarray]:
     leafy = _clusters(rng, (70, 146, 62), 0.82, 1.16)
     t["pot"] = np.where((y < 9)[..., None], leafy, plain(rng, (196, 104, 66)))
     t["stem"] = plain(rng, (84, 150, 60), 0.06, 0.0)
+    t["grass_tuft"] = plain(rng, (136, 196, 84), 0.04, 0.0)
     for name in PETALS:
         flower = t["stem"].copy()
         flower[:9] = _colour(WOOLS[name])

@@ -11,7 +11,7 @@ Colour = tuple[float, float, float]
 WALLS = (
     "brick_red", "brick_sand", "brick_blue", "brick_white", "brick_grey", "brick_green", "brick_dark", "brick_orange",
     "brick_rose", "oak", "birch", "mahogany", "grey_wood", "teal_wood", "blue_wood", "stone_bricks", "sandstone",
-    "timber", "timber_cross", "plaster_cream", "plaster_mint", "plaster_rose", "plaster_sky", "plaster_peach",
+    "plaster", "plaster_cream", "plaster_mint", "plaster_rose", "plaster_sky", "plaster_peach",
 )  # fmt: skip
 ROOM_WALLS = (
     "paper_blue", "paper_green", "paper_red", "paper_yellow", "paper_violet", "paper_teal", "panel_cream", "panel_mint",
@@ -41,11 +41,11 @@ class Biome:
 
 
 BIOMES = (
-    Biome(name="green", ground="grass", path="path", trees=(("log", "leaves"), ("birch_log", "leaves_light"), ("dark_log", "leaves_dark"), ("log", "leaves_pink")), tuft="stem"),
+    Biome(name="green", ground="grass", path="path", trees=(("log", "leaves"), ("birch_log", "leaves_light"), ("dark_log", "leaves_dark"), ("log", "leaves_pink")), tuft="grass_tuft"),
     Biome(name="autumn", ground="grass_autumn", path="gravel", trees=(("log", "leaves_orange"), ("birch_log", "leaves_yellow"), ("dark_log", "leaves_red"), ("log", "leaves_light")), tuft="wheat"),
     Biome(name="snow", ground="snow", path="cobble", trees=(("dark_log", "leaves_dark"), ("log", "leaves_snow"), ("birch_log", "leaves_snow")), tuft="leaves_dark"),
     Biome(name="sand", ground="sand", path="sandstone", trees=(("palm_log", "leaves_light"), ("palm_log", "leaves")), tuft="leaves_light"),
-    Biome(name="tropic", ground="grass_tropic", path="path", trees=(("palm_log", "leaves_light"), ("log", "leaves"), ("dark_log", "leaves_pink")), tuft="stem"),
+    Biome(name="tropic", ground="grass_tropic", path="path", trees=(("palm_log", "leaves_light"), ("log", "leaves"), ("dark_log", "leaves_pink")), tuft="grass_tuft"),
 )  # fmt: skip
 
 _SKIES: tuple[tuple[Colour, Colour, Colour, Colour, float, float], ...] = (
