@@ -126,7 +126,7 @@ class Builder:
         dx, dy = STEP[wall]
         wx, wy = (0, 1) if dx else (1, 0)
         cells = [(x + wx * i, y + wy * i, z + k) for i in range(along) for k in range(high)]
-        solid = self._solid()
+        solid = self.solid_numbers()
         for cx, cy, cz in cells:
             if not self.free(cx, cy, cz) or not solid[self.at(cx + dx, cy + dy, cz)]:
                 return False
@@ -156,7 +156,7 @@ class Builder:
                 return 0
         return 0
 
-    def _solid(self) -> np.ndarray:
+    def solid_numbers(self) -> np.ndarray:
         """Which numbers are whole opaque cubes."""
         solid = np.zeros(256, bool)
         for name, number in self._names.items():

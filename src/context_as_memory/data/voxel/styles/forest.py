@@ -12,7 +12,7 @@ MARGIN = 13
 
 
 def build(seed: int) -> VoxelWorld:
-    b = Builder("forest", seed, SIZE)
+    b = Builder("forest", seed, SIZE, ("green", "autumn", "snow", "tropic"))
     p = b.palette
     heights = 4.5 + 9 * hills(b.rng, SIZE[:2], 4) + 1.5 * hills(b.rng, SIZE[:2], 8)
     cabins, spots = _places(b)

@@ -90,13 +90,17 @@ def draw_sky(rng: np.random.Generator) -> Sky:
     flat = float(np.sqrt(x * x + y * y))
     x, y, z = x / flat, y / flat, height * (0.85 + 0.3 * float(rng.random()))
     length = float(np.sqrt(x * x + y * y + z * z))
+    # Level ground in the sun is just not white: more sun when it stands low or the sky is dim.
+    share = min((0.94 - 0.8 * max(ambient)) / (0.72 * z / length * max(sun)), 1.25)
     return Sky(
         zenith=zenith,
         horizon=horizon,
         sun_direction=(x / length, y / length, z / length),
-        sun=sun,
+        sun=(sun[0] * share, sun[1] * share, sun[2] * share),
         ambient=ambient,
         haze_m=haze,
+        clouds=(0.30, 0.40, 0.46, 0.52)[int(rng.integers(4))],
+        seed=int(rng.integers(1 << 16)),
     )
 
 

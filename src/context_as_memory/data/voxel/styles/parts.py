@@ -187,11 +187,10 @@ def doorway(b: Builder, x: int, y: int, z: int, side: str, width: int = 2, heigh
             if -deep < i <= 0:
                 b.box(cx, cy, z, cx + 1, cy + 1, z + height, "")
             b.reserve(cx, cy, z, cx + 1, cy + 1, z + height)
-    if leaf:
-        low, high = ("-y", "+y") if dx else ("-x", "+x")
+    if leaf:  # folded back against the wall outside
         for k in range(min(height, 2)):
-            b.put(x + dx, y + dy, z + k, f"leaf{low}:{leaf}")
-            b.put(x + dx + wx * (width - 1), y + dy + wy * (width - 1), z + k, f"leaf{high}:{leaf}")
+            b.put(x + dx - wx, y + dy - wy, z + k, f"leaf{BACK[side]}:{leaf}")
+            b.put(x + dx + wx * width, y + dy + wy * width, z + k, f"leaf{BACK[side]}:{leaf}")
 
 
 def _against(b: Builder, x0: int, y0: int, x1: int, y1: int) -> list[tuple[int, int, str]]:
