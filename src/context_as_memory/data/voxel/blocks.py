@@ -65,7 +65,7 @@ MATERIALS: dict[str, tuple[str, str, str]] = {
     **{f"flower_{c}": (c, f"flower_{c}", "stem") for c in ("red", "yellow", "purple", "white", "orange", "sky")},
 }
 SEE_THROUGH = {"water": 0.45, "glass": 0.85, "stained": 0.45, "ice": 0.3}
-GLOW = {"lamp": 1.0, "flame": 0.9, "lava": 0.9, "crystal_blue": 0.75, "crystal_pink": 0.75, "crystal_green": 0.75}
+GLOW = {"lamp": 0.85, "flame": 0.85, "lava": 0.9, "crystal_blue": 0.75, "crystal_pink": 0.75, "crystal_green": 0.75}
 
 
 def _turned(box: Box, direction: str) -> Box:
@@ -82,7 +82,7 @@ def _turned(box: Box, direction: str) -> Box:
 
 # Shapes that look the same from all sides, or lie along x (`_x`) and along y (`_y`).
 _LEGS: tuple[Box, ...] = ((1, 1, 0, 3, 3, 13), (13, 1, 0, 15, 3, 13), (1, 13, 0, 3, 15, 13), (13, 13, 0, 15, 15, 13))
-_PLAIN: dict[str, tuple[Box, ...]] = {
+PLAIN: dict[str, tuple[Box, ...]] = {
     "slab": ((0, 0, 0, 16, 16, 8),),
     "top": ((0, 0, 8, 16, 16, 16),),  # the upper half of a cell
     "post": ((6, 6, 0, 10, 10, 16),),
@@ -123,7 +123,7 @@ _PLAIN: dict[str, tuple[Box, ...]] = {
     "beam_y": ((5, 0, 5, 11, 16, 11),),
 }
 # Shapes that face or climb in a direction: `stairs+x` climbs towards +x, `plate+x` hangs on the +x side of its cell.
-_FACING: dict[str, tuple[Box, ...]] = {
+FACING: dict[str, tuple[Box, ...]] = {
     "stairs": ((0, 0, 0, 16, 16, 8), (8, 0, 8, 16, 16, 16)),
     "eaves": ((0, 0, 8, 16, 16, 16), (8, 0, 0, 16, 16, 8)),  # stairs upside down
     "chair": ((3, 3, 7, 13, 13, 9), (3, 3, 9, 5, 13, 16), (3, 3, 0, 5, 5, 7), (11, 3, 0, 13, 5, 7), (3, 11, 0, 5, 13, 7), (11, 11, 0, 13, 13, 7)),
@@ -135,6 +135,7 @@ _FACING: dict[str, tuple[Box, ...]] = {
     "torch": ((11, 7, 3, 16, 9, 9), (9, 6, 9, 13, 10, 14)),
     "side": ((8, 0, 0, 16, 16, 16),),  # the half of a cell
 }
+SHAPES = (*PLAIN, *FACING)
 _WALK_THROUGH = ("flower", "tuft", "crop", "carpet", "plate", "torch", "candle", "ceiling", "hanging", "patch")
 
 
@@ -145,11 +146,11 @@ def block(name: str) -> Block:
     front = None
     if shape == "":
         boxes = CUBE
-    elif shape in _PLAIN:
-        boxes = _PLAIN[shape]
+    elif shape in PLAIN:
+        boxes = PLAIN[shape]
     else:
         direction = shape[-2:]
-        boxes = tuple(_turned(box, direction) for box in _FACING[shape[:-2]])
+        boxes = tuple(_turned(box, direction) for box in FACING[shape[:-2]])
         if material.startswith("painting"):
             top = bottom = "frame"
             side, front = ("frame", material) if direction[1] == "x" else (material, "frame")

@@ -44,7 +44,7 @@ def build(seed: int) -> VoxelWorld:
         scenes[k % len(scenes)](b, hall)
     _lights(b, halls, floor, roof)
     home = next(h for h, s in zip(halls, scenes, strict=False) if s is _skylight)
-    b.home = (home.x + 4.5, home.y + 0.5)
+    b.home = (home.x + 2.5, home.y + 0.5)
     return b.finish()
 
 
@@ -108,6 +108,8 @@ def _fill(b: Builder, halls: list[Hall], zone: np.ndarray, floor: np.ndarray, ro
         b.blocks[open_ & (z >= halves // 2) & (z < roof.astype(int)[..., None])] = 0
         b.blocks[open_ & (z == halves // 2) & (halves % 2 == 1)] = b.id(f"slab:{hall.ground}")
     b.blocks[..., 26] = b.id("grass")
+    x, y = np.mgrid[: SIZE[0], : SIZE[1]]
+    b.blocks[(x + y) % 2 == 0, 27] = b.id("leaves")  # scrub: nobody walks up there
 
 
 def _base(h: Hall) -> int:

@@ -91,6 +91,7 @@ def draw_sky(rng: np.random.Generator) -> Sky:
     x, y, z = x / flat, y / flat, height * (0.85 + 0.3 * float(rng.random()))
     length = float(np.sqrt(x * x + y * y + z * z))
     # Level ground in the sun is just not white: more sun when it stands low or the sky is dim.
+    ambient = (ambient[0] * 1.1, ambient[1] * 1.1, ambient[2] * 1.1)
     share = min((0.94 - 0.8 * max(ambient)) / (0.72 * z / length * max(sun)), 1.25)
     return Sky(
         zenith=zenith,
