@@ -62,10 +62,10 @@ MATERIALS: dict[str, tuple[str, str, str]] = {
     "panel_cream": ("oak", "panel_cream", "oak"),
     "timber": ("dark", "timber", "dark"),
     "timber_cross": ("dark", "timber_cross", "dark"),
-    **{f"flower_{c}": (f"wool:{c}"[5:], f"flower_{c}", "stem") for c in ("red", "yellow", "purple", "white", "orange", "sky")},
+    **{f"flower_{c}": (c, f"flower_{c}", "stem") for c in ("red", "yellow", "purple", "white", "orange", "sky")},
 }
 SEE_THROUGH = {"water": 0.45, "glass": 0.85, "stained": 0.45, "ice": 0.3}
-GLOW = {"lamp": 1.0, "flame": 0.9, "lava": 0.9, "crystal_blue": 0.75, "crystal_pink": 0.75, "crystal_green": 0.75}
+GLOW = {"lamp": 0.85, "flame": 0.85, "lava": 0.9, "crystal_blue": 0.75, "crystal_pink": 0.75, "crystal_green": 0.75}
 
 
 def _turned(box: Box, direction: str) -> Box:
@@ -82,7 +82,7 @@ def _turned(box: Box, direction: str) -> Box:
 
 # Shapes that look the same from all sides, or lie along x (`_x`) and along y (`_y`).
 _LEGS: tuple[Box, ...] = ((1, 1, 0, 3, 3, 13), (13, 1, 0, 15, 3, 13), (1, 13, 0, 3, 15, 13), (13, 13, 0, 15, 15, 13))
-_PLAIN: dict[str, tuple[Box, ...]] = {
+PLAIN: dict[str, tuple[Box, ...]] = {
     "slab": ((0, 0, 0, 16, 16, 8),),
     "top": ((0, 0, 8, 16, 16, 16),),  # the upper half of a cell
     "post": ((6, 6, 0, 10, 10, 16),),
@@ -104,7 +104,7 @@ _PLAIN: dict[str, tuple[Box, ...]] = {
     "shard": ((5, 5, 0, 11, 11, 14), (2, 8, 0, 6, 12, 8), (10, 3, 0, 14, 7, 10), (8, 11, 0, 11, 14, 6)),
     "potted": ((4, 4, 0, 12, 12, 7), (3, 3, 7, 13, 13, 15)),
     "flower": ((7, 7, 0, 9, 9, 8), (5, 5, 7, 11, 11, 12)),
-    "tuft": ((3, 4, 0, 5, 6, 9), (10, 3, 0, 12, 5, 7), (6, 10, 0, 8, 12, 11), (11, 11, 0, 13, 13, 6)),
+    "tuft": ((4, 5, 0, 5, 6, 8), (10, 4, 0, 11, 5, 6), (6, 9, 0, 7, 10, 10), (11, 11, 0, 12, 12, 6), (8, 7, 0, 9, 8, 7)),
     "crop": ((1, 1, 0, 5, 5, 12), (9, 2, 0, 13, 6, 13), (2, 9, 0, 6, 13, 11), (10, 10, 0, 14, 14, 12)),
     "patch": ((3, 3, 0, 13, 13, 8),),
     "carpet": ((0, 0, 0, 16, 16, 1),),
@@ -123,7 +123,7 @@ _PLAIN: dict[str, tuple[Box, ...]] = {
     "beam_y": ((5, 0, 5, 11, 16, 11),),
 }
 # Shapes that face or climb in a direction: `stairs+x` climbs towards +x, `plate+x` hangs on the +x side of its cell.
-_FACING: dict[str, tuple[Box, ...]] = {
+FACING: dict[str, tuple[Box, ...]] = {
     "stairs": ((0, 0, 0, 16, 16, 8), (8, 0, 8, 16, 16, 16)),
     "eaves": ((0, 0, 8, 16, 16, 16), (8, 0, 0, 16, 16, 8)),  # stairs upside down
     "chair": ((3, 3, 7, 13, 13, 9), (3, 3, 9, 5, 13, 16), (3, 3, 0, 5, 5, 7), (11, 3, 0, 13, 5, 7), (3, 11, 0, 5, 13, 7), (11, 11, 0, 13, 13, 7)),
@@ -135,6 +135,7 @@ _FACING: dict[str, tuple[Box, ...]] = {
     "torch": ((11, 7, 3, 16, 9, 9), (9, 6, 9, 13, 10, 14)),
     "side": ((8, 0, 0, 16, 16, 16),),  # the half of a cell
 }
+SHAPES = (*PLAIN, *FACING)
 _WALK_THROUGH = ("flower", "tuft", "crop", "carpet", "plate", "torch", "candle", "ceiling", "hanging", "patch")
 
 
@@ -145,14 +146,16 @@ def block(name: str) -> Block:
     front = None
     if shape == "":
         boxes = CUBE
-    elif shape in _PLAIN:
-        boxes = _PLAIN[shape]
+    elif shape in PLAIN:
+        boxes = PLAIN[shape]
     else:
         direction = shape[-2:]
-        boxes = tuple(_turned(box, direction) for box in _FACING[shape[:-2]])
+        boxes = tuple(_turned(box, direction) for box in FACING[shape[:-2]])
         if material.startswith("painting"):
             top = bottom = "frame"
             side, front = ("frame", material) if direction[1] == "x" else (material, "frame")
+    if shape == "slab" and side.endswith("_side"):
+        side = top  # half steps of a lawn are green all over
     light = GLOW.get(material, 0.0)
     return Block(
         name=name,

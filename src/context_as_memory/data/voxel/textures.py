@@ -315,7 +315,7 @@ def _ground(rng: np.random.Generator) -> dict[str, np.ndarray]:
     t["gravel"] = _clusters(rng, (172, 160, 144), 0.88, 1.08)
     t["path"] = bricks(rng, (196, 178, 146), (158, 142, 114), 8, 8, 0.07)
     t["cobble"] = bricks(rng, (146, 146, 142), (102, 102, 102), 5, 6, 0.12)
-    t["mossy"] = np.where((_soft(rng, 4) > 0.15)[..., None], _clusters(rng, (96, 140, 74), 0.9, 1.08), t["cobble"])
+    t["mossy"] = np.where((_soft(rng, 4) > 0.15)[..., None], _clusters(rng, (112, 148, 92), 0.95, 1.04), t["cobble"])
     t["stone_bricks"] = bricks(rng, (158, 158, 156), (112, 112, 112), 8, 16, 0.06)
     t["mossy_bricks"] = np.where((_soft(rng, 4) > 0.2)[..., None], plain(rng, (98, 142, 82)), t["stone_bricks"])
     t["sandstone"] = bricks(rng, (234, 214, 158), (196, 170, 114), 8, 16, 0.05)
@@ -376,8 +376,8 @@ def _built(rng: np.random.Generator) -> dict[str, np.ndarray]:
     t["glass"] = plain(rng, (206, 232, 240), 0.01, 0.0)
     t["stained"] = np.stack([_colour(WOOLS[c]) for c in ("red", "yellow", "blue", "green", "orange", "sky")])[(x // 4 + y // 5 * 2) % 6]
     t["stained"][(x % 4 == 3) | (y % 5 == 4)] = (50, 50, 58)
-    t["lamp"] = plain(rng, (255, 240, 196), 0.02, 0.0)
-    t["lamp"][(x == 0) | (x == 15) | (y == 0) | (y == 15)] = (220, 180, 104)
+    t["lamp"] = plain(rng, (255, 226, 156), 0.02, 0.0)
+    t["lamp"][(x == 0) | (x == 15) | (y == 0) | (y == 15)] = (196, 146, 74)
     t["flame"] = plain(rng, (255, 206, 92), 0.06, 0.0)
     for name, base in (("crystal_blue", (92, 206, 250)), ("crystal_pink", (248, 122, 222)), ("crystal_green", (112, 246, 162))):
         t[name] = _clusters(rng, base, 0.86, 1.12, 4)
@@ -419,6 +419,7 @@ def _things(rng: np.random.Generator) -> dict[str, np.ndarray]:
     leafy = _clusters(rng, (70, 146, 62), 0.82, 1.16)
     t["pot"] = np.where((y < 9)[..., None], leafy, plain(rng, (196, 104, 66)))
     t["stem"] = plain(rng, (84, 150, 60), 0.06, 0.0)
+    t["grass_tuft"] = plain(rng, (136, 196, 84), 0.04, 0.0)
     for name in PETALS:
         flower = t["stem"].copy()
         flower[:9] = _colour(WOOLS[name])

@@ -7,6 +7,7 @@ import numpy as np
 
 from context_as_memory.data.voxel import blocks as block_kinds
 from context_as_memory.data.voxel.blocks import Block
+from context_as_memory.data.voxel.light import bake_light
 from context_as_memory.data.voxel.styles.palette import Palette, draw_palette
 from context_as_memory.data.voxel.textures import PAINTINGS, draw_textures, mip_pyramid, painting_size
 from context_as_memory.data.voxel.world import BOXES, CUBE, EMPTY, SEE_THROUGH, VoxelWorld
@@ -14,17 +15,6 @@ from context_as_memory.data.voxel.world import BOXES, CUBE, EMPTY, SEE_THROUGH, 
 MAX_KINDS = 255
 STEP = {"+x": (1, 0), "-x": (-1, 0), "+y": (0, 1), "-y": (0, -1)}
 BACK = {"+x": "-x", "-x": "+x", "+y": "-y", "-y": "+y"}
-
-
-def bake(world: VoxelWorld) -> VoxelWorld:
-    """The same world with its light; full daylight everywhere as long as there is no light baker."""
-    try:
-        from context_as_memory.data.voxel.light import bake_light
-    except ImportError:
-        light = np.zeros((*world.blocks.shape, 3), np.uint8)
-        light[world.kinds[world.blocks] != CUBE, :2] = 255
-        return replace(world, light=light)
-    return replace(world, light=bake_light(world))
 
 
 class Builder:
@@ -136,7 +126,7 @@ class Builder:
         dx, dy = STEP[wall]
         wx, wy = (0, 1) if dx else (1, 0)
         cells = [(x + wx * i, y + wy * i, z + k) for i in range(along) for k in range(high)]
-        solid = self._solid()
+        solid = self.solid_numbers()
         for cx, cy, cz in cells:
             if not self.free(cx, cy, cz) or not solid[self.at(cx + dx, cy + dy, cz)]:
                 return False
@@ -166,7 +156,7 @@ class Builder:
                 return 0
         return 0
 
-    def _solid(self) -> np.ndarray:
+    def solid_numbers(self) -> np.ndarray:
         """Which numbers are whole opaque cubes."""
         solid = np.zeros(256, bool)
         for name, number in self._names.items():
@@ -207,4 +197,5 @@ class Builder:
             "textures": mip_pyramid(np.stack([drawn[name] for name in used])),
         }
         dark = np.zeros((*self.blocks.shape, 3), np.uint8)
-        return bake(VoxelWorld(name=self.name, **parts, light=dark, sky=self.palette.sky, home=self.home))
+        world = VoxelWorld(name=self.name, **parts, light=dark, sky=self.palette.sky, home=self.home)
+        return replace(world, light=bake_light(world))

@@ -153,9 +153,11 @@ def _show(b: Builder, room: Room) -> None:
                 at += b.paint(x, y, FLOOR + 1, wall, size)
             at += b.between(1, 2)
     cx, cy = (x0 + x1) // 2, (y0 + y1) // 2
-    kind = b.between(0, 5)
+    kind = b.between(0, 6)
     if kind == 0:
         sculpture(b, cx, cy, FLOOR)
+    elif kind == 6:
+        _stage(b, cx, cy)
     elif kind == 1:
         for dx, dy in ((-2, -2), (2, -2), (-2, 2), (2, 2)):
             if min(x1 - x0, y1 - y0) > 9:
@@ -184,6 +186,15 @@ def _show(b: Builder, room: Room) -> None:
     for x, y in ((x0 + 1, y0 + 1), (x1 - 2, y1 - 2)):
         if b.chance(0.5):
             b.place(x, y, FLOOR, "potted:pot")
+
+
+def _stage(b: Builder, cx: int, cy: int) -> None:
+    """A stage of two half steps with a sculpture on top."""
+    low, high = b.pick("marble", "birch", "tile_grey"), b.pick("marble_dark", "mahogany", "marble")
+    if all(b.free(x, y, FLOOR) for x in range(cx - 2, cx + 3) for y in range(cy - 2, cy + 3)):
+        b.box(cx - 2, cy - 2, FLOOR, cx + 3, cy + 3, FLOOR + 1, f"slab:{low}")
+        b.box(cx - 1, cy - 1, FLOOR, cx + 2, cy + 2, FLOOR + 1, high)
+        sculpture(b, cx, cy, FLOOR + 1)
 
 
 def sculpture(b: Builder, x: int, y: int, z: int) -> None:

@@ -11,7 +11,7 @@ Colour = tuple[float, float, float]
 WALLS = (
     "brick_red", "brick_sand", "brick_blue", "brick_white", "brick_grey", "brick_green", "brick_dark", "brick_orange",
     "brick_rose", "oak", "birch", "mahogany", "grey_wood", "teal_wood", "blue_wood", "stone_bricks", "sandstone",
-    "timber", "timber_cross", "plaster_cream", "plaster_mint", "plaster_rose", "plaster_sky", "plaster_peach",
+    "plaster", "plaster_cream", "plaster_mint", "plaster_rose", "plaster_sky", "plaster_peach",
 )  # fmt: skip
 ROOM_WALLS = (
     "paper_blue", "paper_green", "paper_red", "paper_yellow", "paper_violet", "paper_teal", "panel_cream", "panel_mint",
@@ -41,11 +41,11 @@ class Biome:
 
 
 BIOMES = (
-    Biome(name="green", ground="grass", path="path", trees=(("log", "leaves"), ("birch_log", "leaves_light"), ("dark_log", "leaves_dark"), ("log", "leaves_pink")), tuft="stem"),
+    Biome(name="green", ground="grass", path="path", trees=(("log", "leaves"), ("birch_log", "leaves_light"), ("dark_log", "leaves_dark"), ("log", "leaves_pink")), tuft="grass_tuft"),
     Biome(name="autumn", ground="grass_autumn", path="gravel", trees=(("log", "leaves_orange"), ("birch_log", "leaves_yellow"), ("dark_log", "leaves_red"), ("log", "leaves_light")), tuft="wheat"),
     Biome(name="snow", ground="snow", path="cobble", trees=(("dark_log", "leaves_dark"), ("log", "leaves_snow"), ("birch_log", "leaves_snow")), tuft="leaves_dark"),
     Biome(name="sand", ground="sand", path="sandstone", trees=(("palm_log", "leaves_light"), ("palm_log", "leaves")), tuft="leaves_light"),
-    Biome(name="tropic", ground="grass_tropic", path="path", trees=(("palm_log", "leaves_light"), ("log", "leaves"), ("dark_log", "leaves_pink")), tuft="stem"),
+    Biome(name="tropic", ground="grass_tropic", path="path", trees=(("palm_log", "leaves_light"), ("log", "leaves"), ("dark_log", "leaves_pink")), tuft="grass_tuft"),
 )  # fmt: skip
 
 _SKIES: tuple[tuple[Colour, Colour, Colour, Colour, float, float], ...] = (
@@ -90,13 +90,18 @@ def draw_sky(rng: np.random.Generator) -> Sky:
     flat = float(np.sqrt(x * x + y * y))
     x, y, z = x / flat, y / flat, height * (0.85 + 0.3 * float(rng.random()))
     length = float(np.sqrt(x * x + y * y + z * z))
+    # Level ground in the sun is just not white: more sun when it stands low or the sky is dim.
+    ambient = (ambient[0] * 1.1, ambient[1] * 1.1, ambient[2] * 1.1)
+    share = min((0.94 - 0.8 * max(ambient)) / (0.72 * z / length * max(sun)), 1.25)
     return Sky(
         zenith=zenith,
         horizon=horizon,
         sun_direction=(x / length, y / length, z / length),
-        sun=sun,
+        sun=(sun[0] * share, sun[1] * share, sun[2] * share),
         ambient=ambient,
         haze_m=haze,
+        clouds=(0.30, 0.40, 0.46, 0.52)[int(rng.integers(4))],
+        seed=int(rng.integers(1 << 16)),
     )
 
 

@@ -30,12 +30,46 @@ def rim(size: tuple[int, int], width: int) -> np.ndarray:
 
 
 def lay_ground(b: Builder, heights: np.ndarray, top: str, below: str = "dirt", deep: str = "stone") -> None:
-    """Fill the ground: cell `heights` is the highest one filled."""
+    """Fill the ground up to heights [X, Y] in metres, rounded down to half metres."""
+    halves = np.floor(heights * 2).astype(int)
     z = np.arange(b.blocks.shape[2])
-    h = heights[..., None]
+    h = (halves // 2 - 1)[..., None]  # the highest whole cell
     b.blocks[z < h - 2] = b.id(deep)
     b.blocks[(z >= h - 2) & (z < h)] = b.id(below)
     b.blocks[z == h] = b.id(top)
+    b.blocks[(z == h + 1) & (halves % 2 == 1)[..., None]] = b.id(f"slab:{top}")
+
+
+def flatten(heights: np.ndarray, x0: int, y0: int, x1: int, y1: int, level: float, blend: int = 6) -> None:
+    """Level a pad and let the ground around it run out smoothly; heights [X, Y] change in place."""
+    x, y = np.mgrid[: heights.shape[0], : heights.shape[1]]
+    away = np.maximum(np.maximum(x0 - x, x - x1 + 1), np.maximum(y0 - y, y - y1 + 1))
+    share = np.clip(1 - np.maximum(away - 1, 0) / blend, 0, 1)
+    share = share * share * (3 - 2 * share)
+    heights[:] = heights * (1 - share) + level * share
+
+
+def lined_room(
+    b: Builder, x0: int, y0: int, x1: int, y1: int, z: int, high: int, wall: str, floor: str, ceiling: str
+) -> None:
+    """A room with walls of its own along the inside of its box; z is the first free cell, `high` its height."""
+    b.box(x0, y0, z, x1, y1, z + high, "")
+    b.walls(x0, y0, z, x1, y1, z + high, wall)
+    if wall.startswith("panel"):  # a wainscot stands on the floor only
+        b.walls(x0, y0, z + 1, x1, y1, z + high, wall.replace("panel", "plaster"))
+    b.box(x0, y0, z - 1, x1, y1, z, floor)
+    b.box(x0, y0, z + high, x1, y1, z + high + 1, ceiling)
+
+
+def passage(b: Builder, x0: int, y0: int, x1: int, y1: int, z: int, high: int = 3) -> None:
+    """Cut a box free and keep furniture 2 cells away from it."""
+    b.box(x0, y0, z, x1, y1, z + high, "")
+    b.reserve(x0 - 2, y0 - 2, z, x1 + 2, y1 + 2, z + high)
+
+
+def ridge_of(x0: int, y0: int, x1: int, y1: int) -> int:
+    """Layers of a gable roof over a box."""
+    return (min(x1 - x0, y1 - y0) + 3) // 2
 
 
 def tree(b: Builder, x: int, y: int, z: int, trunk: str, leaves: str) -> None:
@@ -153,11 +187,10 @@ def doorway(b: Builder, x: int, y: int, z: int, side: str, width: int = 2, heigh
             if -deep < i <= 0:
                 b.box(cx, cy, z, cx + 1, cy + 1, z + height, "")
             b.reserve(cx, cy, z, cx + 1, cy + 1, z + height)
-    if leaf:
-        low, high = ("-y", "+y") if dx else ("-x", "+x")
+    if leaf:  # folded back against the wall outside
         for k in range(min(height, 2)):
-            b.put(x + dx, y + dy, z + k, f"leaf{low}:{leaf}")
-            b.put(x + dx + wx * (width - 1), y + dy + wy * (width - 1), z + k, f"leaf{high}:{leaf}")
+            b.put(x + dx - wx, y + dy - wy, z + k, f"leaf{BACK[side]}:{leaf}")
+            b.put(x + dx + wx * width, y + dy + wy * width, z + k, f"leaf{BACK[side]}:{leaf}")
 
 
 def _against(b: Builder, x0: int, y0: int, x1: int, y1: int) -> list[tuple[int, int, str]]:

@@ -17,7 +17,7 @@ def build(seed: int) -> VoxelWorld:
     b = Builder("village", seed, SIZE)
     p = b.palette
     slope = rim(SIZE[:2], BORDER + 2)
-    heights = LEVEL - 1 + (slope * (4 + 7 * hills(b.rng, SIZE[:2], 9))).astype(int)
+    heights = LEVEL + np.floor(slope * (4 + 7 * hills(b.rng, SIZE[:2], 9)))
     lay_ground(b, heights, p.biome.ground)
     cx, cy = SIZE[0] // 2 + b.between(-6, 6), SIZE[1] // 2 + b.between(-6, 6)
     low, high = BORDER, SIZE[0] - BORDER
@@ -177,7 +177,7 @@ def _woods(b: Builder, heights: np.ndarray) -> None:
     """Trees and flowers on the hills and on free ground."""
     for x in range(3, SIZE[0] - 3):
         for y in range(3, SIZE[1] - 3):
-            z = int(heights[x, y]) + 1
+            z = int(heights[x, y])
             if z > LEVEL and b.chance(0.05):
                 any_tree(b, x, y, z)
             elif b.chance(0.06) and b.at(x, y, z - 1) == b.id(b.palette.biome.ground):
