@@ -1,6 +1,9 @@
 """Episodes of voxel worlds, the command that makes them, and the explorer in the true world."""
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,13 +131,19 @@ def test_the_command_says_what_is_missing(tmp_path, monkeypatch, capsys, words, 
     assert message in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
-def test_without_numba_the_command_says_how_to_get_it(tmp_path, monkeypatch, capsys):
-    from context_as_memory.data.voxel import render
-
-    monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.setattr(voxels, "cpu_functions", render.cpu_functions.__wrapped__)  # not the ones compiled already
-    assert main(["render", "--out", str(tmp_path / "data"), "--names", "gallery-1"]) == 2
-    assert "pip install 'context-as-memory[render]'" in capsys.readouterr().err
+def test_without_numba_the_command_says_how_to_get_it(tmp_path):
+    """In a process of its own, where numba cannot be imported."""
+    script = "import sys; sys.modules['numba'] = None; from context_as_memory.cli.main import main; sys.exit(main())"
+    source = str(Path(__file__).resolve().parents[1] / "src")
+    ended = subprocess.run(
+        [sys.executable, "-c", script, "render", "--out", str(tmp_path / "data"), "--names", "gallery-1"],
+        env=os.environ | {"PYTHONPATH": source},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 2
+    assert ended.stderr == "cam: error: voxel worlds need numba; pip install 'context-as-memory[render]'\n"
+    assert not list(tmp_path.iterdir())
 
 
 # --- The true world in the explorer -----------------------------------------------------------------

@@ -17,7 +17,15 @@ def compiled(function: Callable[..., Any]) -> Any:
     except ImportError:
 
         def missing(*arguments: Any) -> Any:
-            raise UserError("voxel worlds need numba; pip install 'context-as-memory[render]'")
+            require_compiler()
 
         return missing
     return njit(function, nogil=True, error_model="numpy", cache=True, forceinline=True)
+
+
+def require_compiler() -> None:
+    """Raise `UserError` without numba: before long work, rather than in the middle of it."""
+    try:
+        import numba  # noqa: F401
+    except ImportError:
+        raise UserError("voxel worlds need numba; pip install 'context-as-memory[render]'") from None

@@ -10,7 +10,8 @@ from context_as_memory.data.contact import write_contact_sheet
 from context_as_memory.data.episode import SPLITS, write_episode
 from context_as_memory.data.trajectories import HFOV_DEG
 from context_as_memory.data.voxel import styles
-from context_as_memory.data.voxel.render import VoxelRenderer, cpu_functions
+from context_as_memory.data.voxel.compiled import require_compiler
+from context_as_memory.data.voxel.render import VoxelRenderer
 from context_as_memory.data.voxel.walk import path_cameras, plan_voxel_path
 from context_as_memory.errors import UserError
 
@@ -55,7 +56,7 @@ def render_voxel_dataset(
     if not raw and (width % 2 or height % 2):
         raise UserError(f"a video of {width}x{height} is not possible; give even numbers, or store plain arrays (raw)")
     pinhole(hfov_deg, width, height)  # complains here, not once a video
-    cpu_functions()  # and so it does without numba
+    require_compiler()
     out = Path(out).resolve()
     recipes: dict[str, dict[str, Any]] = {}
     for name in names:
