@@ -20,7 +20,7 @@ codec=$root/src/context_as_memory/assets/weights # good as it is
 export PYTHONPATH="$root/src${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS=2 OPENBLAS_NUM_THREADS=1
 mkdir -p "$work"
 
-render() { cam render --out "$work/episodes" --maps ${MAPS:-all} --frames-per-video "$frames" --videos-per-map "$1" --workers "$(nproc)" --raw; }
+render() { cam render --worlds freedoom --out "$work/episodes" --maps ${MAPS:-all} --frames-per-video "$frames" --videos-per-map "$1" --workers "$(nproc)" --raw; }
 train() { # recipe, further flags
   cam train world --recipe "$1" --data "$work/episodes" --codec "$codec" --cache "$work/latents" --out "$work/$1" $flags "${@:2}"
 }

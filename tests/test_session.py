@@ -69,6 +69,26 @@ def test_a_session_walks_while_keys_are_held_and_the_latest_event_wins(sessions)
         session.receive(Init())
 
 
+def test_the_gaze_goes_up_and_down_to_85_degrees_and_turns_while_tilted(sessions):
+    session = sessions()
+    session.receive(Init())
+
+    def walked(keys: str, chunks: int) -> np.ndarray:
+        session.receive(hold(keys))
+        for _ in range(chunks):
+            session.step()
+        return session._world.bank.cameras.forward[-1]
+
+    start = session._world.bank.cameras.forward[-1]
+    assert np.rad2deg(np.arcsin(walked("i", 2)[2])) == pytest.approx(24)  # 3 degrees a frame, 4 frames a chunk
+    assert np.rad2deg(np.arcsin(walked("i", 8)[2])) == pytest.approx(85)
+    turned = walked("jk", 5)  # 60 degrees down again, and to the left
+    assert np.rad2deg(np.arcsin(turned[2])) == pytest.approx(25)
+    heading = np.rad2deg(np.arctan2(turned[1], turned[0]) - np.arctan2(start[1], start[0]))
+    assert heading % 360 == pytest.approx(60)
+    assert np.rad2deg(np.arcsin(walked("k", 10)[2])) == pytest.approx(-85)
+
+
 def test_who_says_what_is_shown_is_never_far_behind(sessions):
     session = sessions(chunks_ahead=2)
     ready, _ = session.receive(Init())

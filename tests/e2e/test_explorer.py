@@ -103,6 +103,51 @@ def _stand(page) -> int:
 PIXELS = "(id) => [...document.getElementById(id).getContext('2d').getImageData(0, 0, 32, 16).data]"
 
 
+def _sent_keys(page, act) -> list[set[str]]:
+    """The keys that the page tells the server while `act` runs."""
+    packets = []
+    page.evaluate(
+        """async () => {
+          const { decode } = await import("./msgpack.js");
+          window.told = [];
+          const send = WebSocket.prototype.send;
+          WebSocket.prototype.send = function (data) {
+            const message = decode(data.buffer ?? data);
+            if (message.kind === "camera_actions") window.told.push(message.payload.transitions[0].actions);
+            return send.call(this, data);
+          };
+        }"""
+    )
+    act()
+    packets = page.evaluate("window.told")
+    return [set(keys) for keys in packets]
+
+
+def test_looking_up_and_down_by_keys_by_dragging_and_by_buttons(open_page):
+    page = open_page(viewport={"width": 1280, "height": 720})
+    assert "look up and down" in page.locator(".hint").text_content()
+
+    def act() -> None:
+        for key in ("i", "k", "r", "F", "PageUp", "PageDown"):
+            page.keyboard.down(key)
+            page.keyboard.up(key)
+        box = page.locator("#view").bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        for modifier in ("Shift", None):  # up: looks with Shift, walks without
+            if modifier:
+                page.keyboard.down(modifier)
+            page.mouse.move(x, y)
+            page.mouse.down()
+            page.mouse.move(x, y - 40)
+            page.mouse.up()
+            if modifier:
+                page.keyboard.up(modifier)
+
+    told = _sent_keys(page, act)
+    assert [keys for keys in told if keys] == [{"i"}, {"k"}, {"i"}, {"k"}, {"i"}, {"k"}, {"i"}, {"w"}]
+    assert page.locator("#pad button[data-key=i], #pad button[data-key=k]").count() == 2
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_walk_turn_away_and_back_and_see_what_is_remembered(open_page, scheme):
     page = open_page(viewport={"width": 1280, "height": 720}, color_scheme=scheme)

@@ -178,27 +178,31 @@ def pinhole(hfov_deg: float, width: int, height: int) -> np.ndarray:
     return np.array([focal, focal, width / 2, height / 2])
 
 
-def look(position: ArrayLike, yaw_rad: ArrayLike, K: np.ndarray, width: int, height: int) -> Cameras:
-    """Level cameras in a world with z up.
+def look(
+    position: ArrayLike, yaw_rad: ArrayLike, K: np.ndarray, width: int, height: int, *, pitch_rad: ArrayLike = 0.0
+) -> Cameras:
+    """Cameras without roll in a world with z up.
 
     Args:
         position: [3] or [N,3] metres.
         yaw_rad: scalar or [N], heading counter-clockwise from +x seen from above; broadcast against `position`.
         K: [4] or [N,4] pixels.
+        pitch_rad: scalar or [N], upwards from the level (the I key), broadcast likewise.
     """
     place = np.atleast_2d(floats(position, "position"))
-    yaw = np.atleast_1d(floats(yaw_rad, "yaw_rad"))
-    counts = {len(place), len(yaw)} - {1}
-    if place.ndim != 2 or place.shape[1] != 3 or yaw.ndim != 1 or len(counts) > 1:
+    yaw, pitch = np.atleast_1d(floats(yaw_rad, "yaw_rad")), np.atleast_1d(floats(pitch_rad, "pitch_rad"))
+    counts = {len(place), len(yaw), len(pitch)} - {1}
+    if place.ndim != 2 or place.shape[1] != 3 or yaw.ndim != 1 or pitch.ndim != 1 or len(counts) > 1:
         raise UserError(
-            f"positions {list(place.shape)} and yaws {list(yaw.shape)} do not fit; give [N,3] and [N], or one of either"
+            f"positions {list(place.shape)}, yaws {list(yaw.shape)} and pitches {list(pitch.shape)} do not fit; "
+            "give [N,3], [N] and [N], or one of each"
         )
     count = counts.pop() if counts else 1
-    cos, sin = np.cos(yaw), np.sin(yaw)
+    cos, sin, level, rise = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
     c2w = np.tile(np.eye(4), (count, 1, 1))
     c2w[:, :3, 0] = np.stack([sin, -cos, 0 * yaw], axis=1)
-    c2w[:, :3, 1] = (0.0, 0.0, -1.0)
-    c2w[:, :3, 2] = np.stack([cos, sin, 0 * yaw], axis=1)
+    c2w[:, 0, 1], c2w[:, 1, 1], c2w[:, 2, 1] = cos * rise + 0.0, sin * rise + 0.0, -level  # no -0 where it is level
+    c2w[:, 0, 2], c2w[:, 1, 2], c2w[:, 2, 2] = cos * level, sin * level, rise
     c2w[:, :3, 3] = place
     return Cameras(c2w, K, width, height)
 

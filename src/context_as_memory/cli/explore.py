@@ -4,14 +4,19 @@ import ipaddress
 import logging
 import os
 import secrets
+import tempfile
 import threading
 import webbrowser
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from context_as_memory.errors import UserError
 from context_as_memory.server.limits import Limits
+
+if TYPE_CHECKING:
+    from context_as_memory.server.shelf import Shelf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +54,24 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def explore(command: Explore) -> int:
-    """Run the server until it is interrupted."""
+def view(name: str, width: int, height: int, hfov_deg: float, port: int) -> int:
+    """Serve the true voxel world of that name, drawn by the renderer, until it is interrupted."""
+    with tempfile.TemporaryDirectory(prefix="view-") as folder:
+
+        def shelf() -> "Shelf":
+            from context_as_memory.data.voxel.styles import build_world
+            from context_as_memory.server.truth import Place, TrueShelf
+
+            print(f"building {name} and its renderer", flush=True)
+            shelf = TrueShelf(Path(folder), Place(build_world(name), width, height, hfov_deg))
+            print(f"this is the true world {name}, drawn and not generated; `cam explore` walks in a generated one")
+            return shelf
+
+        return explore(Explore(port=port, worlds=Path(folder)), shelf)
+
+
+def explore(command: Explore, shelf: "Callable[[], Shelf] | None" = None) -> int:
+    """Run the server until it is interrupted. shelf: makes the worlds; None: generated ones, by `command`."""
     try:
         import uvicorn
 
@@ -75,7 +96,7 @@ def explore(command: Explore) -> int:
     token = command.token or (None if local else secrets.token_urlsafe(16))
     token = None if command.record else token  # the film is made on this machine alone
     hosts = list(LOOPBACK) if local else ["*"]  # elsewhere the token guards the door
-    app = create_app(FolderShelf(command.worlds, command.weights), limits, token, hosts)
+    app = create_app(shelf() if shelf else FolderShelf(command.worlds, command.weights), limits, token, hosts)
     # Sizes are judged again when a message is read; a little room is left so that the answer can say what is wrong.
     settings: dict[str, Any] = {
         "log_level": "warning",
@@ -92,7 +113,7 @@ def explore(command: Explore) -> int:
     host = f"[{command.host}]" if ":" in command.host else command.host
     address = f"http://{host}:{command.port}/{query}"
     print(f"walk at {address}", flush=True)
-    print(f"worlds are kept in {command.worlds}; Ctrl-C ends", flush=True)
+    print("Ctrl-C ends" if shelf else f"worlds are kept in {command.worlds}; Ctrl-C ends", flush=True)
     if local and command.browser and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         threading.Timer(1.0, webbrowser.open, [address]).start()  # when the server listens
     # A chunk that is being made when the server is told to end is finished first; so long it may take.

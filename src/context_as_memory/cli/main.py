@@ -14,7 +14,7 @@ import tyro
 
 from context_as_memory import __version__
 from context_as_memory.cli import world as worlds
-from context_as_memory.cli.explore import Explore, explore
+from context_as_memory.cli.explore import Explore, explore, view
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.config import EvaluateConfig, GenerateConfig, GroundTruthConfig, Strategy
 
@@ -47,22 +47,38 @@ class Retrieve:
 
 @dataclass(frozen=True, kw_only=True)
 class Render:
-    """Make training and test videos with exact cameras from the Freedoom maps (needs the `render` extra)."""
+    """Make training and test videos with exact cameras, or walk in a true world (needs the `render` extra)."""
 
-    out: Path
+    out: Path | None = None
     """Folder for the episodes; finished ones in it are kept."""
-    maps: tuple[str, ...] = ("all",)
-    """all, train, val, test, or names such as f1_E1M3."""
+    worlds: Literal["voxel", "freedoom"] = "voxel"
+    """voxel: our own worlds of blocks, without end. freedoom: the maps of a free game."""
+    names: tuple[str, ...] = ("train",)
+    """Voxel worlds: train, val, test, or names such as gallery-17."""
+    count: int = 12
+    """Voxel worlds of a split, styles in turns."""
+    maps: tuple[str, ...] | None = None
+    """Freedoom: all, train, val, test, or names such as f1_E1M3. Default: all."""
     frames_per_video: int = 1000
     """Length of each video."""
-    videos_per_map: int = 1
-    """Different paths through each map."""
+    videos_per_world: Annotated[int, tyro.conf.arg(aliases=("--videos-per-map",))] = 1
+    """Different paths through each world."""
     seed: int = 0
     """Same seed, same paths."""
+    width: int | None = None
+    """Of the pictures, pixels. Default: 320 for voxel worlds, 160 for Freedoom."""
+    height: int | None = None
+    """Default: 0.6 of the width."""
+    hfov: float = 90.0
+    """Horizontal field of view, degrees; Freedoom has 90."""
     workers: int = 2
     """Videos rendered at once."""
     raw: bool = False
     """Store plain arrays instead of videos."""
+    view: str | None = None
+    """Render nothing to files: walk in this voxel world in the explorer, to compare it with a generated one."""
+    port: int = 8000
+    """With --view: port to listen on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,21 +276,55 @@ def _evaluate_returns(config: GroundTruthConfig) -> int:
 
 
 def _render(command: Render) -> int:
-    from context_as_memory.data.render import render_dataset
+    width = command.width or (320 if command.worlds == "voxel" else 160)
+    height = command.height or round(0.6 * width)
+    if command.view is not None:
+        return view(command.view, width, height, command.hfov, command.port)
+    if command.out is None:
+        raise UserError("give a folder for the episodes (--out), or a world to walk in (--view)")
+    if command.worlds == "freedoom":
+        return _render_freedoom(command, command.out, width, height)
+    if command.maps is not None:
+        raise UserError("--maps are Freedoom's; add --worlds freedoom, or give voxel worlds with --names")
+    from context_as_memory.data.voxel.dataset import CONTACT_SHEET, render_voxel_dataset
 
-    maps: str | tuple[str, ...] = command.maps
-    if len(command.maps) == 1 and command.maps[0] in ("all", "train", "val", "test"):
-        maps = command.maps[0]
-    summary = render_dataset(
+    summary = render_voxel_dataset(
         command.out,
-        maps=maps,
+        worlds=command.names,
+        count=command.count,
         frames_per_video=command.frames_per_video,
-        videos_per_map=command.videos_per_map,
+        videos_per_world=command.videos_per_world,
         seed=command.seed,
+        width=width,
+        height=height,
+        hfov_deg=command.hfov,
         workers=command.workers,
         raw=command.raw,
     )
-    print(summary)
+    print(f"{summary.told()}; {command.out / CONTACT_SHEET} shows them")
+    return 0
+
+
+def _render_freedoom(command: Render, out: Path, width: int, height: int) -> int:
+    from context_as_memory.data.render import render_dataset
+
+    if command.hfov != 90.0:
+        raise UserError(f"--hfov is {command.hfov:g}; Freedoom is rendered with 90 degrees")
+    maps: str | tuple[str, ...] = command.maps or ("all",)
+    if len(maps) == 1 and maps[0] in ("all", "train", "val", "test"):
+        maps = maps[0]
+    summary = render_dataset(
+        out,
+        maps=maps,
+        frames_per_video=command.frames_per_video,
+        videos_per_map=command.videos_per_world,
+        seed=command.seed,
+        width=width,
+        height=height,
+        workers=command.workers,
+        raw=command.raw,
+    )
+    print(f"{summary.told()} in {out}")
     return 0
 
 

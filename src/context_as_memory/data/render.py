@@ -6,19 +6,14 @@ exact area averaging to W x 0.6 W with square pixels, a horizontal field of view
 point.
 """
 
-import hashlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -28,13 +23,13 @@ import numpy as np
 from context_as_memory.camera import Cameras, pinhole
 from context_as_memory.data import episode as episodes
 from context_as_memory.data import wad
+from context_as_memory.data.batch import FPS, RenderSummary, episode_seed, make_episodes
 from context_as_memory.data.doom_map import UNITS_PER_M, DoomMap
 from context_as_memory.data.trajectories import HFOV_DEG, plan_path
 from context_as_memory.errors import UserError
 
 GENERATOR = "context_as_memory.data.render/1"  # raise the number when the same seed gives other paths or pictures
 LICENCE = "BSD-3-Clause, (c) Contributors to the Freedoom project, https://freedoom.github.io"
-FPS = 15
 GAMMA = 0.75
 
 _BUFFER_WIDTH, _BUFFER_HEIGHT = 640, 480
@@ -302,20 +297,6 @@ def _child_main(job: dict[str, Any]) -> None:
 # --- The data set ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class RenderSummary:
-    """What `render_dataset` did: names of `written` and `kept` (already there) episodes, and `seconds` of wall time."""
-
-    written: list[str] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-
-
-def episode_seed(map_name: str, video: int, seed: int) -> int:
-    """The seed of one video's path: 32 bits that depend on all three arguments and on nothing else."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{map_name}/{video}".encode()).digest()[:4], "big")
-
-
 def render_dataset(
     out: Path | str,
     *,
@@ -355,7 +336,7 @@ def render_dataset(
         for path in {wad_path(m, wad_folder) for m in chosen}
     }
     out = Path(out).resolve()
-    jobs, kept = {}, []
+    recipes, jobs = {}, {}
     for map_name in chosen:
         archive = wad_path(map_name, wad_folder)
         for number in range(videos_per_map):
@@ -369,26 +350,16 @@ def render_dataset(
                 "licence": LICENCE,
                 "generator": GENERATOR,
             }
-            if (out / name).exists():
-                recipe = {**meta, "width": width, "height": height, "num_frames": frames_per_video}
-                _require_same_recipe(out / name, recipe)
-                kept.append(name)
-                continue
+            recipes[name] = {**meta, "width": width, "height": height, "num_frames": frames_per_video}
             jobs[name] = {
                 "kind": "episode", "map": map_name, "folder": str(out / name), "meta": meta, "raw": raw, "width": width,
                 "height": height, "num_frames": frames_per_video, "wad_folder": str(wad_folder) if wad_folder else None,
             }  # fmt: skip
 
-    start = time.perf_counter()
-    failed = _run_all(jobs, workers, timeout_s, progress)
-    for name in failed:  # a killed process may leave its hidden half-written folder
-        for leftover in out.glob(f".{name}.*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-    written = [name for name in jobs if name not in failed]
-    if failed:
-        listing = "; ".join(f"{name}: {problem}" for name, problem in sorted(failed.items()))
-        raise UserError(f"{len(failed)} of {len(jobs)} videos failed, the others are in {out} ({listing})")
-    return RenderSummary(written, kept, time.perf_counter() - start)
+    def make(name: str) -> str | None:
+        return _run_job(jobs[name], timeout_s)
+
+    return make_episodes(out, recipes, make, workers=workers, progress=progress)
 
 
 def _choose_maps(maps: str | Sequence[str]) -> list[str]:
@@ -404,53 +375,6 @@ def _choose_maps(maps: str | Sequence[str]) -> list[str]:
             f"unknown maps {', '.join(unknown) or '(none given)'}; maps are f1_E1M1 to f1_E4M9 and f2_MAP01 to f2_MAP32"
         )
     return list(dict.fromkeys(maps))
-
-
-def _require_same_recipe(folder: Path, recipe: dict[str, Any]) -> None:
-    found = episodes.Episode.open(folder).meta
-    different = [key for key, value in recipe.items() if found.get(key) != value]
-    if different:
-        raise UserError(
-            f"{folder} holds an episode of another recipe (other {', '.join(different)}); choose another folder"
-        )
-
-
-def _run_all(jobs: dict[str, dict[str, Any]], workers: int, timeout_s: float, progress: bool) -> dict[str, str]:
-    """Run all jobs, `workers` at a time. Returns name -> problem for those that failed."""
-    failed = {}
-    with _progress_bar(len(jobs), progress) as advance, ThreadPoolExecutor(workers) as pool:
-        waiting = {pool.submit(_run_job, job, timeout_s): name for name, job in jobs.items()}
-        try:
-            for done in as_completed(waiting):
-                problem = done.result()
-                if problem:
-                    failed[waiting[done]] = problem
-                advance(waiting[done])
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # Ctrl-C: finish the videos in work, start no others
-            raise
-    return failed
-
-
-class _progress_bar:
-    """A rich progress bar, or nothing."""
-
-    def __init__(self, total: int, shown: bool):
-        self.total, self.shown = total, shown
-
-    def __enter__(self) -> Callable[[str], None]:
-        if not self.shown:
-            return lambda name: None
-        from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-        self.bar = Progress(*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-        self.bar.start()
-        task = self.bar.add_task("rendering", total=self.total)
-        return lambda name: self.bar.update(task, advance=1, description=f"rendered {name}")
-
-    def __exit__(self, *exception: object) -> None:
-        if self.shown:
-            self.bar.stop()
 
 
 if __name__ == "__main__":

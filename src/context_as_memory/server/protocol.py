@@ -125,6 +125,7 @@ class Ready:
     compare: bool
     half_width_tan: float
     upload_bytes: int  # at most, of a picture to start from
+    truth: str | None = None  # the name of the true world, where frames are rendered and not generated
 
 
 @dataclass(frozen=True, kw_only=True)

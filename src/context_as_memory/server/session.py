@@ -330,6 +330,7 @@ class Session:
             compare=self._forgetful is not None,
             half_width_tan=float(cameras.half_width_tan[0]),
             upload_bytes=self.limits.upload_bytes,
+            truth=self._shelf.truth,
         )
         told: list[Told] = [ready, Frames(world.bank.frames_u8(last), last, poses[-1:], -1, self._event)]
         if self._forgetful is not None:

@@ -17,6 +17,7 @@ class Shelf(Protocol):
     """Makes worlds and finds them again."""
 
     folder: Path  # where they lie: not to be told to viewers
+    truth: str | None  # the name of the true world that is walked in, where none is generated
 
     def create(self, seed: int) -> tuple[str, World]:
         """A world with an empty memory, and the name under which it can be opened again."""
@@ -39,18 +40,13 @@ class Shelf(Protocol):
         ...
 
 
-class FolderShelf:
-    """World files in a folder, one per world. The networks are loaded once and shared by all of them.
+class KeptWorlds:
+    """World files in a folder, one per world."""
 
-    kind: the class of the worlds.
-    """
-
-    def __init__(
-        self, folder: Path, weights: str | Path = "default", device: str = "auto", kind: type[World] = World
-    ) -> None:
+    def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.weights, self.device, self.kind = folder, weights, device, kind
-        self._networks = kind.from_pretrained(weights, device=device)
+        self.folder = folder
+        self.truth: str | None = None
 
     def path(self, name: str) -> Path:
         if not NAME.fullmatch(name):
@@ -63,6 +59,20 @@ class FolderShelf:
 
     def remove(self, name: str) -> None:
         shutil.rmtree(self.path(name), ignore_errors=True)
+
+
+class FolderShelf(KeptWorlds):
+    """Generated worlds. The networks are loaded once and shared by all of them.
+
+    kind: the class of the worlds.
+    """
+
+    def __init__(
+        self, folder: Path, weights: str | Path = "default", device: str = "auto", kind: type[World] = World
+    ) -> None:
+        super().__init__(folder)
+        self.weights, self.device, self.kind = weights, device, kind
+        self._networks = kind.from_pretrained(weights, device=device)
 
     def create(self, seed: int) -> tuple[str, World]:
         name = secrets.token_hex(8)

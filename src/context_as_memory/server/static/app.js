@@ -6,7 +6,8 @@ import { chooseFormat, Player } from "./player.js";
 import { drawTimeline, frameAt } from "./timeline.js";
 
 const find = (id) => document.getElementById(id);
-const ARROWS = { ArrowLeft: "j", ArrowRight: "l", ArrowUp: "w", ArrowDown: "s" };
+const ARROWS = { ArrowLeft: "j", ArrowRight: "l", ArrowUp: "w", ArrowDown: "s", PageUp: "i", PageDown: "k" };
+const OTHERS = { r: "i", f: "k" }; // beside the hand that walks
 const LOST = [1006, 1011, 1012], RETRIES = 6, HEARTBEAT_MS = 60_000, DRAG_PX = 14;
 const query = new URLSearchParams(location.search);
 
@@ -125,6 +126,11 @@ function ready(message) {
   if (message.driver && held.size) tellKeys(); // the server forgot them when it stood the world up
   for (const id of ["controls", "history"]) find(id).disabled = !message.driver;
   document.querySelector(".exports").hidden = find("pad").hidden = !message.driver;
+  const truth = message.truth;
+  find("truth").hidden = !truth;
+  find("truth-name").textContent = truth ?? "";
+  document.body.toggleAttribute("data-truth", Boolean(truth));
+  if (truth) document.title = `True world ${truth}`;
   fill(find("start"), message.starts);
   fill(find("memory"), message.strategies, message.memory);
   fill(find("branch"), message.branches, message.branch);
@@ -277,7 +283,10 @@ const releaseAll = () => {
   [...held].forEach((key) => press(key, false));
 };
 
-const keyOf = (event) => ARROWS[event.key] ?? event.key.toLowerCase();
+const keyOf = (event) => {
+  const key = ARROWS[event.key] ?? event.key.toLowerCase();
+  return OTHERS[key] ?? key;
+};
 const isKey = (key) => key.length === 1 && "wasdijkl".includes(key);
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || !isKey(keyOf(event))) return;
@@ -302,7 +311,8 @@ for (const button of find("pad").children) {
   }
 }
 
-// Dragging in the picture: sideways turns, up and down walks. Keys that are held beside it stay held.
+// Dragging in the picture: sideways turns, up and down walks, or looks up and down while Shift is held. Keys that are
+// held beside it stay held.
 let grip = null;
 const dragged = new Set();
 const drag = (key, on) => {
@@ -317,7 +327,9 @@ find("view").addEventListener("pointerdown", (event) => {
 find("view").addEventListener("pointermove", (event) => {
   if (!grip) return;
   const [x, y] = [event.clientX - grip[0], event.clientY - grip[1]];
-  for (const [key, on] of [["j", x < -DRAG_PX], ["l", x > DRAG_PX], ["w", y < -DRAG_PX], ["s", y > DRAG_PX]]) drag(key, on);
+  const [up, down] = [y < -DRAG_PX, y > DRAG_PX], look = event.shiftKey;
+  for (const [key, on] of [["j", x < -DRAG_PX], ["l", x > DRAG_PX]]) drag(key, on);
+  for (const [key, on] of [["w", up && !look], ["s", down && !look], ["i", up && look], ["k", down && look]]) drag(key, on);
 });
 for (const end of ["pointerup", "pointercancel"]) {
   find("view").addEventListener(end, () => { grip = null; [...dragged].forEach((key) => drag(key, false)); });
