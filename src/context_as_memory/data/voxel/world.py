@@ -23,6 +23,8 @@ class Sky:
     lamp: tuple[float, float, float] = (1.00, 0.86, 0.62)  # colour of lamps and glowing blocks
     dark: float = 0.10  # light where neither sky nor lamp reaches
     haze_m: float = 90.0  # distance at which 63 % of the picture is haze
+    clouds: float = 0.42  # 0: none; from about 0.3 on some, 0.6: most of the sky
+    seed: int = 0  # of the clouds
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
