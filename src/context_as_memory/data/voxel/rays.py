@@ -1,536 +1,435 @@
 """What a ray through a voxel world meets and which colour it brings back: one description for CPU and GPU.
 
-`make_functions` compiles the functions below with the compiler it is given (`numba.njit` or `numba.cuda.jit`). They
-use plain float64 arithmetic and square roots, which IEEE 754 defines to the last bit, so that every x86 machine gives
-the same bytes. Exponentials and powers are avoided for that reason.
+The functions are compiled by numba for the CPU; a CUDA kernel that calls them compiles them again for the GPU. They use
+plain float64 arithmetic and square roots, which IEEE 754 defines to the last bit, so that every x86 machine gives the
+same bytes. Exponentials and powers are avoided for that reason.
 
 A ray is origin + t * direction. Directions have length 1 along the camera's z axis, so that t is the depth in metres.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
-import numpy as np
+from context_as_memory.data.voxel.compiled import compiled
+from context_as_memory.data.voxel.scene import AIR
+from context_as_memory.data.voxel.world import BOXES, CUBE, MIP_LEVELS, SEE_THROUGH, TEXELS
 
-from context_as_memory.data.voxel.world import BOXES, CUBE, EMPTY, MIP_LEVELS, SEE_THROUGH, TEXELS, VoxelWorld
-
-AIR = 256  # cell codes from here on: air, plus how far the nearest block is; 0: outside; between: kinds of blocks
-FURTHEST = 250
 MAX_LAYERS = 4  # see-through faces in front of each other; one more counts as solid
 NO_FACE = -1
 SMALLEST = 1e-12  # replaces direction components near 0, so that no division by 0 happens
-
-# Light that falls on a face from the whole sky and from lamps, by its direction -x, +x, -y, +y, -z, +z.
-SKY_BY_FACE = (0.84, 0.84, 0.72, 0.72, 0.58, 1.00)
-LAMP_BY_FACE = (0.92, 0.92, 0.84, 0.84, 0.80, 1.00)
-SUN_STRENGTH = 0.72
-AMBIENT_STRENGTH = 0.80
-LAMP_STRENGTH = 0.92
-OCCLUSION = (1.0, 0.80, 0.64, 0.50, 0.42)  # light left at a corner by how many of its 4 cells are full
 SPREAD = 0.75  # of a texel: footprints up to this show the finest level of a texture
 CLOUD_M, CLOUD_HEIGHT_M = 9.0, 70.0  # side of a cloud cell, height of the clouds
+TOP_LEVEL, ROW, LEVEL, TEXTURE = MIP_LEVELS - 1, TEXELS, TEXELS * TEXELS, MIP_LEVELS * TEXELS * TEXELS  # in texels
 
 
-class Scene(NamedTuple):
-    """A world laid out for rays. Cells carry a border of one cell outside the world, so lookups need no bounds check.
+@compiled
+def safe(component):
+    """A direction component that can be divided by."""
+    if component >= 0.0:
+        return max(component, SMALLEST)
+    return min(component, -SMALLEST)
 
-    With X, Y, Z cells of the world up to its highest block, the border makes them (X+2) (Y+2) (Z+2) = C.
+
+@compiled
+def start(scene, ox, oy, oz, dx, dy, dz):
+    """Where a ray begins to matter: x, y, z of its first cell, t there and the face it enters by.
+
+    t is negative if the ray misses the world. The face is `NO_FACE` if the ray begins inside the world.
     """
-
-    size: np.ndarray  # int64 [3]: X, Y, Z
-    cells: np.ndarray  # uint16 [C]: codes, see `AIR`
-    corners: np.ndarray  # uint8 [3 * C, 4]: sun, sky, lamp light and occlusion, by axis of the face, then by corner
-    kinds: np.ndarray  # uint8 [N], as in `VoxelWorld`
-    faces: np.ndarray  # int16 [N, 6]
-    boxes: np.ndarray  # float64 [B, 6]
-    box_range: np.ndarray  # int32 [N, 2]
-    through: np.ndarray  # float64 [N]
-    glow: np.ndarray  # float64 [N]
-    textures: np.ndarray  # uint8 [T * 5 * 16 * 16, 3]
-    face_light: np.ndarray  # float64 [6, 4, 3]: colour of full sun, sky and lamp light and of darkness on each face
-    sky: np.ndarray  # float64 [5, 3]: zenith, horizon, direction to the sun, colour of the sun, (haze, clouds, seed)
-
-
-def make_scene(world: VoxelWorld, light: np.ndarray | None = None) -> Scene:
-    """Lay a world out for rays; `light` replaces its light."""
-    light = world.light if light is None else light
-    used = np.flatnonzero((world.kinds[world.blocks] != EMPTY).any((0, 1)))
-    top = int(used[-1]) + 1 if len(used) else 1
-    blocks = world.blocks[:, :, :top]
-    size = np.array(blocks.shape, np.int64)
-    sky = world.sky
-    sun_direction = np.array(sky.sun_direction, np.float64)
-    normals = np.array([(-1, 0, 0), (1, 0, 0), (0, -1, 0), (0, 1, 0), (0, 0, -1), (0, 0, 1)], np.float64)
-    lambert = np.maximum(normals[:, 0] * sun_direction[0] + normals[:, 1] * sun_direction[1]
-                         + normals[:, 2] * sun_direction[2], 0.0)  # fmt: skip
-    face_light = np.empty((6, 4, 3))
-    for face in range(6):
-        face_light[face, 0] = SUN_STRENGTH * lambert[face] * np.array(sky.sun)
-        face_light[face, 1] = AMBIENT_STRENGTH * SKY_BY_FACE[face] * np.array(sky.ambient)
-        face_light[face, 2] = LAMP_STRENGTH * LAMP_BY_FACE[face] * np.array(sky.lamp)
-        face_light[face, 3] = LAMP_BY_FACE[face] * sky.dark
-    return Scene(
-        size=size,
-        cells=cell_codes(blocks, world.kinds).reshape(-1),
-        corners=corner_light(world, blocks, light[:, :, :top]).reshape(-1, 4),
-        kinds=world.kinds,
-        faces=world.faces,
-        boxes=world.boxes,
-        box_range=world.box_range,
-        through=world.through,
-        glow=world.glow,
-        textures=np.ascontiguousarray(world.textures).reshape(-1, 3),
-        face_light=face_light,
-        sky=np.array([sky.zenith, sky.horizon, sky.sun_direction, sky.sun, (sky.haze_m, sky.clouds, sky.seed)]),
-    )
-
-
-def cell_codes(blocks: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """What a ray needs to know of each cell, uint16 [X+2, Y+2, Z+2]; see `AIR`.
-
-    For air it is how many cells away the nearest block or the border is (a step to any of 26 neighbours counts 1).
-    """
-    from scipy.ndimage import distance_transform_cdt
-
-    solid = np.pad(kinds[blocks] != EMPTY, 1, constant_values=True)
-    away = distance_transform_cdt(~solid, metric="chessboard")
-    return np.where(solid, np.pad(blocks, 1), AIR + np.minimum(away, FURTHEST)).astype(np.uint16)
-
-
-def corner_light(world: VoxelWorld, blocks: np.ndarray, light: np.ndarray) -> np.ndarray:
-    """Light at the corners of faces, uint8 [3, X+2, Y+2, Z+2, 4]: sun, sky, lamp, occlusion.
-
-    A face with its normal along `axis` looks into a cell. Each of its corners touches 4 cells of the same layer: the
-    light there is the mean over those that are not full, and the full ones take away light as in a real corner.
-    """
-    full = filled(world)
-    opaque = np.pad(full[blocks] >= 1, 1)
-    weight = np.pad(np.where(full[blocks] >= 1, 0, np.where(full[blocks] >= 0.45, 1, 64)), 1, constant_values=64)
-    padded = np.pad(light.astype(np.int64), ((1, 1), (1, 1), (1, 1), (0, 0)))
-    padded[_border(padded.shape[:3])] = (255, 255, 0)
-    weighed = padded * weight[..., None]
-    amount = np.round(np.where(opaque, 1.0, np.pad(full[blocks] ** 2, 1)) * 64).astype(np.int64)
-    table = np.round(255 * np.interp(np.arange(257) / 64, np.arange(5), OCCLUSION)).astype(np.uint8)
-    corners = np.empty((3, *opaque.shape, 4), np.uint8)
+    X, Y, Z = scene.size[0], scene.size[1], scene.size[2]
+    t, face, leave = 0.0, NO_FACE, math.inf
     for axis in range(3):
-        total, share, occluded = (_sum_of_four(part, axis) for part in (weighed, weight, amount))
-        share = np.maximum(share, 1)[..., None]
-        corners[axis, ..., :3] = (2 * total + share) // (2 * share)
-        corners[axis, ..., 3] = table[occluded]
-    return corners
-
-
-def filled(world: VoxelWorld) -> np.ndarray:
-    """The share of its cell that each kind fills and keeps light from, float64 [N], 1 for opaque cubes."""
-    full = np.zeros(len(world.kinds))
-    for kind, how in enumerate(world.kinds):
-        if how == CUBE:
-            full[kind] = 1.0
-        elif how == BOXES:
-            first, last = world.box_range[kind]
-            low, high = world.boxes[first:last, :3], world.boxes[first:last, 3:]
-            full[kind] = min((high - low).prod(1).sum(), 0.99)
-    return full
-
-
-def _border(shape: tuple[int, ...]) -> np.ndarray:
-    inside = np.zeros(shape, bool)
-    inside[1:-1, 1:-1, 1:-1] = True
-    return ~inside
-
-
-def _sum_of_four(values: np.ndarray, axis: int) -> np.ndarray:
-    """Each cell plus its lower neighbours along the two other axes: the 4 cells around a corner."""
-    for other in {0, 1, 2} - {axis}:
-        lower = np.zeros_like(values)
-        ahead, behind = [slice(None)] * values.ndim, [slice(None)] * values.ndim
-        ahead[other], behind[other] = slice(1, None), slice(None, -1)
-        lower[tuple(ahead)] = values[tuple(behind)]
-        values = values + lower
-    return values
-
-
-class Functions(NamedTuple):
-    """The compiled functions."""
-
-    start: Callable[..., Any]
-    march: Callable[..., Any]
-    ray_depth: Callable[..., Any]
-    ray_color: Callable[..., Any]
-    pixel: Callable[..., Any]
-
-
-def make_functions(jit: Callable[[Callable[..., Any]], Any]) -> Functions:
-    """Compile the functions of rays with `jit`."""
-    top_level, row_size, texture_size = MIP_LEVELS - 1, TEXELS, MIP_LEVELS * TEXELS * TEXELS
-
-    @jit
-    def safe(component):
-        """A direction component that can be divided by."""
-        if component >= 0.0:
-            return max(component, SMALLEST)
-        return min(component, -SMALLEST)
-
-    @jit
-    def start(scene, ox, oy, oz, dx, dy, dz):
-        """Where a ray begins to matter: x, y, z of its first cell, t there and the face it enters by.
-
-        t is negative if the ray misses the world. The face is `NO_FACE` if the ray begins inside the world.
-        """
-        X, Y, Z = scene.size[0], scene.size[1], scene.size[2]
-        t, face, leave = 0.0, NO_FACE, math.inf
-        for axis in range(3):
-            if axis == 0:
-                o, d, high = ox, dx, float(X)
-            elif axis == 1:
-                o, d, high = oy, dy, float(Y)
-            else:
-                o, d, high = oz, dz, float(Z)
-            if d > 0.0:
-                near, far, side = -o / d, (high - o) / d, 2 * axis
-            else:
-                near, far, side = (high - o) / d, -o / d, 2 * axis + 1
-            if near > t:
-                t, face = near, side
-            leave = min(leave, far)
-        if t >= leave:
-            return 0, 0, 0, -1.0, NO_FACE
-        x = min(max(int(math.floor(ox + t * dx)), 0), X - 1)
-        y = min(max(int(math.floor(oy + t * dy)), 0), Y - 1)
-        z = min(max(int(math.floor(oz + t * dz)), 0), Z - 1)
-        if face == 0:  # rounding must not move it off the layer that it enters
-            x = 0
-        elif face == 1:
-            x = X - 1
-        elif face == 2:
-            y = 0
-        elif face == 3:
-            y = Y - 1
-        elif face == 4:
-            z = 0
-        elif face == 5:
-            z = Z - 1
-        return x, y, z, t, face
-
-    @jit
-    def nearest_box(scene, kind, ox, oy, oz, ix, iy, iz):
-        """Depth and face of the first box of a kind; the origin is relative to the cell, i are 1 / direction."""
-        best, best_face = math.inf, NO_FACE
-        for box in range(scene.box_range[kind, 0], scene.box_range[kind, 1]):
-            if ix > 0.0:
-                near, far, face = (scene.boxes[box, 0] - ox) * ix, (scene.boxes[box, 3] - ox) * ix, 0
-            else:
-                near, far, face = (scene.boxes[box, 3] - ox) * ix, (scene.boxes[box, 0] - ox) * ix, 1
-            if iy > 0.0:
-                low, high, side = (scene.boxes[box, 1] - oy) * iy, (scene.boxes[box, 4] - oy) * iy, 2
-            else:
-                low, high, side = (scene.boxes[box, 4] - oy) * iy, (scene.boxes[box, 1] - oy) * iy, 3
-            if low > near:
-                near, face = low, side
-            far = min(far, high)
-            if iz > 0.0:
-                low, high, side = (scene.boxes[box, 2] - oz) * iz, (scene.boxes[box, 5] - oz) * iz, 4
-            else:
-                low, high, side = (scene.boxes[box, 5] - oz) * iz, (scene.boxes[box, 2] - oz) * iz, 5
-            if low > near:
-                near, face = low, side
-            far = min(far, high)
-            if 0.0 < near <= far and near < best:
-                best, best_face = near, face
-        return best, best_face
-
-    @jit
-    def march(scene, ox, oy, oz, dx, dy, dz, x, y, z, face, leave_first):
-        """The next block from a cell on: its kind (0: none, the sky), depth, face, and x, y, z of its cell.
-
-        Faces are seen from their front only: whoever stands inside a block sees out of it. `leave_first`: the cell
-        itself was seen before.
-        """
-        ix, iy, iz = 1.0 / dx, 1.0 / dy, 1.0 / dz
-        if dx > 0.0:
-            step_x, next_x, face_x = 1, 1.0, 0
+        if axis == 0:
+            o, d, high = ox, dx, float(X)
+        elif axis == 1:
+            o, d, high = oy, dy, float(Y)
         else:
-            step_x, next_x, face_x = -1, 0.0, 1
-        if dy > 0.0:
-            step_y, next_y, face_y = 1, 1.0, 2
+            o, d, high = oz, dz, float(Z)
+        if d > 0.0:
+            near, far, side = -o / d, (high - o) / d, 2 * axis
         else:
-            step_y, next_y, face_y = -1, 0.0, 3
-        if dz > 0.0:
-            step_z, next_z, face_z = 1, 1.0, 4
+            near, far, side = (high - o) / d, -o / d, 2 * axis + 1
+        if near > t:
+            t, face = near, side
+        leave = min(leave, far)
+    if t >= leave:
+        return 0, 0, 0, -1.0, NO_FACE
+    x = min(max(int(math.floor(ox + t * dx)), 0), X - 1)
+    y = min(max(int(math.floor(oy + t * dy)), 0), Y - 1)
+    z = min(max(int(math.floor(oz + t * dz)), 0), Z - 1)
+    if face == 0:  # rounding must not move it off the layer that it enters
+        x = 0
+    elif face == 1:
+        x = X - 1
+    elif face == 2:
+        y = 0
+    elif face == 3:
+        y = Y - 1
+    elif face == 4:
+        z = 0
+    elif face == 5:
+        z = Z - 1
+    return x, y, z, t, face
+
+
+@compiled
+def nearest_box(scene, kind, ox, oy, oz, ix, iy, iz):
+    """Depth and face of the first box of a kind; the origin is relative to the cell, i are 1 / direction."""
+    best, best_face = math.inf, NO_FACE
+    for box in range(scene.box_range[kind, 0], scene.box_range[kind, 1]):
+        if ix > 0.0:
+            near, far, face = (scene.boxes[box, 0] - ox) * ix, (scene.boxes[box, 3] - ox) * ix, 0
         else:
-            step_z, next_z, face_z = -1, 0.0, 5
-        wide_x, wide_y, wide_z = abs(ix), abs(iy), abs(iz)  # t from border to border
-        stride_y = scene.size[2] + 2
-        stride_x = stride_y * (scene.size[1] + 2)
-        cell = (x + 1) * stride_x + (y + 1) * stride_y + z + 1
-        tx, ty, tz = (x + next_x - ox) * ix, (y + next_y - oy) * iy, (z + next_z - oz) * iz  # t of the next borders
-        code, before = int(scene.cells[cell]), 0
-        while True:
-            if code >= AIR:
-                away = code - AIR
-                if away > 2:  # nothing is nearer: go to the border of the empty cube of 2 away - 1 cells
-                    cells = away - 1
-                    edge_x, edge_y, edge_z = tx + cells * wide_x, ty + cells * wide_y, tz + cells * wide_z
-                    t = min(edge_x, edge_y, edge_z)
-                    if t == edge_x:
-                        x += step_x * away
-                        face = face_x
-                    elif t >= tx:
-                        x += step_x * (int((t - tx) * abs(dx)) + 1)
-                    if t == edge_x:
-                        if t >= ty:
-                            y += step_y * (int((t - ty) * abs(dy)) + 1)
-                        if t >= tz:
-                            z += step_z * (int((t - tz) * abs(dz)) + 1)
-                    elif t == edge_y:
-                        y += step_y * away
-                        face = face_y
-                        if t >= tz:
-                            z += step_z * (int((t - tz) * abs(dz)) + 1)
-                    else:
-                        if t >= ty:
-                            y += step_y * (int((t - ty) * abs(dy)) + 1)
-                        z += step_z * away
-                        face = face_z
-                    tx, ty, tz = (x + next_x - ox) * ix, (y + next_y - oy) * iy, (z + next_z - oz) * iz
-                    cell = (x + 1) * stride_x + (y + 1) * stride_y + z + 1
-                    code, before, leave_first = int(scene.cells[cell]), 0, False
-                    continue
-            elif code == 0:
-                return 0, math.inf, face, x, y, z
-            elif not leave_first:
-                how = scene.kinds[code]
-                if how == CUBE:
-                    if face != NO_FACE:
-                        if face == face_x:
-                            t = (x + 1.0 - next_x - ox) * ix
-                        elif face == face_y:
-                            t = (y + 1.0 - next_y - oy) * iy
-                        else:
-                            t = (z + 1.0 - next_z - oz) * iz
-                        return code, t, face, x, y, z
+            near, far, face = (scene.boxes[box, 3] - ox) * ix, (scene.boxes[box, 0] - ox) * ix, 1
+        if iy > 0.0:
+            low, high, side = (scene.boxes[box, 1] - oy) * iy, (scene.boxes[box, 4] - oy) * iy, 2
+        else:
+            low, high, side = (scene.boxes[box, 4] - oy) * iy, (scene.boxes[box, 1] - oy) * iy, 3
+        if low > near:
+            near, face = low, side
+        far = min(far, high)
+        if iz > 0.0:
+            low, high, side = (scene.boxes[box, 2] - oz) * iz, (scene.boxes[box, 5] - oz) * iz, 4
+        else:
+            low, high, side = (scene.boxes[box, 5] - oz) * iz, (scene.boxes[box, 2] - oz) * iz, 5
+        if low > near:
+            near, face = low, side
+        far = min(far, high)
+        if 0.0 < near <= far and near < best:
+            best, best_face = near, face
+    return best, best_face
+
+
+@compiled
+def march(scene, ox, oy, oz, dx, dy, dz, x, y, z, face, leave_first):
+    """The next block from a cell on: its kind (0: none, the sky), depth, face, and x, y, z of its cell.
+
+    Faces are seen from their front only: whoever stands inside a block sees out of it. `leave_first`: the cell
+    itself was seen before.
+    """
+    ix, iy, iz = 1.0 / dx, 1.0 / dy, 1.0 / dz
+    if dx > 0.0:
+        step_x, next_x, face_x = 1, 1.0, 0
+    else:
+        step_x, next_x, face_x = -1, 0.0, 1
+    if dy > 0.0:
+        step_y, next_y, face_y = 1, 1.0, 2
+    else:
+        step_y, next_y, face_y = -1, 0.0, 3
+    if dz > 0.0:
+        step_z, next_z, face_z = 1, 1.0, 4
+    else:
+        step_z, next_z, face_z = -1, 0.0, 5
+    wide_x, wide_y, wide_z = abs(ix), abs(iy), abs(iz)  # t from border to border
+    stride_y = scene.size[2] + 2
+    stride_x = stride_y * (scene.size[1] + 2)
+    cell = (x + 1) * stride_x + (y + 1) * stride_y + z + 1
+    tx, ty, tz = (x + next_x - ox) * ix, (y + next_y - oy) * iy, (z + next_z - oz) * iz  # t of the next borders
+    code, before = int(scene.cells[cell]), 0
+    while True:
+        if code >= AIR:
+            away = code - AIR
+            if away > 2:  # nothing is nearer: go to the border of the empty cube of 2 away - 1 cells
+                cells = away - 1
+                edge_x, edge_y, edge_z = tx + cells * wide_x, ty + cells * wide_y, tz + cells * wide_z
+                t = min(edge_x, edge_y, edge_z)
+                if t == edge_x:
+                    x += step_x * away
+                    face = face_x
+                elif t >= tx:
+                    x += step_x * (int((t - tx) * abs(dx)) + 1)
+                if t == edge_x:
+                    if t >= ty:
+                        y += step_y * (int((t - ty) * abs(dy)) + 1)
+                    if t >= tz:
+                        z += step_z * (int((t - tz) * abs(dz)) + 1)
+                elif t == edge_y:
+                    y += step_y * away
+                    face = face_y
+                    if t >= tz:
+                        z += step_z * (int((t - tz) * abs(dz)) + 1)
                 else:
-                    t, hit_face = nearest_box(scene, code, ox - x, oy - y, oz - z, ix, iy, iz)
-                    if hit_face != NO_FACE:
-                        inner = before != code or how == BOXES
-                        if not inner:  # between equal neighbours there is no face
-                            if hit_face == 0:
-                                inner = ox + t * dx - x > 1e-6
-                            elif hit_face == 1:
-                                inner = ox + t * dx - x < 1.0 - 1e-6
-                            elif hit_face == 2:
-                                inner = oy + t * dy - y > 1e-6
-                            elif hit_face == 3:
-                                inner = oy + t * dy - y < 1.0 - 1e-6
-                            elif hit_face == 4:
-                                inner = oz + t * dz - z > 1e-6
-                            else:
-                                inner = oz + t * dz - z < 1.0 - 1e-6
-                        if inner:
-                            return code, t, hit_face, x, y, z
-            if tx < ty and tx < tz:
-                x += step_x
-                cell += step_x * stride_x
-                tx += wide_x
-                face = face_x
-            elif ty < tz:
-                y += step_y
-                cell += step_y * stride_y
-                ty += wide_y
-                face = face_y
+                    if t >= ty:
+                        y += step_y * (int((t - ty) * abs(dy)) + 1)
+                    z += step_z * away
+                    face = face_z
+                tx, ty, tz = (x + next_x - ox) * ix, (y + next_y - oy) * iy, (z + next_z - oz) * iz
+                cell = (x + 1) * stride_x + (y + 1) * stride_y + z + 1
+                code, before, leave_first = int(scene.cells[cell]), 0, False
+                continue
+        elif code == 0:
+            return 0, math.inf, face, x, y, z
+        elif not leave_first:
+            how = scene.kinds[code]
+            if how == CUBE:
+                if face != NO_FACE:
+                    if face == face_x:
+                        t = (x + 1.0 - next_x - ox) * ix
+                    elif face == face_y:
+                        t = (y + 1.0 - next_y - oy) * iy
+                    else:
+                        t = (z + 1.0 - next_z - oz) * iz
+                    return code, t, face, x, y, z
             else:
-                z += step_z
-                cell += step_z
-                tz += wide_z
-                face = face_z
-            before, code, leave_first = code, int(scene.cells[cell]), False
+                t, hit_face = nearest_box(scene, code, ox - x, oy - y, oz - z, ix, iy, iz)
+                if hit_face != NO_FACE:
+                    inner = before != code or how == BOXES
+                    if not inner:  # between equal neighbours there is no face
+                        if hit_face == 0:
+                            inner = ox + t * dx - x > 1e-6
+                        elif hit_face == 1:
+                            inner = ox + t * dx - x < 1.0 - 1e-6
+                        elif hit_face == 2:
+                            inner = oy + t * dy - y > 1e-6
+                        elif hit_face == 3:
+                            inner = oy + t * dy - y < 1.0 - 1e-6
+                        elif hit_face == 4:
+                            inner = oz + t * dz - z > 1e-6
+                        else:
+                            inner = oz + t * dz - z < 1.0 - 1e-6
+                    if inner:
+                        return code, t, hit_face, x, y, z
+        if tx < ty and tx < tz:
+            x += step_x
+            cell += step_x * stride_x
+            tx += wide_x
+            face = face_x
+        elif ty < tz:
+            y += step_y
+            cell += step_y * stride_y
+            ty += wide_y
+            face = face_y
+        else:
+            z += step_z
+            cell += step_z
+            tz += wide_z
+            face = face_z
+        before, code, leave_first = code, int(scene.cells[cell]), False
 
-    @jit
-    def ray_depth(scene, ox, oy, oz, dx, dy, dz):
-        """Depth of the first block that is not see-through; inf for sky."""
-        dx, dy, dz = safe(dx), safe(dy), safe(dz)
-        x, y, z, t, face = start(scene, ox, oy, oz, dx, dy, dz)
-        if t < 0.0:
-            return math.inf
+
+@compiled
+def ray_depth(scene, ox, oy, oz, dx, dy, dz):
+    """Depth of the first block that is not see-through; inf for sky."""
+    dx, dy, dz = safe(dx), safe(dy), safe(dz)
+    x, y, z, t, face = start(scene, ox, oy, oz, dx, dy, dz)
+    if t < 0.0:
+        return math.inf
+    leave_first = False
+    for layer in range(MAX_LAYERS + 1):
+        kind, t, face, x, y, z = march(scene, ox, oy, oz, dx, dy, dz, x, y, z, face, leave_first)
+        if kind == 0 or scene.kinds[kind] != SEE_THROUGH or layer == MAX_LAYERS:
+            break
+        leave_first = True
+    return t
+
+
+@compiled
+def light_share(scene, ox, oy, oz, dx, dy, dz):
+    """The share of light that comes from outside against the direction of a ray."""
+    dx, dy, dz = safe(dx), safe(dy), safe(dz)
+    x, y, z, t, face = start(scene, ox, oy, oz, dx, dy, dz)
+    if t < 0.0:
+        return 1.0
+    share, leave_first = 1.0, False
+    for _ in range(MAX_LAYERS):
+        kind, t, face, x, y, z = march(scene, ox, oy, oz, dx, dy, dz, x, y, z, face, leave_first)
+        if kind == 0:
+            return share
+        share *= scene.through[kind]
+        if scene.kinds[kind] != SEE_THROUGH:
+            return 0.0
+        leave_first = True
+    return 0.0
+
+
+@compiled
+def lamp_share(scene, ox, oy, oz, dx, dy, dz):
+    """The share of light that comes from the first thing a ray meets behind water and glass, if that glows."""
+    dx, dy, dz = safe(dx), safe(dy), safe(dz)
+    x, y, z, t, face = start(scene, ox, oy, oz, dx, dy, dz)
+    share, leave_first = 1.0, False
+    for _ in range(MAX_LAYERS):
+        kind, t, face, x, y, z = march(scene, ox, oy, oz, dx, dy, dz, x, y, z, face, leave_first)
+        if kind == 0:
+            return 0.0
+        if scene.glow[kind] > 0.0:
+            return share
+        share *= scene.through[kind]
+        if scene.kinds[kind] != SEE_THROUGH:
+            return 0.0
+        leave_first = True
+    return 0.0
+
+
+@compiled
+def cloud_hash(i, j, seed):
+    """A number in [0, 1) that looks random."""
+    n = (i * 73856093 + j * 19349663 + seed * 83492791) & 0x7FFFFFFF
+    n = ((n ^ (n >> 13)) * 1274126177) & 0x7FFFFFFF
+    n = ((n ^ (n >> 16)) * 1911520717) & 0x7FFFFFFF
+    return ((n ^ (n >> 15)) & 0xFFFF) / 65536.0
+
+
+@compiled
+def sky_color(scene, ox, oy, oz, dx, dy, dz, length):
+    """Colour of the sky: a gradient by elevation, a soft sun, blocks of cloud."""
+    up = max(dz / length, 0.0)
+    rest = 1.0 - up
+    mix = 1.0 - rest * rest * rest
+    r = scene.sky[1, 0] + (scene.sky[0, 0] - scene.sky[1, 0]) * mix
+    g = scene.sky[1, 1] + (scene.sky[0, 1] - scene.sky[1, 1]) * mix
+    b = scene.sky[1, 2] + (scene.sky[0, 2] - scene.sky[1, 2]) * mix
+    near = (dx * scene.sky[2, 0] + dy * scene.sky[2, 1] + dz * scene.sky[2, 2]) / length
+    if near > 0.9:
+        halo = (near - 0.9) * 10.0
+        halo = 0.25 * halo * halo * halo
+        if near > 0.9975:
+            halo = min(1.0, halo + (near - 0.9975) * 1500.0)
+        r += (scene.sky[3, 0] - r) * halo
+        g += (scene.sky[3, 1] - g) * halo
+        b += (scene.sky[3, 2] * 0.96 - b) * halo
+    cover = scene.sky[4, 1]
+    if cover > 0.0 and up > 0.04 and oz < CLOUD_HEIGHT_M:
+        t = (CLOUD_HEIGHT_M - oz) / dz
+        u, v = math.floor((ox + t * dx) / CLOUD_M), math.floor((oy + t * dy) / CLOUD_M)
+        seed = int(scene.sky[4, 2])
+        i, j = math.floor(u / 4.0), math.floor(v / 4.0)  # clouds are cells of smooth noise above a threshold
+        fu, fv = (u - 4.0 * i + 0.5) / 4.0, (v - 4.0 * j + 0.5) / 4.0
+        i, j = int(i), int(j)
+        low = cloud_hash(i, j, seed) * (1.0 - fu) + cloud_hash(i + 1, j, seed) * fu
+        high = cloud_hash(i, j + 1, seed) * (1.0 - fu) + cloud_hash(i + 1, j + 1, seed) * fu
+        noise = low * (1.0 - fv) + high * fv + 0.25 * (cloud_hash(int(u), int(v), seed + 1) - 0.5)
+        if noise > 1.0 - cover:
+            white = 0.8 * min(1.0, (up - 0.04) * 6.0)
+            r += (1.0 - r) * white
+            g += (1.0 - g) * white
+            b += (1.0 - b) * white
+    return r, g, b
+
+
+@compiled
+def face_color(scene, kind, face, x, y, z, px, py, pz, texels):
+    """Lit colour of a face at p, the place inside the cell; `texels`: how wide a sample is."""
+    if face < 2:
+        u, v = (py if face == 1 else 1.0 - py), 1.0 - pz
+    elif face < 4:
+        u, v = (px if face == 2 else 1.0 - px), 1.0 - pz
+    else:
+        u, v = px, (1.0 - py if face == 5 else py)
+    texels *= 1.0 / SPREAD
+    level, width = 0, ROW
+    while texels >= 2.0 and level < TOP_LEVEL:
+        texels *= 0.5
+        width >>= 1
+        level += 1
+    base = int(scene.faces[kind, face]) * TEXTURE + level * LEVEL
+    row, column = min(max(int(v * width), 0), width - 1), min(max(int(u * width), 0), width - 1)
+    texel = base + row * ROW + column
+    r, g, b = float(scene.textures[texel, 0]), float(scene.textures[texel, 1]), float(scene.textures[texel, 2])
+    if texels > 1.0 and level < TOP_LEVEL:  # go over to the next level without a seam
+        share = texels - 1.0
+        texel = base + LEVEL + (row >> 1) * ROW + (column >> 1)
+        r += (scene.textures[texel, 0] - r) * share
+        g += (scene.textures[texel, 1] - g) * share
+        b += (scene.textures[texel, 2] - b) * share
+
+    # The cell that the face looks into: the neighbour if the face lies on the border.
+    stride_y = scene.size[2] + 2
+    stride_x = stride_y * (scene.size[1] + 2)
+    corner = (x + 1) * stride_x + (y + 1) * stride_y + z + 1
+    if face == 0:
+        corner -= stride_x if px < 1e-6 else 0
+    elif face == 1:
+        corner += stride_x if px > 1.0 - 1e-6 else 0
+    elif face == 2:
+        corner -= stride_y if py < 1e-6 else 0
+    elif face == 3:
+        corner += stride_y if py > 1.0 - 1e-6 else 0
+    elif face == 4:
+        corner -= 1 if pz < 1e-6 else 0
+    else:
+        corner += 1 if pz > 1.0 - 1e-6 else 0
+    if face < 2:
+        p, q, along_p, along_q = py, pz, stride_y, 1
+    elif face < 4:
+        p, q, along_p, along_q = px, pz, stride_x, 1
+        corner += stride_x * (scene.size[0] + 2)
+    else:
+        p, q, along_p, along_q = px, py, stride_x, stride_y
+        corner += 2 * stride_x * (scene.size[0] + 2)
+    w00, w10, w01, w11 = (1.0 - p) * (1.0 - q), p * (1.0 - q), (1.0 - p) * q, p * q
+    c10, c01, c11 = corner + along_p, corner + along_q, corner + along_p + along_q
+    lights = scene.corners
+    sun = lights[corner, 0] * w00 + lights[c10, 0] * w10 + lights[c01, 0] * w01 + lights[c11, 0] * w11
+    sky = lights[corner, 1] * w00 + lights[c10, 1] * w10 + lights[c01, 1] * w01 + lights[c11, 1] * w11
+    lamp = lights[corner, 2] * w00 + lights[c10, 2] * w10 + lights[c01, 2] * w01 + lights[c11, 2] * w11
+    open_ = lights[corner, 3] * w00 + lights[c10, 3] * w10 + lights[c01, 3] * w01 + lights[c11, 3] * w11
+    open_ *= 1.0 / 255.0
+    scale = open_ * (1.0 / 255.0)
+    table, glow = scene.face_light, scene.glow[kind]
+    r *= (sun * table[face, 0, 0] + sky * table[face, 1, 0] + lamp * table[face, 2, 0]) * scale + (
+        table[face, 3, 0] * open_ + glow
+    )
+    g *= (sun * table[face, 0, 1] + sky * table[face, 1, 1] + lamp * table[face, 2, 1]) * scale + (
+        table[face, 3, 1] * open_ + glow
+    )
+    b *= (sun * table[face, 0, 2] + sky * table[face, 1, 2] + lamp * table[face, 2, 2]) * scale + (
+        table[face, 3, 2] * open_ + glow
+    )
+    return min(r * (1.0 / 255.0), 1.0), min(g * (1.0 / 255.0), 1.0), min(b * (1.0 / 255.0), 1.0)
+
+
+@compiled
+def ray_color(scene, ox, oy, oz, dx, dy, dz, sample_width):
+    """Colour of one ray, r, g, b in [0, 1]; `sample_width`: metres that a sample covers, per metre of depth."""
+    dx, dy, dz = safe(dx), safe(dy), safe(dz)
+    length = math.sqrt(dx * dx + dy * dy + dz * dz)
+    x, y, z, t, face = start(scene, ox, oy, oz, dx, dy, dz)
+    red, green, blue, left = 0.0, 0.0, 0.0, 1.0
+    if t >= 0.0:
         leave_first = False
         for layer in range(MAX_LAYERS + 1):
             kind, t, face, x, y, z = march(scene, ox, oy, oz, dx, dy, dz, x, y, z, face, leave_first)
-            if kind == 0 or scene.kinds[kind] != SEE_THROUGH or layer == MAX_LAYERS:
+            if kind == 0:
                 break
+            slant = abs(dx if face < 2 else (dy if face < 4 else dz)) / length
+            texels = TEXELS * t * sample_width / math.sqrt(max(slant, 0.02))
+            r, g, b = face_color(scene, kind, face, x, y, z, ox + t * dx - x, oy + t * dy - y, oz + t * dz - z, texels)
+            haze = t * length / scene.sky[4, 0]
+            clear = 1.0 + haze * haze * (1.0 / 16.0)  # to the -16: nearly exp(-haze^2)
+            clear *= clear
+            clear *= clear
+            clear *= clear
+            clear = 1.0 / (clear * clear)
+            weight = left
+            if scene.kinds[kind] == SEE_THROUGH and layer < MAX_LAYERS:
+                weight = left * (1.0 - scene.through[kind])
+            red += weight * (scene.sky[1, 0] + (r - scene.sky[1, 0]) * clear)
+            green += weight * (scene.sky[1, 1] + (g - scene.sky[1, 1]) * clear)
+            blue += weight * (scene.sky[1, 2] + (b - scene.sky[1, 2]) * clear)
+            left -= weight
+            if left <= 0.0:
+                return red, green, blue
             leave_first = True
-        return t
+    r, g, b = sky_color(scene, ox, oy, oz, dx, dy, dz, length)
+    return red + left * r, green + left * g, blue + left * b
 
-    @jit
-    def cloud_hash(i, j, seed):
-        """A number in [0, 1) that looks random."""
-        n = (i * 73856093 + j * 19349663 + seed * 83492791) & 0x7FFFFFFF
-        n = ((n ^ (n >> 13)) * 1274126177) & 0x7FFFFFFF
-        n = ((n ^ (n >> 16)) * 1911520717) & 0x7FFFFFFF
-        return ((n ^ (n >> 15)) & 0xFFFF) / 65536.0
 
-    @jit
-    def sky_color(scene, ox, oy, oz, dx, dy, dz, length):
-        """Colour of the sky: a gradient by elevation, a soft sun, blocks of cloud."""
-        up = max(dz / length, 0.0)
-        rest = 1.0 - up
-        mix = 1.0 - rest * rest * rest
-        r = scene.sky[1, 0] + (scene.sky[0, 0] - scene.sky[1, 0]) * mix
-        g = scene.sky[1, 1] + (scene.sky[0, 1] - scene.sky[1, 1]) * mix
-        b = scene.sky[1, 2] + (scene.sky[0, 2] - scene.sky[1, 2]) * mix
-        near = (dx * scene.sky[2, 0] + dy * scene.sky[2, 1] + dz * scene.sky[2, 2]) / length
-        if near > 0.9:
-            halo = (near - 0.9) * 10.0
-            halo = 0.25 * halo * halo * halo
-            if near > 0.9975:
-                halo = min(1.0, halo + (near - 0.9975) * 1500.0)
-            r += (scene.sky[3, 0] - r) * halo
-            g += (scene.sky[3, 1] - g) * halo
-            b += (scene.sky[3, 2] * 0.96 - b) * halo
-        cover = scene.sky[4, 1]
-        if cover > 0.0 and up > 0.04 and oz < CLOUD_HEIGHT_M:
-            t = (CLOUD_HEIGHT_M - oz) / dz
-            u, v = math.floor((ox + t * dx) / CLOUD_M), math.floor((oy + t * dy) / CLOUD_M)
-            seed = int(scene.sky[4, 2])
-            i, j = math.floor(u / 4.0), math.floor(v / 4.0)  # clouds are cells of smooth noise above a threshold
-            fu, fv = (u - 4.0 * i + 0.5) / 4.0, (v - 4.0 * j + 0.5) / 4.0
-            i, j = int(i), int(j)
-            low = cloud_hash(i, j, seed) * (1.0 - fu) + cloud_hash(i + 1, j, seed) * fu
-            high = cloud_hash(i, j + 1, seed) * (1.0 - fu) + cloud_hash(i + 1, j + 1, seed) * fu
-            noise = low * (1.0 - fv) + high * fv + 0.25 * (cloud_hash(int(u), int(v), seed + 1) - 0.5)
-            if noise > 1.0 - cover:
-                white = 0.8 * min(1.0, (up - 0.04) * 6.0)
-                r += (1.0 - r) * white
-                g += (1.0 - g) * white
-                b += (1.0 - b) * white
-        return r, g, b
-
-    @jit
-    def face_color(scene, kind, face, x, y, z, px, py, pz, texels):
-        """Lit colour of a face at p, the place inside the cell; `texels`: how wide a sample is."""
-        if face < 2:
-            u, v = (py if face == 1 else 1.0 - py), 1.0 - pz
-        elif face < 4:
-            u, v = (px if face == 2 else 1.0 - px), 1.0 - pz
-        else:
-            u, v = px, (1.0 - py if face == 5 else py)
-        texels *= 1.0 / SPREAD
-        level, width = 0, row_size
-        while texels >= 2.0 and level < top_level:
-            texels *= 0.5
-            width >>= 1
-            level += 1
-        base = int(scene.faces[kind, face]) * texture_size + level * row_size * row_size
-        row, column = min(max(int(v * width), 0), width - 1), min(max(int(u * width), 0), width - 1)
-        texel = base + row * row_size + column
-        r, g, b = float(scene.textures[texel, 0]), float(scene.textures[texel, 1]), float(scene.textures[texel, 2])
-        if texels > 1.0 and level < top_level:  # go over to the next level without a seam
-            share = texels - 1.0
-            texel = base + row_size * row_size + (row >> 1) * row_size + (column >> 1)
-            r += (scene.textures[texel, 0] - r) * share
-            g += (scene.textures[texel, 1] - g) * share
-            b += (scene.textures[texel, 2] - b) * share
-
-        # The cell that the face looks into: the neighbour if the face lies on the border.
-        stride_y = scene.size[2] + 2
-        stride_x = stride_y * (scene.size[1] + 2)
-        corner = (x + 1) * stride_x + (y + 1) * stride_y + z + 1
-        if face == 0:
-            corner -= stride_x if px < 1e-6 else 0
-        elif face == 1:
-            corner += stride_x if px > 1.0 - 1e-6 else 0
-        elif face == 2:
-            corner -= stride_y if py < 1e-6 else 0
-        elif face == 3:
-            corner += stride_y if py > 1.0 - 1e-6 else 0
-        elif face == 4:
-            corner -= 1 if pz < 1e-6 else 0
-        else:
-            corner += 1 if pz > 1.0 - 1e-6 else 0
-        if face < 2:
-            p, q, along_p, along_q = py, pz, stride_y, 1
-        elif face < 4:
-            p, q, along_p, along_q = px, pz, stride_x, 1
-            corner += stride_x * (scene.size[0] + 2)
-        else:
-            p, q, along_p, along_q = px, py, stride_x, stride_y
-            corner += 2 * stride_x * (scene.size[0] + 2)
-        w00, w10, w01, w11 = (1.0 - p) * (1.0 - q), p * (1.0 - q), (1.0 - p) * q, p * q
-        c10, c01, c11 = corner + along_p, corner + along_q, corner + along_p + along_q
-        lights = scene.corners
-        sun = lights[corner, 0] * w00 + lights[c10, 0] * w10 + lights[c01, 0] * w01 + lights[c11, 0] * w11
-        sky = lights[corner, 1] * w00 + lights[c10, 1] * w10 + lights[c01, 1] * w01 + lights[c11, 1] * w11
-        lamp = lights[corner, 2] * w00 + lights[c10, 2] * w10 + lights[c01, 2] * w01 + lights[c11, 2] * w11
-        open_ = lights[corner, 3] * w00 + lights[c10, 3] * w10 + lights[c01, 3] * w01 + lights[c11, 3] * w11
-        open_ *= 1.0 / 255.0
-        scale = open_ * (1.0 / 255.0)
-        table, glow = scene.face_light, scene.glow[kind]
-        r *= (sun * table[face, 0, 0] + sky * table[face, 1, 0] + lamp * table[face, 2, 0]) * scale + (
-            table[face, 3, 0] * open_ + glow
-        )
-        g *= (sun * table[face, 0, 1] + sky * table[face, 1, 1] + lamp * table[face, 2, 1]) * scale + (
-            table[face, 3, 1] * open_ + glow
-        )
-        b *= (sun * table[face, 0, 2] + sky * table[face, 1, 2] + lamp * table[face, 2, 2]) * scale + (
-            table[face, 3, 2] * open_ + glow
-        )
-        return min(r * (1.0 / 255.0), 1.0), min(g * (1.0 / 255.0), 1.0), min(b * (1.0 / 255.0), 1.0)
-
-    @jit
-    def ray_color(scene, ox, oy, oz, dx, dy, dz, sample_width):
-        """Colour of one ray, r, g, b in [0, 1]; `sample_width`: metres that a sample covers, per metre of depth."""
-        dx, dy, dz = safe(dx), safe(dy), safe(dz)
-        length = math.sqrt(dx * dx + dy * dy + dz * dz)
-        x, y, z, t, face = start(scene, ox, oy, oz, dx, dy, dz)
-        red, green, blue, left = 0.0, 0.0, 0.0, 1.0
-        if t >= 0.0:
-            leave_first = False
-            for layer in range(MAX_LAYERS + 1):
-                kind, t, face, x, y, z = march(scene, ox, oy, oz, dx, dy, dz, x, y, z, face, leave_first)
-                if kind == 0:
-                    break
-                slant = abs(dx if face < 2 else (dy if face < 4 else dz)) / length
-                texels = TEXELS * t * sample_width / math.sqrt(max(slant, 0.02))
-                r, g, b = face_color(
-                    scene, kind, face, x, y, z, ox + t * dx - x, oy + t * dy - y, oz + t * dz - z, texels
-                )
-                haze = t * length / scene.sky[4, 0]
-                clear = 1.0 + haze * haze * (1.0 / 16.0)  # to the -16: nearly exp(-haze^2)
-                clear *= clear
-                clear *= clear
-                clear *= clear
-                clear = 1.0 / (clear * clear)
-                weight = left
-                if scene.kinds[kind] == SEE_THROUGH and layer < MAX_LAYERS:
-                    weight = left * (1.0 - scene.through[kind])
-                red += weight * (scene.sky[1, 0] + (r - scene.sky[1, 0]) * clear)
-                green += weight * (scene.sky[1, 1] + (g - scene.sky[1, 1]) * clear)
-                blue += weight * (scene.sky[1, 2] + (b - scene.sky[1, 2]) * clear)
-                left -= weight
-                if left <= 0.0:
-                    return red, green, blue
-                leave_first = True
-        r, g, b = sky_color(scene, ox, oy, oz, dx, dy, dz, length)
-        return red + left * r, green + left * g, blue + left * b
-
-    @jit
-    def pixel(scene, c2w, K, row, column):
-        """Colour of a pixel: the mean of 2 x 2 rays. c2w [4, 4], K [4]; r, g, b in [0, 1]."""
-        red, green, blue = 0.0, 0.0, 0.0
-        sample_width = 0.5 / math.sqrt(K[0] * K[1])
-        for sample in range(4):
-            a = (column + (0.25 + 0.5 * (sample & 1)) - K[2]) / K[0]
-            b = (row + (0.25 + 0.5 * (sample >> 1)) - K[3]) / K[1]
-            r, g, bl = ray_color(
-                scene, c2w[0, 3], c2w[1, 3], c2w[2, 3],
-                c2w[0, 0] * a + c2w[0, 1] * b + c2w[0, 2],
-                c2w[1, 0] * a + c2w[1, 1] * b + c2w[1, 2],
-                c2w[2, 0] * a + c2w[2, 1] * b + c2w[2, 2],
-                sample_width,
-            )  # fmt: skip
-            red += r
-            green += g
-            blue += bl
-        return 0.25 * red, 0.25 * green, 0.25 * blue
-
-    return Functions(start, march, ray_depth, ray_color, pixel)
+@compiled
+def pixel(scene, c2w, K, row, column):
+    """Colour of a pixel: the mean of 2 x 2 rays. c2w [4, 4], K [4]; r, g, b in [0, 1]."""
+    red, green, blue = 0.0, 0.0, 0.0
+    sample_width = 0.5 / math.sqrt(K[0] * K[1])
+    for sample in range(4):
+        a = (column + (0.25 + 0.5 * (sample & 1)) - K[2]) / K[0]
+        b = (row + (0.25 + 0.5 * (sample >> 1)) - K[3]) / K[1]
+        r, g, bl = ray_color(
+            scene, c2w[0, 3], c2w[1, 3], c2w[2, 3],
+            c2w[0, 0] * a + c2w[0, 1] * b + c2w[0, 2],
+            c2w[1, 0] * a + c2w[1, 1] * b + c2w[1, 2],
+            c2w[2, 0] * a + c2w[2, 1] * b + c2w[2, 2],
+            sample_width,
+        )  # fmt: skip
+        red += r
+        green += g
+        blue += bl
+    return 0.25 * red, 0.25 * green, 0.25 * blue

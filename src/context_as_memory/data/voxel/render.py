@@ -3,60 +3,39 @@
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import Any
 
 import numpy as np
 
 from context_as_memory.camera import Cameras
-from context_as_memory.data.voxel.rays import Functions, make_functions, make_scene
+from context_as_memory.data.voxel.compiled import compiled
+from context_as_memory.data.voxel.rays import pixel, ray_depth
+from context_as_memory.data.voxel.scene import make_scene
 from context_as_memory.data.voxel.world import VoxelWorld
 from context_as_memory.errors import UserError
 
 
-@cache
-def cpu_functions() -> Functions:
-    """The functions of rays, compiled for this CPU. Raises `UserError` without numba."""
-    return make_functions(_compiler())
+@compiled
+def _paint(scene, c2w, K, out, first, last):
+    """Rows `first` to `last` of one picture."""
+    for row in range(first, last):
+        for column in range(out.shape[1]):
+            r, g, b = pixel(scene, c2w, K, row, column)
+            out[row, column, 0] = int(r * 255.0 + 0.5)
+            out[row, column, 1] = int(g * 255.0 + 0.5)
+            out[row, column, 2] = int(b * 255.0 + 0.5)
 
 
-def _compiler() -> Callable[[Callable[..., Any]], Any]:
-    try:
-        from numba import njit
-    except ImportError:
-        raise UserError("voxel worlds need numba; pip install 'context-as-memory[render]'") from None
-    # No fastmath: the same bytes on every x86 machine.
-    return lambda function: njit(function, nogil=True, error_model="numpy")
-
-
-@cache
-def _cpu_kernels() -> tuple[Callable[..., None], Callable[..., None]]:
-    jit, functions = _compiler(), cpu_functions()
-    pixel, ray_depth = functions.pixel, functions.ray_depth
-
-    @jit
-    def paint(scene, c2w, K, out, first, last):  # type: ignore[no-untyped-def]
-        """Rows `first` to `last` of one picture."""
-        for row in range(first, last):
-            for column in range(out.shape[1]):
-                r, g, b = pixel(scene, c2w, K, row, column)
-                out[row, column, 0] = int(r * 255.0 + 0.5)
-                out[row, column, 1] = int(g * 255.0 + 0.5)
-                out[row, column, 2] = int(b * 255.0 + 0.5)
-
-    @jit
-    def measure(scene, c2w, K, out, first, last):  # type: ignore[no-untyped-def]
-        for row in range(first, last):
-            for column in range(out.shape[1]):
-                a, b = (column + 0.5 - K[2]) / K[0], (row + 0.5 - K[3]) / K[1]
-                out[row, column] = ray_depth(
-                    scene, c2w[0, 3], c2w[1, 3], c2w[2, 3],
-                    c2w[0, 0] * a + c2w[0, 1] * b + c2w[0, 2],
-                    c2w[1, 0] * a + c2w[1, 1] * b + c2w[1, 2],
-                    c2w[2, 0] * a + c2w[2, 1] * b + c2w[2, 2],
-                )  # fmt: skip
-
-    return paint, measure
+@compiled
+def _measure(scene, c2w, K, out, first, last):
+    for row in range(first, last):
+        for column in range(out.shape[1]):
+            a, b = (column + 0.5 - K[2]) / K[0], (row + 0.5 - K[3]) / K[1]
+            out[row, column] = ray_depth(
+                scene, c2w[0, 3], c2w[1, 3], c2w[2, 3],
+                c2w[0, 0] * a + c2w[0, 1] * b + c2w[0, 2],
+                c2w[1, 0] * a + c2w[1, 1] * b + c2w[1, 2],
+                c2w[2, 0] * a + c2w[2, 1] * b + c2w[2, 2],
+            )  # fmt: skip
 
 
 class VoxelRenderer:
@@ -73,13 +52,12 @@ class VoxelRenderer:
             raise UserError(f"{threads} threads cannot paint; give 1 or more")
         self.threads = threads or len(os.sched_getaffinity(0))
         self.world = world
-        self._paint, self._measure = _cpu_kernels()
         self._scene = make_scene(world)
 
     def render(self, cameras: Cameras) -> np.ndarray:
         """Pictures uint8 [N, H, W, 3] (sRGB), 4 samples a pixel, for cameras of any pose, lens and size."""
         out = np.empty((len(cameras), cameras.height, cameras.width, 3), np.uint8)
-        self._run(self._paint, cameras, out)
+        self._run(_paint, cameras, out)
         return out
 
     def depth(self, cameras: Cameras) -> np.ndarray:
@@ -88,7 +66,7 @@ class VoxelRenderer:
         See-through blocks (water, glass) are passed, up to four of their faces on one ray.
         """
         out = np.empty((len(cameras), cameras.height, cameras.width), np.float32)
-        self._run(self._measure, cameras, out)
+        self._run(_measure, cameras, out)
         return out
 
     def _run(self, kernel: Callable[..., None], cameras: Cameras, out: np.ndarray) -> None:
