@@ -8,14 +8,11 @@ throw back. The spread is done in whole numbers, and its result is the one fixed
 import numpy as np
 
 from context_as_memory.data.voxel.compiled import compiled
-from context_as_memory.data.voxel.rays import lamp_share, light_share
+from context_as_memory.data.voxel.rays import direct_light
 from context_as_memory.data.voxel.scene import AIR, filled, make_scene
 from context_as_memory.data.voxel.world import BOXES, CUBE, SEE_THROUGH, VoxelWorld
 
 SUN_PLACES = ((0.25, 0.25, 0.75), (0.75, 0.75, 0.75), (0.25, 0.75, 0.25), (0.75, 0.25, 0.25))  # inside a cell
-SKY_DIRECTIONS = 13
-LAMP_REACH_M = 16.0
-LAMP_HALF_M = 4.5  # distance at which a lamp is half as bright
 SPREAD_PER_M = 228  # of 256: what is left of spreading light after one metre
 BOUNCED_SUN, BOUNCED_LAMP = 0.55, 0.5  # the part of direct light that spreads
 LAMP_GROUP = 3  # glowing blocks within so many metres shine as one
@@ -41,7 +38,7 @@ def bake_light(world: VoxelWorld) -> np.ndarray:
     light = np.zeros((X, Y, Z, 3), np.uint8)
     light[~covered & (codes >= AIR)] = (255, 255, 0)
     found = np.empty((len(traced), 3), np.uint8)
-    _trace(scene, traced, np.array(SUN_PLACES), _sky_directions(), _lamps(world, blocks, opaque), found)
+    direct_light(scene, traced, np.array(SUN_PLACES), _sky_directions(), _lamps(world, blocks, opaque), found)
     light[tuple(traced.T)] = found
 
     leave = openness(world)
@@ -129,36 +126,6 @@ def _smooth(values: np.ndarray, free: np.ndarray) -> np.ndarray:
             total[to] += masked[source]
             count[to] += free[source]
     return np.where(free, total // np.maximum(count, 1), values)
-
-
-@compiled
-def _trace(scene, cells, places, directions, lamps, found):
-    """Direct light at cells [C, 3] -> found uint8 [C, 3]."""
-    sun_x, sun_y, sun_z = scene.sky[2, 0], scene.sky[2, 1], scene.sky[2, 2]
-    for n in range(cells.shape[0]):
-        x, y, z = float(cells[n, 0]), float(cells[n, 1]), float(cells[n, 2])
-        sun = 0.0
-        if sun_z > 0.0:
-            for k in range(places.shape[0]):
-                sun += light_share(scene, x + places[k, 0], y + places[k, 1], z + places[k, 2], sun_x, sun_y, sun_z)
-        found[n, 0] = int(255.0 * sun / places.shape[0] + 0.5)
-        sky = 0.0
-        for k in range(directions.shape[0]):
-            sky += directions[k, 3] * light_share(
-                scene, x + 0.5, y + 0.5, z + 0.5, directions[k, 0], directions[k, 1], directions[k, 2]
-            )
-        dark = 1.0 - min(sky, 1.0)
-        found[n, 1] = int(255.0 * (1.0 - dark * dark) + 0.5)  # half the sky is three quarters of the light
-        lamp = 0.0
-        for k in range(lamps.shape[0]):
-            dx, dy, dz = lamps[k, 0] - x - 0.5, lamps[k, 1] - y - 0.5, lamps[k, 2] - z - 0.5
-            square = dx * dx + dy * dy + dz * dz
-            if square < LAMP_REACH_M * LAMP_REACH_M:
-                bright = lamps[k, 3] / (1.0 + square / (LAMP_HALF_M * LAMP_HALF_M))
-                bright *= 1.0 - square / (LAMP_REACH_M * LAMP_REACH_M)
-                if square < 0.6 or lamp_share(scene, x + 0.5, y + 0.5, z + 0.5, dx, dy, dz) > 0.0:
-                    lamp += bright
-        found[n, 2] = int(255.0 * min(lamp, 1.0) + 0.5)
 
 
 @compiled

@@ -4,6 +4,8 @@ The functions are compiled by numba for the CPU; a CUDA kernel that calls them c
 plain float64 arithmetic and square roots, which IEEE 754 defines to the last bit, so that every x86 machine gives the
 same bytes. Exponentials and powers are avoided for that reason.
 
+All functions that call each other stand in this file: numba compiles them again when their file changes.
+
 A ray is origin + t * direction. Directions have length 1 along the camera's z axis, so that t is the depth in metres.
 """
 
@@ -17,7 +19,9 @@ MAX_LAYERS = 4  # see-through faces in front of each other; one more counts as s
 NO_FACE = -1
 SMALLEST = 1e-12  # replaces direction components near 0, so that no division by 0 happens
 SPREAD = 0.75  # of a texel: footprints up to this show the finest level of a texture
-BEND, BRIGHTEST = 0.65, 1.20  # light above the first is bent towards the second
+LAMP_REACH_M = 16.0
+LAMP_HALF_M = 4.5  # distance at which a lamp is half as bright
+BEND, BRIGHTEST = 0.62, 1.10  # light above the first is bent towards the second
 CLOUD_M, CLOUD_HEIGHT_M = 9.0, 70.0  # side of a cloud cell, height of the clouds
 TOP_LEVEL, ROW, LEVEL, TEXTURE = MIP_LEVELS - 1, TEXELS, TEXELS * TEXELS, MIP_LEVELS * TEXELS * TEXELS  # in texels
 
@@ -409,3 +413,58 @@ def pixel(scene, c2w, K, row, column):
         green += g
         blue += bl
     return 0.25 * red, 0.25 * green, 0.25 * blue
+
+
+@compiled
+def paint(scene, c2w, K, out, first, last):
+    """Rows `first` to `last` of one picture."""
+    for row in range(first, last):
+        for column in range(out.shape[1]):
+            r, g, b = pixel(scene, c2w, K, row, column)
+            out[row, column, 0] = int(r * 255.0 + 0.5)
+            out[row, column, 1] = int(g * 255.0 + 0.5)
+            out[row, column, 2] = int(b * 255.0 + 0.5)
+
+
+@compiled
+def measure(scene, c2w, K, out, first, last):
+    """Depth of rows `first` to `last` of one picture."""
+    for row in range(first, last):
+        for column in range(out.shape[1]):
+            a, b = (column + 0.5 - K[2]) / K[0], (row + 0.5 - K[3]) / K[1]
+            out[row, column] = ray_depth(
+                scene, c2w[0, 3], c2w[1, 3], c2w[2, 3],
+                c2w[0, 0] * a + c2w[0, 1] * b + c2w[0, 2],
+                c2w[1, 0] * a + c2w[1, 1] * b + c2w[1, 2],
+                c2w[2, 0] * a + c2w[2, 1] * b + c2w[2, 2],
+            )  # fmt: skip
+
+
+@compiled
+def direct_light(scene, cells, places, directions, lamps, found):
+    """Direct light at cells [C, 3] -> found uint8 [C, 3]."""
+    sun_x, sun_y, sun_z = scene.sky[2, 0], scene.sky[2, 1], scene.sky[2, 2]
+    for n in range(cells.shape[0]):
+        x, y, z = float(cells[n, 0]), float(cells[n, 1]), float(cells[n, 2])
+        sun = 0.0
+        if sun_z > 0.0:
+            for k in range(places.shape[0]):
+                sun += light_share(scene, x + places[k, 0], y + places[k, 1], z + places[k, 2], sun_x, sun_y, sun_z)
+        found[n, 0] = int(255.0 * sun / places.shape[0] + 0.5)
+        sky = 0.0
+        for k in range(directions.shape[0]):
+            sky += directions[k, 3] * light_share(
+                scene, x + 0.5, y + 0.5, z + 0.5, directions[k, 0], directions[k, 1], directions[k, 2]
+            )
+        dark = 1.0 - min(sky, 1.0)
+        found[n, 1] = int(255.0 * (1.0 - dark * dark) + 0.5)  # half the sky is three quarters of the light
+        lamp = 0.0
+        for k in range(lamps.shape[0]):
+            dx, dy, dz = lamps[k, 0] - x - 0.5, lamps[k, 1] - y - 0.5, lamps[k, 2] - z - 0.5
+            square = dx * dx + dy * dy + dz * dz
+            if square < LAMP_REACH_M * LAMP_REACH_M:
+                bright = lamps[k, 3] / (1.0 + square / (LAMP_HALF_M * LAMP_HALF_M))
+                bright *= 1.0 - square / (LAMP_REACH_M * LAMP_REACH_M)
+                if square < 0.6 or lamp_share(scene, x + 0.5, y + 0.5, z + 0.5, dx, dy, dz) > 0.0:
+                    lamp += bright
+        found[n, 2] = int(255.0 * min(lamp, 1.0) + 0.5)
