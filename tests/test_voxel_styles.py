@@ -106,7 +106,7 @@ def test_an_unknown_shape_is_refused():
 
 
 @pytest.mark.parametrize("style", styles.STYLES)
-@pytest.mark.parametrize("seed", [0, 1, 150, 2024])
+@pytest.mark.parametrize("seed", [0, 150, 2024])
 def test_worlds_are_whole_and_walkable(style, seed):
     world = styles.build(style, seed)
     count = len(world.kinds)
@@ -116,7 +116,7 @@ def test_worlds_are_whole_and_walkable(style, seed):
     assert world.light.shape == (*world.shape, 3) and world.light.dtype == np.uint8
     assert world.kinds[0] == EMPTY and world.walkable[0]
     assert set(np.unique(world.kinds)) <= {EMPTY, CUBE, BOXES, SEE_THROUGH}
-    assert world.faces.shape == (count, 6) and 0 <= world.faces.min() and world.faces.max() < len(world.textures)
+    assert world.faces.shape == (count, 6) and world.faces.min() >= 0 and world.faces.max() < len(world.textures)
     shaped = (world.kinds == BOXES) | (world.kinds == SEE_THROUGH)
     assert np.array_equal(world.box_range[:, 1] > world.box_range[:, 0], shaped)
     assert world.box_range.max() <= len(world.boxes)
@@ -185,7 +185,8 @@ def test_splits_are_disjoint_and_unseen_styles_are_for_tests():
 
 
 @pytest.mark.parametrize(
-    "split, count, chosen", [("dev", 1, None), ("train", 1, ("temple",)), ("val", 101, ("cave",)), ("test", 1, ()), ("val", 1, ("moon",))]
+    "split, count, chosen",
+    [("dev", 1, None), ("train", 1, ("temple",)), ("val", 101, ("cave",)), ("test", 1, ()), ("val", 1, ("moon",))],
 )
 def test_bad_requests_for_names_are_refused(split, count, chosen):
     with pytest.raises(UserError):
