@@ -135,14 +135,14 @@ def test_people_can_go_up(style):
 
 
 HASHES = {
-    "gallery": "1eec8a672a476c29",
-    "house": "6a231208fb4b271c",
-    "village": "8b36d4786fa83442",
-    "forest": "8023701365a597c9",
-    "cave": "e33944ea42c3782d",
-    "castle": "9a8a43da3925b163",
-    "temple": "fb98cfec5480d4c9",
-    "harbour": "3a03a2c43c39c9a3",
+    "gallery": "0f471b699525c405",
+    "house": "84a808557bda634d",
+    "village": "ab5c49c1fe5fb594",
+    "forest": "d033e64e35ec10cc",
+    "cave": "0cd39be911de1fc4",
+    "castle": "ce2e862e3cfcb3d8",
+    "temple": "71ba8249dcca3ebd",
+    "harbour": "936126d080fde089",
 }
 
 
