@@ -17,7 +17,7 @@ MAX_LAYERS = 4  # see-through faces in front of each other; one more counts as s
 NO_FACE = -1
 SMALLEST = 1e-12  # replaces direction components near 0, so that no division by 0 happens
 SPREAD = 0.75  # of a texel: footprints up to this show the finest level of a texture
-BEND, BRIGHTEST = 0.65, 1.20  # light above the first is bent towards the second
+BEND, BRIGHTEST = 0.62, 1.10  # light above the first is bent towards the second
 CLOUD_M, CLOUD_HEIGHT_M = 9.0, 70.0  # side of a cloud cell, height of the clouds
 TOP_LEVEL, ROW, LEVEL, TEXTURE = MIP_LEVELS - 1, TEXELS, TEXELS * TEXELS, MIP_LEVELS * TEXELS * TEXELS  # in texels
 
