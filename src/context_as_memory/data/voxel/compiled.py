@@ -20,4 +20,4 @@ def compiled(function: Callable[..., Any]) -> Any:
             raise UserError("voxel worlds need numba; pip install 'context-as-memory[render]'")
 
         return missing
-    return njit(function, nogil=True, error_model="numpy", cache=True)
+    return njit(function, nogil=True, error_model="numpy", cache=True, forceinline=True)

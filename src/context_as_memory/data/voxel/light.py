@@ -16,7 +16,7 @@ SUN_PLACES = ((0.25, 0.25, 0.75), (0.75, 0.75, 0.75), (0.25, 0.75, 0.25), (0.75,
 SKY_DIRECTIONS = 13
 LAMP_REACH_M = 16.0
 LAMP_HALF_M = 4.5  # distance at which a lamp is half as bright
-SPREAD_PER_M = 222  # of 256: what is left of spreading light after one metre
+SPREAD_PER_M = 228  # of 256: what is left of spreading light after one metre
 BOUNCED_SUN, BOUNCED_LAMP = 0.55, 0.5  # the part of direct light that spreads
 LAMP_GROUP = 3  # glowing blocks within so many metres shine as one
 
@@ -52,7 +52,8 @@ def bake_light(world: VoxelWorld) -> np.ndarray:
         while _spread(seed, blocks, leave, ~opaque, SPREAD_PER_M):
             pass
         np.maximum(direct, _smooth(seed, ~sealed), out=direct)
-    light[..., 1], light[..., 2] = sky, lamp
+    weak = np.sqrt(np.arange(256) / 255)  # lift weak light from the sky, so that rooms can be read
+    light[..., 1], light[..., 2] = np.round(255 * (0.5 * weak + 0.5 * weak**2)).astype(np.uint8)[sky], lamp
     light[opaque] = 0
     whole = np.zeros((*world.blocks.shape, 3), np.uint8)
     whole[:, :, :Z] = light

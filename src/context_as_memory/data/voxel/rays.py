@@ -17,6 +17,7 @@ MAX_LAYERS = 4  # see-through faces in front of each other; one more counts as s
 NO_FACE = -1
 SMALLEST = 1e-12  # replaces direction components near 0, so that no division by 0 happens
 SPREAD = 0.75  # of a texel: footprints up to this show the finest level of a texture
+BEND, BRIGHTEST = 0.62, 1.10  # light above the first is bent towards the second
 CLOUD_M, CLOUD_HEIGHT_M = 9.0, 70.0  # side of a cloud cell, height of the clouds
 TOP_LEVEL, ROW, LEVEL, TEXTURE = MIP_LEVELS - 1, TEXELS, TEXELS * TEXELS, MIP_LEVELS * TEXELS * TEXELS  # in texels
 
@@ -36,6 +37,8 @@ def start(scene, ox, oy, oz, dx, dy, dz):
     t is negative if the ray misses the world. The face is `NO_FACE` if the ray begins inside the world.
     """
     X, Y, Z = scene.size[0], scene.size[1], scene.size[2]
+    if 0.0 <= ox < X and 0.0 <= oy < Y and 0.0 <= oz < Z:
+        return int(ox), int(oy), int(oz), 0.0, NO_FACE
     t, face, leave = 0.0, NO_FACE, math.inf
     for axis in range(3):
         if axis == 0:
@@ -107,102 +110,73 @@ def march(scene, ox, oy, oz, dx, dy, dz, x, y, z, face, leave_first):
     itself was seen before.
     """
     ix, iy, iz = 1.0 / dx, 1.0 / dy, 1.0 / dz
-    if dx > 0.0:
-        step_x, next_x, face_x = 1, 1.0, 0
-    else:
-        step_x, next_x, face_x = -1, 0.0, 1
-    if dy > 0.0:
-        step_y, next_y, face_y = 1, 1.0, 2
-    else:
-        step_y, next_y, face_y = -1, 0.0, 3
-    if dz > 0.0:
-        step_z, next_z, face_z = 1, 1.0, 4
-    else:
-        step_z, next_z, face_z = -1, 0.0, 5
-    wide_x, wide_y, wide_z = abs(ix), abs(iy), abs(iz)  # t from border to border
     stride_y = scene.size[2] + 2
     stride_x = stride_y * (scene.size[1] + 2)
-    cell = (x + 1) * stride_x + (y + 1) * stride_y + z + 1
+    per_x, per_y = 1.0 / stride_x, 1.0 / stride_y
+    next_x, next_y, next_z = (1.0 if dx > 0.0 else 0.0), (1.0 if dy > 0.0 else 0.0), (1.0 if dz > 0.0 else 0.0)
+    face_x, face_y, face_z = (0 if dx > 0.0 else 1), (2 if dy > 0.0 else 3), (4 if dz > 0.0 else 5)
+    step_x = stride_x if dx > 0.0 else -stride_x
+    step_y = stride_y if dy > 0.0 else -stride_y
+    step_z = 1 if dz > 0.0 else -1
+    slow_x, slow_y, slow_z = abs(dx), abs(dy), abs(dz)
+    wide_x, wide_y, wide_z = abs(ix), abs(iy), abs(iz)  # t from border to border
     tx, ty, tz = (x + next_x - ox) * ix, (y + next_y - oy) * iy, (z + next_z - oz) * iz  # t of the next borders
+    cell = (x + 1) * stride_x + (y + 1) * stride_y + z + 1
     code, before = int(scene.cells[cell]), 0
     while True:
-        if code >= AIR:
-            away = code - AIR
-            if away > 2:  # nothing is nearer: go to the border of the empty cube of 2 away - 1 cells
-                cells = away - 1
-                edge_x, edge_y, edge_z = tx + cells * wide_x, ty + cells * wide_y, tz + cells * wide_z
+        # Air: no branches that depend on the axis, since a processor cannot foresee them.
+        while code >= AIR:
+            if code > AIR + 2:  # nothing is near: go to the border of the empty cube of 2 away - 1 cells
+                away = code - AIR
+                empty = float(away - 1)
+                edge_x, edge_y, edge_z = tx + empty * wide_x, ty + empty * wide_y, tz + empty * wide_z
                 t = min(edge_x, edge_y, edge_z)
-                if t == edge_x:
-                    x += step_x * away
-                    face = face_x
-                elif t >= tx:
-                    x += step_x * (int((t - tx) * abs(dx)) + 1)
-                if t == edge_x:
-                    if t >= ty:
-                        y += step_y * (int((t - ty) * abs(dy)) + 1)
-                    if t >= tz:
-                        z += step_z * (int((t - tz) * abs(dz)) + 1)
-                elif t == edge_y:
-                    y += step_y * away
-                    face = face_y
-                    if t >= tz:
-                        z += step_z * (int((t - tz) * abs(dz)) + 1)
-                else:
-                    if t >= ty:
-                        y += step_y * (int((t - ty) * abs(dy)) + 1)
-                    z += step_z * away
-                    face = face_z
-                tx, ty, tz = (x + next_x - ox) * ix, (y + next_y - oy) * iy, (z + next_z - oz) * iz
-                cell = (x + 1) * stride_x + (y + 1) * stride_y + z + 1
-                code, before, leave_first = int(scene.cells[cell]), 0, False
-                continue
-        elif code == 0:
-            return 0, math.inf, face, x, y, z
-        elif not leave_first:
-            how = scene.kinds[code]
-            if how == CUBE:
-                if face != NO_FACE:
-                    if face == face_x:
-                        t = (x + 1.0 - next_x - ox) * ix
-                    elif face == face_y:
-                        t = (y + 1.0 - next_y - oy) * iy
-                    else:
-                        t = (z + 1.0 - next_z - oz) * iz
-                    return code, t, face, x, y, z
+                by_x, by_y = t == edge_x, t == edge_y
+                cells_x = away if by_x else int((t - tx) * slow_x + 1.0)
+                cells_y = away if by_y and not by_x else int((t - ty) * slow_y + 1.0)
+                cells_z = int((t - tz) * slow_z + 1.0) if by_x or by_y else away
+                face = face_x if by_x else (face_y if by_y else face_z)
+                cell += cells_x * step_x + cells_y * step_y + cells_z * step_z
+                tx, ty, tz = tx + cells_x * wide_x, ty + cells_y * wide_y, tz + cells_z * wide_z
             else:
-                t, hit_face = nearest_box(scene, code, ox - x, oy - y, oz - z, ix, iy, iz)
-                if hit_face != NO_FACE:
-                    inner = before != code or how == BOXES
-                    if not inner:  # between equal neighbours there is no face
-                        if hit_face == 0:
-                            inner = ox + t * dx - x > 1e-6
-                        elif hit_face == 1:
-                            inner = ox + t * dx - x < 1.0 - 1e-6
-                        elif hit_face == 2:
-                            inner = oy + t * dy - y > 1e-6
-                        elif hit_face == 3:
-                            inner = oy + t * dy - y < 1.0 - 1e-6
-                        elif hit_face == 4:
-                            inner = oz + t * dz - z > 1e-6
-                        else:
-                            inner = oz + t * dz - z < 1.0 - 1e-6
-                    if inner:
-                        return code, t, hit_face, x, y, z
-        if tx < ty and tx < tz:
-            x += step_x
-            cell += step_x * stride_x
-            tx += wide_x
-            face = face_x
-        elif ty < tz:
-            y += step_y
-            cell += step_y * stride_y
-            ty += wide_y
-            face = face_y
-        else:
-            z += step_z
-            cell += step_z
-            tz += wide_z
-            face = face_z
+                t = min(tx, ty, tz)
+                by_x, by_y = t == tx, t == ty
+                cell += step_x if by_x else (step_y if by_y else step_z)
+                face = face_x if by_x else (face_y if by_y else face_z)
+                tx += wide_x if by_x else 0.0
+                ty += wide_y if by_y and not by_x else 0.0
+                tz += 0.0 if by_x or by_y else wide_z
+            code, before, leave_first = int(scene.cells[cell]), 0, False
+        if code == 0:
+            return 0, math.inf, face, 0, 0, 0
+        layer = int((cell + 0.5) * per_x)  # as cell // stride_x, which takes many times longer
+        line = int((cell + 0.5) * per_y)
+        x, y, z = layer - 1, line - layer * (scene.size[1] + 2) - 1, cell - line * stride_y - 1
+        how = scene.kinds[code]
+        if how == CUBE:
+            if face != NO_FACE and not leave_first:
+                if face == face_x:
+                    t = (x + 1.0 - next_x - ox) * ix
+                elif face == face_y:
+                    t = (y + 1.0 - next_y - oy) * iy
+                else:
+                    t = (z + 1.0 - next_z - oz) * iz
+                return code, t, face, x, y, z
+        elif not leave_first:
+            t, hit_face = nearest_box(scene, code, ox - x, oy - y, oz - z, ix, iy, iz)
+            if hit_face != NO_FACE:
+                if before != code or how == BOXES:
+                    return code, t, hit_face, x, y, z
+                place = ox + t * dx - x if hit_face < 2 else (oy + t * dy - y if hit_face < 4 else oz + t * dz - z)
+                if 1e-6 < place < 1.0 - 1e-6:  # on the border between equal neighbours there is no face
+                    return code, t, hit_face, x, y, z
+        t = min(tx, ty, tz)
+        by_x, by_y = t == tx, t == ty
+        cell += step_x if by_x else (step_y if by_y else step_z)
+        face = face_x if by_x else (face_y if by_y else face_z)
+        tx += wide_x if by_x else 0.0
+        ty += wide_y if by_y and not by_x else 0.0
+        tz += 0.0 if by_x or by_y else wide_z
         before, code, leave_first = code, int(scene.cells[cell]), False
 
 
@@ -307,6 +281,13 @@ def sky_color(scene, ox, oy, oz, dx, dy, dz, length):
 
 
 @compiled
+def shoulder(light):
+    """Strong light, bent so that it nears `BRIGHTEST`: bright textures keep their contrast."""
+    over = max(light - BEND, 0.0)
+    return min(light, BEND) + over * (BRIGHTEST - BEND) / (over + (BRIGHTEST - BEND))
+
+
+@compiled
 def face_color(scene, kind, face, x, y, z, px, py, pz, texels):
     """Lit colour of a face at p, the place inside the cell; `texels`: how wide a sample is."""
     if face < 2:
@@ -366,15 +347,10 @@ def face_color(scene, kind, face, x, y, z, px, py, pz, texels):
     open_ *= 1.0 / 255.0
     scale = open_ * (1.0 / 255.0)
     table, glow = scene.face_light, scene.glow[kind]
-    r *= (sun * table[face, 0, 0] + sky * table[face, 1, 0] + lamp * table[face, 2, 0]) * scale + (
-        table[face, 3, 0] * open_ + glow
-    )
-    g *= (sun * table[face, 0, 1] + sky * table[face, 1, 1] + lamp * table[face, 2, 1]) * scale + (
-        table[face, 3, 1] * open_ + glow
-    )
-    b *= (sun * table[face, 0, 2] + sky * table[face, 1, 2] + lamp * table[face, 2, 2]) * scale + (
-        table[face, 3, 2] * open_ + glow
-    )
+    dark = table[face, 3, 0] * open_
+    r *= shoulder((sun * table[face, 0, 0] + sky * table[face, 1, 0] + lamp * table[face, 2, 0]) * scale + dark) + glow
+    g *= shoulder((sun * table[face, 0, 1] + sky * table[face, 1, 1] + lamp * table[face, 2, 1]) * scale + dark) + glow
+    b *= shoulder((sun * table[face, 0, 2] + sky * table[face, 1, 2] + lamp * table[face, 2, 2]) * scale + dark) + glow
     return min(r * (1.0 / 255.0), 1.0), min(g * (1.0 / 255.0), 1.0), min(b * (1.0 / 255.0), 1.0)
 
 

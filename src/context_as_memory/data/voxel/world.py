@@ -21,7 +21,7 @@ class Sky:
     sun: tuple[float, float, float] = (1.00, 0.96, 0.88)  # colour of direct light
     ambient: tuple[float, float, float] = (0.55, 0.60, 0.68)  # colour of light from the whole sky
     lamp: tuple[float, float, float] = (1.00, 0.86, 0.62)  # colour of lamps and glowing blocks
-    dark: float = 0.10  # light where neither sky nor lamp reaches
+    dark: float = 0.13  # light where neither sky nor lamp reaches
     haze_m: float = 90.0  # distance at which 63 % of the picture is haze
     clouds: float = 0.42  # 0: none; from about 0.3 on some, 0.6: most of the sky
     seed: int = 0  # of the clouds
