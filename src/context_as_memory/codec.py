@@ -9,7 +9,6 @@ Shapes: `video` is float [B, 3, T, H, W] in [-1, 1]; latents are float [B, C, F,
 about zero mean and unit variance per channel.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,6 +18,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .errors import UserError
+
+Perceptual = Callable[[Tensor, Tensor], Tensor]  # two batches of images in [-1, 1] -> distances [N]
 
 
 class VideoCodec(Protocol):
@@ -47,13 +48,20 @@ class VideoCodec(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageAutoencoderConfig:
-    """Sizes of the image autoencoder; widths from the finest level (half resolution) to the coarsest (1/8)."""
+    """Sizes of the image autoencoder; widths and blocks from the finest level to the coarsest.
+
+    The finest level is `stem` times smaller than the picture, each further one half as large as the one before it.
+    """
 
     latent_channels: int = 16
+    stem: int = 2
     encoder_widths: tuple[int, ...] = (32, 64, 128)
     decoder_widths: tuple[int, ...] = (48, 96, 192)
     encoder_blocks: tuple[int, ...] = (1, 1, 2)
     decoder_blocks: tuple[int, ...] = (1, 2, 2)
+    # Around each change of size a path without weights that only regroups channels (DC-AE, arXiv 2410.10733): strong
+    # compression is learned much faster with it.
+    shortcuts: bool = False
 
     def __post_init__(self) -> None:
         levels = {
@@ -64,10 +72,12 @@ class ImageAutoencoderConfig:
         }
         if len(levels) != 1:
             raise UserError("autoencoder config: widths and blocks must have one entry per level, the same number each")
+        if self.stem < 1:
+            raise UserError(f"autoencoder config: stem {self.stem} is no factor; give 1 or more")
 
     @property
     def spatial_factor(self) -> int:
-        return 2 ** len(self.encoder_widths)
+        return self.stem * 2 ** (len(self.encoder_widths) - 1)
 
 
 class ResidualBlock(nn.Module):
@@ -84,30 +94,63 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(nn.functional.silu(self.conv1(nn.functional.silu(x))))
 
 
+class _Shortcut(nn.Module):
+    """A body that changes size or channels, plus its input regrouped to the same shape: no weights, nothing lost on
+    the way down but by taking means of channels."""
+
+    def __init__(self, body: nn.Module, channels: int, finer: int = 1, coarser: int = 1) -> None:
+        super().__init__()
+        self.body, self.channels, self.finer, self.coarser = body, channels, finer, coarser
+
+    def forward(self, x: Tensor) -> Tensor:
+        wanted = self.channels * self.finer**2
+        y = nn.functional.pixel_unshuffle(x, self.coarser)
+        if y.shape[1] >= wanted:
+            y = y.unflatten(1, (wanted, -1)).mean(dim=2)
+        else:
+            y = y.repeat_interleave(wanted // y.shape[1], dim=1)
+        return self.body(x) + nn.functional.pixel_shuffle(y, self.finer)
+
+
+def _convolution(
+    config: ImageAutoencoderConfig, inputs: int, outputs: int, finer: int = 1, coarser: int = 1
+) -> list[nn.Module]:
+    """A 3x3 convolution that keeps the size, or makes it `finer` or `coarser` times as fine or coarse."""
+    body: list[nn.Module] = [nn.Conv2d(inputs, outputs * finer**2, 3, stride=coarser, padding=1)]
+    body += [nn.PixelShuffle(finer)] if finer > 1 else []
+    if not config.shortcuts:
+        return body
+    before, after = inputs * coarser**2, outputs * finer**2
+    if max(before, after) % min(before, after):
+        raise UserError(f"autoencoder config: with shortcuts widths must divide each other, not {before} and {after}")
+    return [_Shortcut(nn.Sequential(*body), outputs, finer, coarser)]
+
+
 def _encoder(config: ImageAutoencoderConfig) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.PixelUnshuffle(2), nn.Conv2d(12, config.encoder_widths[0], 3, padding=1)]
-    for level, (width, blocks) in enumerate(zip(config.encoder_widths, config.encoder_blocks, strict=True)):
+    widths, stem = config.encoder_widths, config.stem
+    layers: list[nn.Module] = [nn.PixelUnshuffle(stem), nn.Conv2d(3 * stem**2, widths[0], 3, padding=1)]
+    for level, (width, blocks) in enumerate(zip(widths, config.encoder_blocks, strict=True)):
         if level > 0:
-            layers.append(nn.Conv2d(config.encoder_widths[level - 1], width, 3, stride=2, padding=1))
+            layers += _convolution(config, widths[level - 1], width, coarser=2)
         layers += [ResidualBlock(width) for _ in range(blocks)]
-    layers += [nn.SiLU(), nn.Conv2d(config.encoder_widths[-1], config.latent_channels, 3, padding=1)]
+    layers += [nn.SiLU(), *_convolution(config, widths[-1], config.latent_channels)]
     return nn.Sequential(*layers)
 
 
 def _decoder(config: ImageAutoencoderConfig) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.Conv2d(config.latent_channels, config.decoder_widths[-1], 3, padding=1)]
-    for level in reversed(range(len(config.decoder_widths))):
-        width = config.decoder_widths[level]
-        layers += [ResidualBlock(width) for _ in range(config.decoder_blocks[level])]
+    widths, stem = config.decoder_widths, config.stem
+    layers: list[nn.Module] = _convolution(config, config.latent_channels, widths[-1])
+    for level in reversed(range(len(widths))):
+        layers += [ResidualBlock(widths[level]) for _ in range(config.decoder_blocks[level])]
         if level > 0:
-            layers += [nn.Conv2d(width, 4 * config.decoder_widths[level - 1], 3, padding=1), nn.PixelShuffle(2)]
-    # The last doubling is a pixel shuffle: full-resolution convolutions would cost more than all the rest.
-    layers += [nn.SiLU(), nn.Conv2d(config.decoder_widths[0], 12, 3, padding=1), nn.PixelShuffle(2)]
+            layers += _convolution(config, widths[level], widths[level - 1], finer=2)
+    # The last step is a pixel shuffle: full-resolution convolutions would cost more than all the rest.
+    layers += [nn.SiLU(), nn.Conv2d(widths[0], 3 * stem**2, 3, padding=1), nn.PixelShuffle(stem)]
     return nn.Sequential(*layers)
 
 
 class ImageAutoencoder(nn.Module):
-    """Our own small image autoencoder: 8x smaller on each side, 16 channels, every frame alone (temporal factor 1).
+    """Our own small image autoencoder: every frame alone (temporal factor 1); sizes by its config.
 
     Latents leave with the per-channel mean and deviation measured on the training set removed (`latent_mean`,
     `latent_std`), so the denoiser sees about unit variance.
@@ -164,42 +207,3 @@ class ImageAutoencoder(nn.Module):
 
     def decode_next(self, latents: Tensor, cache: Any = None) -> tuple[Tensor, Any]:
         return self.decode(latents), "stateless" if cache is None else cache
-
-
-@dataclass(frozen=True, kw_only=True)
-class CodecLossConfig:
-    """Weights of the autoencoder's training loss."""
-
-    gradient: float = 0.5  # on differences of neighbouring pixels: keeps edges sharp where a plain L1 blurs them
-    latent: float = 3e-4  # pulls raw latents towards zero, against the noise below
-    latent_noise: float = 0.1  # Gaussian noise on raw latents: small latent errors must stay small picture errors
-    perceptual: float = 0.0  # on a perceptual distance (LPIPS): texture instead of its mean
-
-
-Perceptual = Callable[[Tensor, Tensor], Tensor]  # two batches of images in [-1, 1] -> distances [N]
-
-
-def codec_loss(
-    codec: ImageAutoencoder,
-    images: Tensor,
-    config: CodecLossConfig,
-    generator: torch.Generator,
-    perceptual: Perceptual | None = None,
-) -> tuple[Tensor, dict[str, float]]:
-    """Reconstruction loss on images [N, 3, H, W] in [-1, 1]; returns the loss and figures for the log (PSNR in dB)."""
-    raw = codec.encode_images(images)
-    noise = torch.randn(raw.shape, generator=generator).to(raw)
-    output = codec.decode_images(raw + config.latent_noise * noise)
-    pixel = (output - images).abs().mean()
-    gradient = sum(
-        (output.diff(dim=dim) - images.diff(dim=dim)).abs().mean()  # neighbours along height, then width
-        for dim in (-2, -1)
-    )
-    loss = pixel + config.gradient * gradient + config.latent * raw.square().mean()
-    figures = {"pixel": pixel.item(), "latent_rms": raw.detach().square().mean().sqrt().item()}
-    if perceptual is not None and config.perceptual:
-        distance = perceptual(output, images).mean()
-        loss = loss + config.perceptual * distance
-        figures["perceptual"] = distance.item()
-    mse = (output.detach().clamp(-1, 1) - images).square().mean().item()
-    return loss, figures | {"psnr_db": 10 * math.log10(4 / max(mse, 1e-10))}

@@ -6,30 +6,41 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from ..codec import CodecLossConfig, ImageAutoencoderConfig
+from ..codec import ImageAutoencoderConfig
 from ..data.dataset import SamplingConfig
 from ..diffusion import FlowMatching
 from ..errors import UserError
 from ..retrieval import RetrievalConfig
 from ..training.codec import CodecRecipe
+from ..training.codec_loss import CodecLossConfig
 from ..training.trainer import TrainConfig
 from ..training.world import WorldRecipe
 from ..transformer import TransformerConfig
 
 
 def codec_light() -> CodecRecipe:
-    """The default image autoencoder: 3.4 M parameters, a quarter of an hour on two CPU cores."""
-    train = TrainConfig(
-        steps=40_000, budget_minutes=14, batch_size=8, learning_rate=5e-4, weight_decay=0.0, ema_decay=0.995
+    """The default image autoencoder: 16 times smaller on each side, 32 channels, made to be passed through often."""
+    model = ImageAutoencoderConfig(
+        latent_channels=32,
+        stem=4,
+        encoder_widths=(64, 128, 256),
+        decoder_widths=(64, 128, 256),
+        encoder_blocks=(0, 1, 2),
+        decoder_blocks=(2, 2, 2),
+        shortcuts=True,
     )
-    return CodecRecipe(train=train, loss=CodecLossConfig(perceptual=0.25), crop=96, frame_stride=4)
+    loss = CodecLossConfig(perceptual=0.25, moved=0.3, rounds=0.5)
+    train = TrainConfig(
+        steps=40_000, budget_minutes=100, batch_size=8, learning_rate=1e-3, weight_decay=0.0, ema_decay=0.995
+    )
+    return CodecRecipe(model=model, loss=loss, train=train, crop=96, frame_stride=1)
 
 
 def codec_base() -> CodecRecipe:
-    """The same architecture, trained on every frame for as long as one GPU slice allows."""
+    """The same autoencoder on one GPU."""
     recipe = codec_light()
-    train = replace(recipe.train, steps=60_000, budget_minutes=8, batch_size=64, ema_decay=0.9995, data_workers=8)
-    return replace(recipe, train=train, frame_stride=1)
+    train = replace(recipe.train, steps=60_000, budget_minutes=4, batch_size=64, ema_decay=0.9995, data_workers=8)
+    return replace(recipe, train=train, crop=128)
 
 
 def codec_tiny() -> CodecRecipe:
@@ -41,7 +52,8 @@ def codec_tiny() -> CodecRecipe:
         encoder_blocks=(0, 0, 1),
         decoder_blocks=(0, 0, 1),
     )
-    return CodecRecipe(model=model, train=replace(_tiny_training(), batch_size=2), crop=32)
+    loss = CodecLossConfig(moved=0.3, rounds=0.5)
+    return CodecRecipe(model=model, loss=loss, train=replace(_tiny_training(), batch_size=2), crop=32)
 
 
 def world_light() -> WorldRecipe:

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..codec import CodecLossConfig, ImageAutoencoder, ImageAutoencoderConfig, codec_loss
+from ..codec import ImageAutoencoder, ImageAutoencoderConfig
 from ..data.episode import Episode, list_episodes
 from ..errors import UserError
 from ..weights import from_pretrained, load_weights, resolve, save_pretrained
+from .codec_loss import CodecLossConfig, codec_loss, eight_bit
 from .trainer import TrainConfig, Trainer
 
 
@@ -70,6 +71,11 @@ class CodecTask:
             output = model.decode_images(model.encode_images(images)).clamp(-1, 1)
             mse = (output - images).square().mean(dim=(1, 2, 3))
             figures = {"validation_psnr_db": (10 * torch.log10(4 / mse)).mean().item()}
+            tenth = output
+            for _ in range(9):
+                tenth = model.decode_images(model.encode_images(eight_bit(tenth))).clamp(-1, 1)
+            mse = (tenth - images).square().mean(dim=(1, 2, 3))
+            figures["validation_10_rounds_psnr_db"] = (10 * torch.log10(4 / mse)).mean().item()
             if self.perceptual is not None:
                 figures["validation_lpips"] = self.perceptual(output, images).mean().item()
         pairs = torch.cat([images, output], dim=2)[:6].cpu()  # original above reconstruction
