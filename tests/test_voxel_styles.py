@@ -1,6 +1,7 @@
 """Styles of voxel worlds: textures, kinds of blocks, and what every world keeps."""
 
 import hashlib
+from functools import cache
 
 import numpy as np
 import pytest
@@ -17,6 +18,11 @@ CLIMB_M, HEAD_CELLS = 1.0, 2  # from cell to cell: stairs rise two half steps wi
 def _no_light(monkeypatch):
     """Light is tested with the renderer; here it would only cost time."""
     monkeypatch.setattr(builder, "bake_light", lambda world: world.light)
+
+
+@cache
+def built(style: str, seed: int) -> VoxelWorld:
+    return styles.build(style, seed)
 
 
 def surfaces(world: VoxelWorld) -> dict[tuple[int, int], list[float]]:
@@ -106,9 +112,9 @@ def test_an_unknown_shape_is_refused():
 
 
 @pytest.mark.parametrize("style", styles.STYLES)
-@pytest.mark.parametrize("seed", [0, 150, 2024])
+@pytest.mark.parametrize("seed", [7, 2024])
 def test_worlds_are_whole_and_walkable(style, seed):
-    world = styles.build(style, seed)
+    world = built(style, seed)
     count = len(world.kinds)
     assert world.name == f"{style}-{seed}"
     assert 64 <= world.shape[0] <= 96 and 64 <= world.shape[1] <= 96 and world.shape[2] <= 48
@@ -129,7 +135,7 @@ def test_worlds_are_whole_and_walkable(style, seed):
 
 @pytest.mark.parametrize("style", ["house", "village", "castle", "temple", "harbour", "forest"])
 def test_people_can_go_up(style):
-    heights = [h for _, _, h in reach(styles.build(style, 3))]
+    heights = [h for _, _, h in reach(built(style, 7))]
     assert max(heights) - min(heights) >= 4
     assert sum(h >= min(heights) + 4 for h in heights) >= 40
 
@@ -148,7 +154,7 @@ HASHES = {
 
 @pytest.mark.parametrize("style", styles.STYLES)
 def test_the_same_seed_gives_the_same_bytes(style):
-    world, again, other = styles.build(style, 7), styles.build(style, 7), styles.build(style, 8)
+    world, again, other = built(style, 7), styles.build(style, 7), built(style, 2024)
     assert np.array_equal(world.blocks, again.blocks) and np.array_equal(world.textures, again.textures)
     assert world.sky == again.sky and world.home == again.home
     assert (world.blocks.shape != other.blocks.shape) or (world.blocks != other.blocks).mean() > 0.02
