@@ -1,6 +1,7 @@
 """Styles of voxel worlds: textures, kinds of blocks, and what every world keeps."""
 
 import hashlib
+from functools import cache
 
 import numpy as np
 import pytest
@@ -17,6 +18,11 @@ CLIMB_M, HEAD_CELLS = 1.0, 2  # from cell to cell: stairs rise two half steps wi
 def _no_light(monkeypatch):
     """Light is tested with the renderer; here it would only cost time."""
     monkeypatch.setattr(builder, "bake_light", lambda world: world.light)
+
+
+@cache
+def built(style: str, seed: int) -> VoxelWorld:
+    return styles.build(style, seed)
 
 
 def surfaces(world: VoxelWorld) -> dict[tuple[int, int], list[float]]:
@@ -106,9 +112,9 @@ def test_an_unknown_shape_is_refused():
 
 
 @pytest.mark.parametrize("style", styles.STYLES)
-@pytest.mark.parametrize("seed", [0, 1, 150, 2024])
+@pytest.mark.parametrize("seed", [7, 2024])
 def test_worlds_are_whole_and_walkable(style, seed):
-    world = styles.build(style, seed)
+    world = built(style, seed)
     count = len(world.kinds)
     assert world.name == f"{style}-{seed}"
     assert 64 <= world.shape[0] <= 96 and 64 <= world.shape[1] <= 96 and world.shape[2] <= 48
@@ -116,7 +122,7 @@ def test_worlds_are_whole_and_walkable(style, seed):
     assert world.light.shape == (*world.shape, 3) and world.light.dtype == np.uint8
     assert world.kinds[0] == EMPTY and world.walkable[0]
     assert set(np.unique(world.kinds)) <= {EMPTY, CUBE, BOXES, SEE_THROUGH}
-    assert world.faces.shape == (count, 6) and 0 <= world.faces.min() and world.faces.max() < len(world.textures)
+    assert world.faces.shape == (count, 6) and world.faces.min() >= 0 and world.faces.max() < len(world.textures)
     shaped = (world.kinds == BOXES) | (world.kinds == SEE_THROUGH)
     assert np.array_equal(world.box_range[:, 1] > world.box_range[:, 0], shaped)
     assert world.box_range.max() <= len(world.boxes)
@@ -129,26 +135,26 @@ def test_worlds_are_whole_and_walkable(style, seed):
 
 @pytest.mark.parametrize("style", ["house", "village", "castle", "temple", "harbour", "forest"])
 def test_people_can_go_up(style):
-    heights = [h for _, _, h in reach(styles.build(style, 3))]
+    heights = [h for _, _, h in reach(built(style, 7))]
     assert max(heights) - min(heights) >= 4
     assert sum(h >= min(heights) + 4 for h in heights) >= 40
 
 
 HASHES = {
-    "gallery": "1eec8a672a476c29",
-    "house": "6a231208fb4b271c",
-    "village": "8b36d4786fa83442",
-    "forest": "8023701365a597c9",
-    "cave": "e33944ea42c3782d",
-    "castle": "9a8a43da3925b163",
-    "temple": "fb98cfec5480d4c9",
-    "harbour": "3a03a2c43c39c9a3",
+    "gallery": "0f471b699525c405",
+    "house": "84a808557bda634d",
+    "village": "ab5c49c1fe5fb594",
+    "forest": "d033e64e35ec10cc",
+    "cave": "0cd39be911de1fc4",
+    "castle": "ce2e862e3cfcb3d8",
+    "temple": "71ba8249dcca3ebd",
+    "harbour": "936126d080fde089",
 }
 
 
 @pytest.mark.parametrize("style", styles.STYLES)
 def test_the_same_seed_gives_the_same_bytes(style):
-    world, again, other = styles.build(style, 7), styles.build(style, 7), styles.build(style, 8)
+    world, again, other = built(style, 7), styles.build(style, 7), built(style, 2024)
     assert np.array_equal(world.blocks, again.blocks) and np.array_equal(world.textures, again.textures)
     assert world.sky == again.sky and world.home == again.home
     assert (world.blocks.shape != other.blocks.shape) or (world.blocks != other.blocks).mean() > 0.02
@@ -185,7 +191,8 @@ def test_splits_are_disjoint_and_unseen_styles_are_for_tests():
 
 
 @pytest.mark.parametrize(
-    "split, count, chosen", [("dev", 1, None), ("train", 1, ("temple",)), ("val", 101, ("cave",)), ("test", 1, ()), ("val", 1, ("moon",))]
+    "split, count, chosen",
+    [("dev", 1, None), ("train", 1, ("temple",)), ("val", 101, ("cave",)), ("test", 1, ()), ("val", 1, ("moon",))],
 )
 def test_bad_requests_for_names_are_refused(split, count, chosen):
     with pytest.raises(UserError):

@@ -1,6 +1,6 @@
 """Textures of the voxel worlds, drawn by code: 16x16 texels, clear structure, strong colours, little grain.
 
-Only whole numbers, `default_rng` and plain float64 sums and products are used, and every texture is rounded to uint8, so
+Only whole numbers, `default_rng` and plain float64 arithmetic are used, and every texture is rounded to uint8, so that
 all machines draw the same bytes. Row 0 of a texture is the top of a side face.
 """
 
@@ -66,7 +66,18 @@ LEAVES: dict[str, Colour] = {
     "leaves_snow": (222, 234, 240),
 }
 PETALS = ("red", "yellow", "purple", "white", "orange", "sky")
-PAINTING_SIZES = ((2, 2), (1, 1), (3, 2), (2, 1), (2, 2), (1, 2), (2, 2), (3, 2), (1, 1), (2, 2))  # blocks, dealt in turns
+PAINTING_SIZES = (
+    (2, 2),
+    (1, 1),
+    (3, 2),
+    (2, 1),
+    (2, 2),
+    (1, 2),
+    (2, 2),
+    (3, 2),
+    (1, 1),
+    (2, 2),
+)  # blocks, dealt in turns
 PAINTINGS = 40
 
 
@@ -140,7 +151,9 @@ def stripes(rng: np.random.Generator, a: Colour, b: Colour, width: int = 4) -> n
     return np.where((x // width % 2 == 0)[..., None], plain(rng, a, 0.02, 0.01), plain(rng, b, 0.02, 0.01))
 
 
-def _clusters(rng: np.random.Generator, base: Colour, low: float = 0.82, high: float = 1.14, cells: int = 8) -> np.ndarray:
+def _clusters(
+    rng: np.random.Generator, base: Colour, low: float = 0.82, high: float = 1.14, cells: int = 8
+) -> np.ndarray:
     """Soft clusters of three tones, as leaves and gravel need them."""
     noise = _soft(rng, cells)
     tone = np.where(noise > 0.28, high, np.where(noise < -0.28, low, 1.0))
@@ -306,11 +319,11 @@ def _ground(rng: np.random.Generator) -> dict[str, np.ndarray]:
         side = np.where((np.arange(TEXELS)[:, None] < lip)[..., None], t[name], side)
         t[name + "_side"] = side
     t["snow"] = plain(rng, (238, 244, 250), 0.02, 0.006)
-    side = dirt.copy()
-    side[:6] = t["snow"][:6]
-    t["snow_side"] = side
     t["sand"] = plain(rng, (230, 214, 166), 0.04, 0.012)
     t["stone"] = _clusters(rng, (142, 144, 148), 0.94, 1.05, 4)
+    side = t["stone"].copy()
+    side[:7] = t["snow"][:7]
+    t["snow_side"] = side
     t["rock"] = _clusters(rng, (120, 112, 106), 0.9, 1.06, 4)
     t["gravel"] = _clusters(rng, (172, 160, 144), 0.88, 1.08)
     t["path"] = bricks(rng, (196, 178, 146), (158, 142, 114), 8, 8, 0.07)
@@ -343,16 +356,34 @@ def _built(rng: np.random.Generator) -> dict[str, np.ndarray]:
     for name, base in ROOFS.items():
         t[name] = _roof(rng, base)
     t["thatch"] = planks(rng, (218, 184, 98), 8)
-    for name, base, birch in (("log", (116, 86, 54), False), ("birch_log", (226, 222, 212), True), ("dark_log", (78, 58, 46), False), ("palm_log", (176, 144, 100), False)):
+    for name, base, birch in (
+        ("log", (116, 86, 54), False),
+        ("birch_log", (226, 222, 212), True),
+        ("dark_log", (78, 58, 46), False),
+        ("palm_log", (176, 144, 100), False),
+    ):
         t[name], t[name + "_cut"] = _log(rng, base, birch)
     for name, base in LEAVES.items():
         t[name] = _clusters(rng, base, 0.84, 1.13)
     weave = 1 + 0.025 * ((x // 2 + y // 2) % 2 * 2 - 1)
     for name, base in WOOLS.items():
         t[name] = plain(rng, base, 0.02, 0.0) * weave[..., None]
-    for name, a, b in (("blue", (88, 122, 188), (120, 154, 212)), ("green", (104, 160, 116), (138, 188, 142)), ("red", (186, 80, 80), (212, 116, 106)), ("yellow", (238, 206, 116), (248, 228, 160)), ("violet", (146, 108, 178), (178, 142, 204)), ("teal", (64, 150, 156), (100, 184, 184))):
+    for name, a, b in (
+        ("blue", (88, 122, 188), (120, 154, 212)),
+        ("green", (104, 160, 116), (138, 188, 142)),
+        ("red", (186, 80, 80), (212, 116, 106)),
+        ("yellow", (238, 206, 116), (248, 228, 160)),
+        ("violet", (146, 108, 178), (178, 142, 204)),
+        ("teal", (64, 150, 156), (100, 184, 184)),
+    ):
         t["paper_" + name] = stripes(rng, a, b)
-    for name, base in (("cream", (244, 230, 196)), ("mint", (176, 222, 196)), ("rose", (240, 186, 184)), ("sky", (164, 204, 238)), ("peach", (248, 198, 150))):
+    for name, base in (
+        ("cream", (244, 230, 196)),
+        ("mint", (176, 222, 196)),
+        ("rose", (240, 186, 184)),
+        ("sky", (164, 204, 238)),
+        ("peach", (248, 198, 150)),
+    ):
         t["panel_" + name] = _panels(rng, base, PLANKS["oak" if name in ("cream", "mint", "sky") else "dark"])
         t["plaster_" + name] = plain(rng, base, 0.02, 0.008)
     t["plaster"] = plain(rng, (240, 236, 226), 0.02, 0.006)
@@ -362,24 +393,43 @@ def _built(rng: np.random.Generator) -> dict[str, np.ndarray]:
     t["timber_cross"] = t["timber"].copy()
     t["timber_cross"][np.abs(x - y) < 2] = beam
     t["timber_cross"][np.abs(x + y - 15) < 2] = beam
-    for name, a, b in (("tile_black", (238, 236, 230), (58, 60, 70)), ("tile_warm", (206, 166, 122), (158, 112, 78)), ("tile_blue", (236, 240, 244), (82, 132, 196)), ("tile_green", (232, 238, 222), (92, 156, 118)), ("tile_red", (240, 226, 206), (188, 84, 72)), ("tile_grey", (190, 192, 196), (150, 154, 160))):
+    for name, a, b in (
+        ("tile_black", (238, 236, 230), (58, 60, 70)),
+        ("tile_warm", (206, 166, 122), (158, 112, 78)),
+        ("tile_blue", (236, 240, 244), (82, 132, 196)),
+        ("tile_green", (232, 238, 222), (92, 156, 118)),
+        ("tile_red", (240, 226, 206), (188, 84, 72)),
+        ("tile_grey", (190, 192, 196), (150, 154, 160)),
+    ):
         t[name] = checker(rng, a, b)
-    t["tile_diamond"] = np.where((np.abs(x - 7.5) + np.abs(y - 7.5) < 6)[..., None], plain(rng, (70, 120, 172)), plain(rng, (240, 232, 214)))
-    t["mosaic"] = np.stack([_colour(WOOLS[c]) for c in ("cyan", "white", "sky", "yellow", "white", "cyan", "orange", "white")])[(x // 4 + y // 4 * 3) % 8]
+    t["tile_diamond"] = np.where(
+        (np.abs(x - 7.5) + np.abs(y - 7.5) < 6)[..., None], plain(rng, (70, 120, 172)), plain(rng, (240, 232, 214))
+    )
+    t["mosaic"] = np.stack(
+        [_colour(WOOLS[c]) for c in ("cyan", "white", "sky", "yellow", "white", "cyan", "orange", "white")]
+    )[(x // 4 + y // 4 * 3) % 8]
     veins = np.abs(_soft(rng, 4)) < 0.09
     t["marble"] = np.where(veins[..., None], _colour((206, 206, 212)), plain(rng, (240, 240, 238), 0.02, 0.0))
     t["marble_dark"] = np.where(veins[::-1, :, None], _colour((92, 100, 112)), plain(rng, (52, 58, 70), 0.03, 0.0))
-    t["parquet"] = np.where(((x // 8 + y // 8) % 2 == 0)[..., None], planks(rng, (200, 152, 96)), planks(rng, (190, 142, 88), 4, True))
+    t["parquet"] = np.where(
+        ((x // 8 + y // 8) % 2 == 0)[..., None], planks(rng, (200, 152, 96)), planks(rng, (190, 142, 88), 4, True)
+    )
     t["metal"] = plain(rng, (188, 194, 202), 0.03, 0.0)
     t["iron"] = stripes(rng, (88, 94, 104), (108, 114, 124), 2)
     t["gold"] = plain(rng, (246, 202, 72), 0.05, 0.0)
     t["glass"] = plain(rng, (206, 232, 240), 0.01, 0.0)
-    t["stained"] = np.stack([_colour(WOOLS[c]) for c in ("red", "yellow", "blue", "green", "orange", "sky")])[(x // 4 + y // 5 * 2) % 6]
+    t["stained"] = np.stack([_colour(WOOLS[c]) for c in ("red", "yellow", "blue", "green", "orange", "sky")])[
+        (x // 4 + y // 5 * 2) % 6
+    ]
     t["stained"][(x % 4 == 3) | (y % 5 == 4)] = (50, 50, 58)
     t["lamp"] = plain(rng, (255, 226, 156), 0.02, 0.0)
     t["lamp"][(x == 0) | (x == 15) | (y == 0) | (y == 15)] = (196, 146, 74)
     t["flame"] = plain(rng, (255, 206, 92), 0.06, 0.0)
-    for name, base in (("crystal_blue", (92, 206, 250)), ("crystal_pink", (248, 122, 222)), ("crystal_green", (112, 246, 162))):
+    for name, base in (
+        ("crystal_blue", (92, 206, 250)),
+        ("crystal_pink", (248, 122, 222)),
+        ("crystal_green", (112, 246, 162)),
+    ):
         t[name] = _clusters(rng, base, 0.86, 1.12, 4)
     for wood in ("oak", "dark"):
         t["books_" + wood] = _books(rng, PLANKS[wood])
@@ -430,14 +480,28 @@ def _things(rng: np.random.Generator) -> dict[str, np.ndarray]:
     t["pumpkin"] = stripes(rng, (238, 136, 40), (220, 112, 30), 4)
     t["cactus"] = stripes(rng, (72, 148, 78), (96, 172, 92), 2)
     t["frame"] = planks(rng, (112, 76, 42), 2)
-    for name, a, b in (("rug_red", "red", "yellow"), ("rug_blue", "blue", "white"), ("rug_green", "green", "orange"), ("rug_purple", "purple", "pink")):
+    for name, a, b in (
+        ("rug_red", "red", "yellow"),
+        ("rug_blue", "blue", "white"),
+        ("rug_green", "green", "orange"),
+        ("rug_purple", "purple", "pink"),
+    ):
         rug = plain(rng, WOOLS[a], 0.02, 0.0)
         rug[np.abs(x - 7.5) + np.abs(y - 7.5) < 5] = _colour(WOOLS[b])
         rug[np.abs(x - 7.5) + np.abs(y - 7.5) < 2.5] = _colour(WOOLS[a])
         t[name] = rug
-    for name, a, b in (("awning_red", "red", "white"), ("awning_blue", "blue", "white"), ("awning_green", "green", "yellow")):
+    for name, a, b in (
+        ("awning_red", "red", "white"),
+        ("awning_blue", "blue", "white"),
+        ("awning_green", "green", "yellow"),
+    ):
         t[name] = stripes(rng, WOOLS[a], WOOLS[b])
-    for name, a, b in (("banner_red", "red", "yellow"), ("banner_blue", "blue", "white"), ("banner_green", "green", "white"), ("banner_purple", "purple", "yellow")):
+    for name, a, b in (
+        ("banner_red", "red", "yellow"),
+        ("banner_blue", "blue", "white"),
+        ("banner_green", "green", "white"),
+        ("banner_purple", "purple", "yellow"),
+    ):
         banner = plain(rng, WOOLS[a], 0.02, 0.0)
         banner[np.abs(x - 7.5) + np.abs(y - 7.5) < 5] = _colour(WOOLS[b])
         banner[(x < 1) | (x > 14)] = _colour(WOOLS[b])

@@ -108,7 +108,9 @@ class Builder:
         return True
 
     # --- parts that need directions --------------------------------------------------------------------------------
-    def flight(self, x: int, y: int, z: int, direction: str, steps: int, width: int, material: str, solid: bool = True) -> None:
+    def flight(
+        self, x: int, y: int, z: int, direction: str, steps: int, width: int, material: str, solid: bool = True
+    ) -> None:
         """Stairs that climb from cell (x, y, z) in a direction; `width` grows to the +x or +y side."""
         dx, dy = STEP[direction]
         wx, wy = (0, 1) if dx else (1, 0)

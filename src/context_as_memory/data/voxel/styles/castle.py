@@ -103,8 +103,6 @@ def _tower(b: Builder, x: int, y: int, corner: int, stone: str, trim: str, wood:
         z += 3
         b.box(ix + lx, iy + ly, z - 1, ix + lx + 2, iy + ly + 2, z, wood)
         b.box(ix + lx, iy + ly, z, ix + lx + 2, iy + ly + 2, z + 3, "")
-        if k % 2 == 1 and k < 3 or k == 0:
-            b.put(ix + 3, iy + 3, z + 1, "lantern:lamp")
     b.box(ix + 2, iy + 2, LEVEL, ix + 5, iy + 5, top, "")
     for k in range(top - LEVEL):
         b.put(ix + 3, iy + 3, LEVEL + k, f"pillar:{trim}" if k % 4 != 3 else "lamp")
@@ -114,7 +112,6 @@ def _tower(b: Builder, x: int, y: int, corner: int, stone: str, trim: str, wood:
     b.box(ix, iy, top - 1, ix + 7, iy + 2, top, wood)
     for j in range(2, 5):
         b.put(ix + 2, iy + j, top, f"fence_y:{wood}")
-    b.put(ix + 2, iy + 5, top, f"fence_x:{wood}") if b.at(ix + 2, iy + 5, top) == 0 else None
     for s in range(2, TOWER - 2, 2):  # openings all around the top and slits below
         for wx, wy in ((x + s, y), (x + s, y + TOWER - 1), (x, y + s), (x + TOWER - 1, y + s)):
             b.box(wx, wy, top + 1, wx + 1, wy + 1, top + 3, "")
@@ -141,7 +138,15 @@ def _tower(b: Builder, x: int, y: int, corner: int, stone: str, trim: str, wood:
     _deck(b, ix, iy, up, wood)
     yard_x = inner_x - 2 * to_x if to_x > 0 else inner_x + 1
     b.box(yard_x, inner_y, LEVEL, yard_x + 2, inner_y + 1, LEVEL + 3, "")
-    b.box(yard_x, inner_y + to_y if to_y > 0 else inner_y - 3, LEVEL, yard_x + 2, inner_y + 4 if to_y > 0 else inner_y, LEVEL + 3, "")
+    b.box(
+        yard_x,
+        inner_y + to_y if to_y > 0 else inner_y - 3,
+        LEVEL,
+        yard_x + 2,
+        inner_y + 4 if to_y > 0 else inner_y,
+        LEVEL + 3,
+        "",
+    )
 
 
 def _deck(b: Builder, ix: int, iy: int, z: int, wood: str) -> None:
@@ -173,7 +178,15 @@ def _gate(b: Builder, stone: str, trim: str, wood: str) -> None:
     b.put(middle, LOW - 2, LEVEL + 3, "bars_x:iron")
     b.walls(x0, LOW - 2, top + 5, x1, LOW + 6, top + 6, f"slab:{trim}")
     for s in (-4, 3):
-        b.hang(middle + s, LOW - 3, LEVEL + 3, "+y", b.pick("banner_red", "banner_blue", "banner_green", "banner_purple"), 1, 2)
+        b.hang(
+            middle + s,
+            LOW - 3,
+            LEVEL + 3,
+            "+y",
+            b.pick("banner_red", "banner_blue", "banner_green", "banner_purple"),
+            1,
+            2,
+        )
     b.box(middle - 2, LOW - 9, LEVEL - 1, middle + 2, LOW, LEVEL, wood)
     for y in range(LOW - 9, LOW - 3):
         b.put(middle - 3, y, LEVEL - 1, wood)
@@ -192,7 +205,18 @@ def _keep(b: Builder, stone: str, trim: str, wood: str) -> None:
     b.walls(x0, y0, LEVEL + 10, x1, y1, LEVEL + 11, trim)
     left, right = x0 + 9, x1 - 9
     floor = b.pick("tile_black", "marble", "tile_red", "tile_diamond", "parquet")
-    lined_room(b, left, y0 + 1, right, y1 - 1, LEVEL, 9, b.pick("plaster_cream", "brick_white", "brick_sand", "oak"), floor, wood)
+    lined_room(
+        b,
+        left,
+        y0 + 1,
+        right,
+        y1 - 1,
+        LEVEL,
+        9,
+        b.pick("plaster_cream", "brick_white", "brick_sand", "oak"),
+        floor,
+        wood,
+    )
     middle = (x0 + x1) // 2 - 1
     for y in range(y0 + 1, y1 - 3):
         for i in range(2):

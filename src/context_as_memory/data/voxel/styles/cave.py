@@ -8,8 +8,32 @@ from context_as_memory.data.voxel.world import VoxelWorld
 
 SIZE = (78, 78, 30)
 GRID = 3  # caverns along each side
-ROCKS = ("stone", "sandstone", "basalt", "mossy", "rock", "brick_dark", "cobble", "stone_bricks", "ice_rock", "brick_blue", "brick_orange")
-FLOORS = {"stone": "gravel", "sandstone": "sand", "basalt": "marble_dark", "mossy": "grass", "rock": "dirt", "brick_dark": "tile_warm", "cobble": "path", "stone_bricks": "tile_grey", "ice_rock": "snow", "brick_blue": "tile_blue", "brick_orange": "brick_sand"}
+ROCKS = (
+    "stone",
+    "sandstone",
+    "basalt",
+    "mossy",
+    "rock",
+    "brick_dark",
+    "cobble",
+    "stone_bricks",
+    "ice_rock",
+    "brick_blue",
+    "brick_orange",
+)
+FLOORS = {
+    "stone": "gravel",
+    "sandstone": "sand",
+    "basalt": "marble_dark",
+    "mossy": "grass",
+    "rock": "dirt",
+    "brick_dark": "tile_warm",
+    "cobble": "path",
+    "stone_bricks": "tile_grey",
+    "ice_rock": "snow",
+    "brick_blue": "tile_blue",
+    "brick_orange": "brick_sand",
+}
 
 
 class Hall:
@@ -319,4 +343,3 @@ def _lights(b: Builder, halls: list[Hall], floor: np.ndarray, roof: np.ndarray) 
             z = int(roof[h.x + dx, h.y + dy]) - 1
             if b.free(h.x + dx, h.y + dy, z) and solid[b.at(h.x + dx, h.y + dy, z + 1)]:
                 b.put(h.x + dx, h.y + dy, z, "hanging:lamp")
-

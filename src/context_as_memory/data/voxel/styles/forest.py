@@ -22,7 +22,7 @@ def build(seed: int) -> VoxelWorld:
     for x, y in spots:
         level = max(float(np.round(heights[x - 3 : x + 4, y - 3 : y + 4].mean())), WATER + 1)
         flatten(heights, x - 4, y - 4, x + 5, y + 5, level, 5)
-    path = _paths(b, [(x + w // 2, y - 3) for x, y, w, _ in cabins] + spots, heights)
+    path = _paths(b, [(x + w // 2, y - 3) for x, y, w, _ in cabins] + spots)
     heights += np.floor(rim(SIZE[:2], 9) * (4 + 6 * hills(b.rng, SIZE[:2], 9)))
     lay_ground(b, heights, p.biome.ground)
     shore = (heights < WATER + 0.5) & (heights >= WATER - 2)
@@ -71,8 +71,8 @@ def _places(b: Builder) -> tuple[list[tuple[int, int, int, int]], list[tuple[int
     return cabins, spots
 
 
-def _paths(b: Builder, places: list[tuple[int, int]], heights: np.ndarray) -> np.ndarray:
-    """Paths two wide that wind from place to place and back to the first: bool [X, Y]. The ground along them is evened."""
+def _paths(b: Builder, places: list[tuple[int, int]]) -> np.ndarray:
+    """Paths two wide that wind from place to place and back to the first: bool [X, Y]."""
     path = np.zeros(SIZE[:2], bool)
     order = [places[0]]
     left = places[1:]
@@ -164,8 +164,6 @@ def _tower(b: Builder, x: int, y: int, z: int) -> None:
         b.box(lx, ly, z, lx + 2, ly + 2, level, wood)
     b.box(x - 3, y - 1, level - 1, x - 1, y + 1, level, wood)
     b.box(x - 3, y - 1, z, x - 2, y, level - 1, f"post:{wood}")
-    for dx, dy in ((-3, -3), (1, -3)):
-        del dx, dy
     b.put(x - 1, y - 1, level, f"fence_xy:{wood}")
     b.put(x, y - 1, level, f"fence_x:{wood}")
     b.put(x, y, level, "lantern:lamp")
@@ -219,5 +217,10 @@ def _grow(b: Builder, heights: np.ndarray) -> None:
                 b.put(x, y, z, b.pick("rock", "mossy", "slab:stone", f"beam_x:{p.biome.trees[0][0]}"))
             elif b.chance(0.12) and halves % 2 == 0:
                 flora(b, x, y, z)
-            elif b.chance(0.3) and b.blocks[x, y, z] == 0 and b.at(x, y, z - 1) == b.id(p.biome.ground) and grove[x, y] > 0.62:
+            elif (
+                b.chance(0.3)
+                and b.blocks[x, y, z] == 0
+                and b.at(x, y, z - 1) == b.id(p.biome.ground)
+                and grove[x, y] > 0.62
+            ):
                 b.place(x, y, z, f"tuft:{p.biome.tuft}")

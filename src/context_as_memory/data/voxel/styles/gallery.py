@@ -16,13 +16,13 @@ def build(seed: int) -> VoxelWorld:
     p = b.palette
     b.box(0, 0, 0, *SIZE[:2], FLOOR - 1, "dirt")
     b.box(0, 0, FLOOR - 1, *SIZE[:2], FLOOR, p.biome.ground)
-    low, high = 9, SIZE[0] - 9
+    low, high = 7, SIZE[0] - 7
     b.box(low - 2, low - 2, FLOOR - 1, high + 2, high + 2, FLOOR, p.biome.path)
     rooms = _split(b, (low, low, high, high))
     court = _court(b, rooms)
     for i, room in enumerate(rooms):
         _shell(b, room, i, i == court)
-    links = _links(b, rooms, court)
+    _links(b, rooms, court)
     for i, room in enumerate(rooms):
         if i == court:
             _garden(b, room)
@@ -30,7 +30,6 @@ def build(seed: int) -> VoxelWorld:
             _show(b, room)
     _entrances(b, rooms, low, high)
     _outside(b, low, high)
-    del links
     x0, y0, x1, y1 = rooms[court]
     b.home = (x0 + 2.5, (y0 + y1) / 2 + 0.5)
     return b.finish()
@@ -97,7 +96,7 @@ def _shell(b: Builder, room: Room, index: int, court: bool) -> None:
                 b.put(x, y, ceiling - 1, "hanging:lamp")
 
 
-def _links(b: Builder, rooms: list[Room], court: int) -> int:
+def _links(b: Builder, rooms: list[Room], court: int) -> None:
     """Doorways between neighbours: all rooms are linked, and some more than once, so that walks can go in rings."""
     parent = list(range(len(rooms)))
 
@@ -107,7 +106,6 @@ def _links(b: Builder, rooms: list[Room], court: int) -> int:
         return i
 
     pairs = [(i, j) for i in range(len(rooms)) for j in range(i + 1, len(rooms))]
-    count = 0
     for k in b.rng.permutation(len(pairs)):
         i, j = pairs[int(k)]
         again = root(i) == root(j)
@@ -115,8 +113,6 @@ def _links(b: Builder, rooms: list[Room], court: int) -> int:
             continue
         if _cut(b, rooms[i], rooms[j]):
             parent[root(i)] = root(j)
-            count += 1
-    return count
 
 
 def _cut(b: Builder, one: Room, two: Room) -> bool:
@@ -144,15 +140,31 @@ def _cut(b: Builder, one: Room, two: Room) -> bool:
 def _show(b: Builder, room: Room) -> None:
     """Paintings on the walls, and sculptures, benches or plants in the middle."""
     x0, y0, x1, y1 = room
-    for wall, fixed, start, end in (("-x", x0 + 1, y0 + 2, y1 - 2), ("+x", x1 - 2, y0 + 2, y1 - 2), ("-y", y0 + 1, x0 + 2, x1 - 2), ("+y", y1 - 2, x0 + 2, x1 - 2)):
+    for wall, fixed, start, end in (
+        ("-x", x0 + 1, y0 + 2, y1 - 2),
+        ("+x", x1 - 2, y0 + 2, y1 - 2),
+        ("-y", y0 + 1, x0 + 2, x1 - 2),
+        ("+y", y1 - 2, x0 + 2, x1 - 2),
+    ):
         at = start
         while at < end - 1:
             x, y = (fixed, at) if wall[1] == "x" else (at, fixed)
             size = [(2, 2), (3, 2), (1, 1), (2, 1), (1, 2)][b.between(0, 4)]
             if at + size[0] <= end:
                 at += b.paint(x, y, FLOOR + 1, wall, size)
-            at += b.between(1, 2)
-    cx, cy = (x0 + x1) // 2, (y0 + y1) // 2
+            at += b.between(1, 2)  # a little wall between them
+    long_x, long_y = x1 - x0 >= 15, y1 - y0 >= 15
+    for cx in (x0 + (x1 - x0) // 4 + 1, x1 - (x1 - x0) // 4 - 1) if long_x else ((x0 + x1) // 2,):
+        for cy in (y0 + (y1 - y0) // 4 + 1, y1 - (y1 - y0) // 4 - 1) if long_y else ((y0 + y1) // 2,):
+            _exhibit(b, room, cx, cy)
+    for x, y in ((x0 + 1, y0 + 1), (x1 - 2, y1 - 2), (x0 + 1, y1 - 2), (x1 - 2, y0 + 1)):
+        if b.chance(0.4):
+            b.place(x, y, FLOOR, "potted:pot")
+
+
+def _exhibit(b: Builder, room: Room, cx: int, cy: int) -> None:
+    """What stands around a point of a room."""
+    x0, y0, x1, y1 = room
     kind = b.between(0, 6)
     if kind == 0:
         sculpture(b, cx, cy, FLOOR)
@@ -183,9 +195,6 @@ def _show(b: Builder, room: Room) -> None:
         for i in (-1, 1):
             b.place(cx + i, cy, FLOOR, "potted:pot")
             sculpture(b, cx, cy + i * 2, FLOOR)
-    for x, y in ((x0 + 1, y0 + 1), (x1 - 2, y1 - 2)):
-        if b.chance(0.5):
-            b.place(x, y, FLOOR, "potted:pot")
 
 
 def _stage(b: Builder, cx: int, cy: int) -> None:
@@ -265,14 +274,29 @@ def _entrances(b: Builder, rooms: list[Room], low: int, high: int) -> None:
 def _outside(b: Builder, low: int, high: int) -> None:
     """The lawn: flowers, trees, lamps and a tall hedge around the world."""
     for k in range(3):
-        b.walls(0, 0, FLOOR + k, SIZE[0], SIZE[1], FLOOR + k + 1, "leaves_dark" if b.palette.biome.name != "snow" else "leaves_snow")
+        b.walls(
+            0,
+            0,
+            FLOOR + k,
+            SIZE[0],
+            SIZE[1],
+            FLOOR + k + 1,
+            "leaves_dark" if b.palette.biome.name != "snow" else "leaves_snow",
+        )
     for x in range(2, SIZE[0] - 2):
         for y in range(2, SIZE[1] - 2):
             if low - 3 < x < high + 2 and low - 3 < y < high + 2:
                 continue
-            if b.chance(0.02) and 3 < x < SIZE[0] - 4 and 3 < y < SIZE[1] - 4 and not low - 5 < x < high + 4:
-                any_tree(b, x, y, FLOOR)
-            elif b.chance(0.02) and 3 < x < SIZE[0] - 4 and 3 < y < SIZE[1] - 4 and not low - 5 < y < high + 4:
+            if (
+                b.chance(0.02)
+                and 3 < x < SIZE[0] - 4
+                and 3 < y < SIZE[1] - 4
+                and not low - 3 < x < high + 2
+                or b.chance(0.02)
+                and 3 < x < SIZE[0] - 4
+                and 3 < y < SIZE[1] - 4
+                and not low - 3 < y < high + 2
+            ):
                 any_tree(b, x, y, FLOOR)
             elif b.chance(0.10):
                 flora(b, x, y, FLOOR)

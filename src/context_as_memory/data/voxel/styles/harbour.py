@@ -60,7 +60,8 @@ def _pier(b: Builder, x: int, length: int, wood: str, index: int) -> None:
         for px in (x, x + 3):
             b.box(px, y, 1, px + 1, y + 1, SEA, "log")
             b.put(px, y, SEA + 1, f"post:{wood}")
-        b.put(x + (3 if y % 8 else 0), y, SEA + 2, "lantern:lamp") if (y - end) % 8 == 0 else None
+        if (y - end) % 8 == 0:
+            b.put(x + 3, y, SEA + 2, "lantern:lamp")
     if index != 1:
         b.box(x - 3, end - 4, SEA, x + 7, end + 3, SEA + 1, wood)
         for px in (x - 3, x + 6):
@@ -121,7 +122,7 @@ def _lighthouse(b: Builder, x: int, y: int) -> None:
     for i in range(-2, 9):  # the gallery around the lamp
         for j in range(-2, 9):
             if not (0 <= i < 7 and 0 <= j < 7) or b.at(ix + i, iy + j, top - 1) == 0:
-                over_stairs = 2 <= i <= 6 and 2 <= j <= 4 and i >= 5
+                over_stairs = 5 <= i <= 6 and 1 <= j <= 4
                 if not over_stairs:
                     b.put(ix + i, iy + j, top - 1, "stone_bricks")
     for s in range(-2, 9):
@@ -129,8 +130,7 @@ def _lighthouse(b: Builder, x: int, y: int) -> None:
             corner = abs(i - 3) == 5 and abs(j - 3) == 5
             kind = "xy" if corner else "x" if j in (-2, 8) else "y"
             b.put(ix + i, iy + j, top, f"fence_{kind}:iron")
-    b.box(ix + 2, iy + 2, top, ix + 4, iy + 4, top + 1, "lamp")
-    b.box(ix + 2, iy + 2, top + 1, ix + 4, iy + 4, top + 3, "lamp")
+    b.box(ix + 2, iy + 2, top, ix + 4, iy + 4, top + 3, "lamp")
     for i, j in ((0, 0), (6, 0), (0, 6), (6, 6)):
         b.box(ix + i, iy + j, top, ix + i + 1, iy + j + 1, top + 4, f"pillar:{c}")
     for k in range(4):
@@ -201,9 +201,18 @@ def _quay(b: Builder, wood: str) -> None:
             for px in (x, x + 3):
                 b.place(px, y, LEVEL, f"post:{wood}")
                 b.place(px, y, LEVEL + 1, f"post:{wood}")
-            b.box(x, y, LEVEL + 2, x + 4, y + 2, LEVEL + 3, f"slab:{('awning_red', 'awning_blue', 'awning_green')[i // 2 % 3]}")
-            b.place(x + 1, y, LEVEL, "barrel") and b.put(x + 1, y, LEVEL + 1, "patch:cabbage")
-            b.place(x + 2, y, LEVEL, "crate") and b.put(x + 2, y, LEVEL + 1, "patch:pumpkin")
+            b.box(
+                x,
+                y,
+                LEVEL + 2,
+                x + 4,
+                y + 2,
+                LEVEL + 3,
+                f"slab:{('awning_red', 'awning_blue', 'awning_green')[i // 2 % 3]}",
+            )
+            for px, thing, ware in ((x + 1, "barrel", "cabbage"), (x + 2, "crate", "pumpkin")):
+                if b.place(px, y, LEVEL, thing):
+                    b.put(px, y, LEVEL + 1, f"patch:{ware}")
         else:
             for k in range(b.between(1, 2)):
                 b.place(x, y, LEVEL + k, "crate")

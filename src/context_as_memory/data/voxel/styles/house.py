@@ -39,14 +39,19 @@ def build(seed: int) -> VoxelWorld:
     hall = (x0 + wide // 2 - 4, x0 + wide // 2 + 4)
     outer, trim = b.some(p.walls, 5), b.pick("stone_bricks", "marble", "brick_white", "brick_dark", "oak")
     b.box(x0, y0, LEVEL - 1, x1, y1, LEVEL, trim)
-    kinds = [["living", "kitchen", "dining", "study", "store", "living"], ["bedroom", "study", "bedroom", "bedroom", "living", "bedroom"]]
+    kinds = [
+        ["living", "kitchen", "dining", "study", "store", "living"],
+        ["bedroom", "study", "bedroom", "bedroom", "living", "bedroom"],
+    ]
     rooms: list[tuple[Room, int, str]] = []
     number = b.between(0, 9)
     for storey in range(2):
         z = LEVEL + storey * STOREY
         b.walls(x0, y0, z, x1, y1, z + STOREY, outer)
         b.walls(x0, y0, z + HIGH, x1, y1, z + STOREY, trim)
-        lined_room(b, hall[0], y0 + 1, hall[1], y1 - 1, z, HIGH, p.rooms[number % len(p.rooms)], p.floors[0], p.woods[0])
+        lined_room(
+            b, hall[0], y0 + 1, hall[1], y1 - 1, z, HIGH, p.rooms[number % len(p.rooms)], p.floors[0], p.woods[0]
+        )
         for left, right, door_x in ((x0 + 1, hall[0], hall[0]), (hall[1], x1 - 1, hall[1])):
             cuts = _cuts(b, y0 + 1, y1 - 1)
             for low, high in zip(cuts[:-1], cuts[1:], strict=True):
@@ -60,7 +65,7 @@ def build(seed: int) -> VoxelWorld:
             if len(cuts) > 2 and b.chance(0.7):  # a way from room to room
                 x = b.between(left + 2, right - 4)
                 passage(b, x, cuts[1] - 1, x + 2, cuts[1] + 1, z)
-    _hall(b, hall, y0, y1, outer)
+    _hall(b, hall, y0, y1)
     for i, ((left, low, right, high), z, kind) in enumerate(rooms):
         _windows(b, (left, low, right, high), (x0, y0, x1, y1), z)
         for x in (left + (right - left) // 3, right - 1 - (right - left) // 3):
@@ -84,7 +89,7 @@ def _cuts(b: Builder, low: int, high: int) -> list[int]:
     return [low, low + b.between(8, span - 8), high]
 
 
-def _hall(b: Builder, hall: tuple[int, int], y0: int, y1: int, outer: str) -> None:
+def _hall(b: Builder, hall: tuple[int, int], y0: int, y1: int) -> None:
     """The hall: a door at each end, stairs up with railings, a chandelier and paintings."""
     p = b.palette
     left, right = hall
@@ -112,16 +117,14 @@ def _hall(b: Builder, hall: tuple[int, int], y0: int, y1: int, outer: str) -> No
         for y in range(y0 + 2, y1 - 4, 3):
             b.paint(left + 1, y, z + 1, "-x", (2, 2))
             b.paint(right - 2, y, z + 1, "+x", (2, 2) if b.chance(0.5) else (1, 1))
-    for z in (upper,):  # large windows at both ends of the upper hall
-        for y, inner in ((y0, y0 + 1), (y1 - 1, y1 - 2)):
-            for x in range(middle - 1, middle + 3):
-                for k in (0, 1, 2):
-                    b.put(x, inner, z + k, "")
-                    b.put(x, y, z + k, "pane_x:glass")
+    for y, inner in ((y0, y0 + 1), (y1 - 1, y1 - 2)):  # large windows at both ends of the upper hall
+        for x in range(middle - 1, middle + 3):
+            for k in (0, 1, 2):
+                b.put(x, inner, upper + k, "")
+                b.put(x, y, upper + k, "pane_x:glass")
     for x in (left + 1, right - 2):
         b.place(x, y0 + 2, LEVEL, "potted:pot")
         b.place(x, y1 - 3, LEVEL, "potted:pot")
-    del outer
 
 
 def _windows(b: Builder, room: Room, house: Room, z: int) -> None:
@@ -169,8 +172,7 @@ def _garden(b: Builder, house: Room, hall: tuple[int, int], heights: np.ndarray)
     for x in range(x0, x1):  # beds along the front
         if not hall[0] - 1 <= x <= hall[1]:
             for y in (y0 - 1, y1):
-                if not b.place(x, y, LEVEL, f"hedge:{leaves}" if x % 4 == 0 else f"flower:flower_{p.petals[x % 3]}"):
-                    continue
+                b.place(x, y, LEVEL, f"hedge:{leaves}" if x % 4 == 0 else f"flower:flower_{p.petals[x % 3]}")
     for s in range(10, SIZE[1] - 8, 9):
         lamp_post(b, middle - 1, s, LEVEL)
         lamp_post(b, middle + 2, s, LEVEL)
@@ -205,7 +207,9 @@ def _pavilion(b: Builder, x: int, y: int) -> None:
             b.box(px, py, LEVEL, px + 1, py + 1, LEVEL + 3, "pillar:marble")
     roof = b.palette.roofs[1]
     for k in range(3):
-        b.box(x - 1 + k, y - 1 + k, LEVEL + 3 + k, x + 7 - k, y + 7 - k, LEVEL + 4 + k, f"slab:{roof}" if k < 1 else roof)
+        b.box(
+            x - 1 + k, y - 1 + k, LEVEL + 3 + k, x + 7 - k, y + 7 - k, LEVEL + 4 + k, f"slab:{roof}" if k < 1 else roof
+        )
         if k:
             b.box(x + k, y + k, LEVEL + 3 + k, x + 6 - k, y + 6 - k, LEVEL + 4 + k, f"slab:{roof}")
     b.put(x + 2, y + 2, LEVEL + 2, "hanging:lamp")

@@ -20,8 +20,8 @@ ROOM_WALLS = (
     "cyan", "orange", "teal_wood", "brick_blue", "brick_green",
 )  # fmt: skip
 FLOORS = (
-    "oak", "birch", "mahogany", "parquet", "tile_black", "tile_warm", "tile_blue", "tile_green", "tile_red", "tile_grey",
-    "tile_diamond", "marble", "dark", "grey_wood",
+    "oak", "birch", "mahogany", "parquet", "tile_black", "tile_warm", "tile_blue", "tile_green", "tile_red",
+    "tile_grey", "tile_diamond", "marble", "dark", "grey_wood",
 )  # fmt: skip
 ROOFS = ("roof_red", "roof_blue", "roof_green", "roof_slate", "roof_brown", "roof_gold", "roof_purple", "thatch")
 WOODS = ("oak", "dark", "birch", "mahogany", "grey_wood")
@@ -41,19 +41,54 @@ class Biome:
 
 
 BIOMES = (
-    Biome(name="green", ground="grass", path="path", trees=(("log", "leaves"), ("birch_log", "leaves_light"), ("dark_log", "leaves_dark"), ("log", "leaves_pink")), tuft="grass_tuft"),
-    Biome(name="autumn", ground="grass_autumn", path="gravel", trees=(("log", "leaves_orange"), ("birch_log", "leaves_yellow"), ("dark_log", "leaves_red"), ("log", "leaves_light")), tuft="wheat"),
-    Biome(name="snow", ground="snow", path="cobble", trees=(("dark_log", "leaves_dark"), ("log", "leaves_snow"), ("birch_log", "leaves_snow")), tuft="leaves_dark"),
-    Biome(name="sand", ground="sand", path="sandstone", trees=(("palm_log", "leaves_light"), ("palm_log", "leaves")), tuft="leaves_light"),
-    Biome(name="tropic", ground="grass_tropic", path="path", trees=(("palm_log", "leaves_light"), ("log", "leaves"), ("dark_log", "leaves_pink")), tuft="grass_tuft"),
-)  # fmt: skip
+    Biome(
+        name="green",
+        ground="grass",
+        path="path",
+        trees=(("log", "leaves"), ("birch_log", "leaves_light"), ("dark_log", "leaves_dark"), ("log", "leaves_pink")),
+        tuft="grass_tuft",
+    ),
+    Biome(
+        name="autumn",
+        ground="grass_autumn",
+        path="gravel",
+        trees=(
+            ("log", "leaves_orange"),
+            ("birch_log", "leaves_yellow"),
+            ("dark_log", "leaves_red"),
+            ("log", "leaves_light"),
+        ),
+        tuft="wheat",
+    ),
+    Biome(
+        name="snow",
+        ground="snow",
+        path="cobble",
+        trees=(("dark_log", "leaves_dark"), ("log", "leaves_snow"), ("birch_log", "leaves_snow")),
+        tuft="leaves_dark",
+    ),
+    Biome(
+        name="sand",
+        ground="sand",
+        path="tile_warm",
+        trees=(("palm_log", "leaves_light"), ("palm_log", "leaves")),
+        tuft="leaves_light",
+    ),
+    Biome(
+        name="tropic",
+        ground="grass_tropic",
+        path="path",
+        trees=(("palm_log", "leaves_light"), ("log", "leaves"), ("dark_log", "leaves_pink")),
+        tuft="grass_tuft",
+    ),
+)
 
 _SKIES: tuple[tuple[Colour, Colour, Colour, Colour, float, float], ...] = (
     # zenith, horizon, sun, ambient, height of the sun (its tangent), haze in metres
     ((0.28, 0.54, 0.98), (0.70, 0.85, 1.00), (1.00, 0.96, 0.88), (0.55, 0.61, 0.70), 1.30, 110.0),  # day
     ((0.22, 0.46, 0.92), (0.66, 0.80, 0.98), (1.00, 0.98, 0.94), (0.56, 0.60, 0.68), 2.00, 140.0),  # noon
-    ((0.46, 0.66, 0.96), (1.00, 0.86, 0.76), (1.00, 0.90, 0.74), (0.58, 0.60, 0.66), 0.70, 90.0),  # morning
-    ((0.40, 0.46, 0.82), (1.00, 0.74, 0.48), (1.00, 0.80, 0.54), (0.58, 0.55, 0.62), 0.55, 90.0),  # evening
+    ((0.46, 0.66, 0.96), (1.00, 0.86, 0.76), (1.00, 0.90, 0.74), (0.58, 0.60, 0.66), 0.95, 90.0),  # morning
+    ((0.40, 0.46, 0.82), (1.00, 0.74, 0.48), (1.00, 0.80, 0.54), (0.58, 0.55, 0.62), 0.80, 90.0),  # evening
     ((0.72, 0.79, 0.88), (0.88, 0.91, 0.95), (0.52, 0.52, 0.52), (0.76, 0.78, 0.80), 1.60, 80.0),  # bright overcast
     ((0.32, 0.70, 0.92), (0.78, 0.94, 0.96), (1.00, 0.95, 0.82), (0.54, 0.62, 0.66), 1.10, 110.0),  # sea air
 )
@@ -91,7 +126,7 @@ def draw_sky(rng: np.random.Generator) -> Sky:
     x, y, z = x / flat, y / flat, height * (0.85 + 0.3 * float(rng.random()))
     length = float(np.sqrt(x * x + y * y + z * z))
     # Level ground in the sun is just not white: more sun when it stands low or the sky is dim.
-    ambient = (ambient[0] * 1.1, ambient[1] * 1.1, ambient[2] * 1.1)
+    ambient = (ambient[0] * 1.2, ambient[1] * 1.2, ambient[2] * 1.2)
     share = min((0.94 - 0.8 * max(ambient)) / (0.72 * z / length * max(sun)), 1.25)
     return Sky(
         zenith=zenith,
@@ -99,6 +134,7 @@ def draw_sky(rng: np.random.Generator) -> Sky:
         sun_direction=(x / length, y / length, z / length),
         sun=(sun[0] * share, sun[1] * share, sun[2] * share),
         ambient=ambient,
+        dark=0.15,
         haze_m=haze,
         clouds=(0.30, 0.40, 0.46, 0.52)[int(rng.integers(4))],
         seed=int(rng.integers(1 << 16)),

@@ -32,6 +32,7 @@ def rim(size: tuple[int, int], width: int) -> np.ndarray:
 def lay_ground(b: Builder, heights: np.ndarray, top: str, below: str = "dirt", deep: str = "stone") -> None:
     """Fill the ground up to heights [X, Y] in metres, rounded down to half metres."""
     halves = np.floor(heights * 2).astype(int)
+    below = {"snow": "stone", "sand": "sandstone"}.get(top, below)
     z = np.arange(b.blocks.shape[2])
     h = (halves // 2 - 1)[..., None]  # the highest whole cell
     b.blocks[z < h - 2] = b.id(deep)
@@ -65,11 +66,6 @@ def passage(b: Builder, x0: int, y0: int, x1: int, y1: int, z: int, high: int = 
     """Cut a box free and keep furniture 2 cells away from it."""
     b.box(x0, y0, z, x1, y1, z + high, "")
     b.reserve(x0 - 2, y0 - 2, z, x1 + 2, y1 + 2, z + high)
-
-
-def ridge_of(x0: int, y0: int, x1: int, y1: int) -> int:
-    """Layers of a gable roof over a box."""
-    return (min(x1 - x0, y1 - y0) + 3) // 2
 
 
 def tree(b: Builder, x: int, y: int, z: int, trunk: str, leaves: str) -> None:
@@ -166,7 +162,9 @@ def flat_roof(b: Builder, x0: int, y0: int, x1: int, y1: int, z: int, roof: str,
     b.walls(x0, y0, z + 1, x1, y1, z + 2, f"slab:{edge}")
 
 
-def window(b: Builder, x: int, y: int, z: int, wall: str, width: int, height: int, kind: str = "lattice", frame: str = "birch") -> None:
+def window(
+    b: Builder, x: int, y: int, z: int, wall: str, width: int, height: int, kind: str = "lattice", frame: str = "birch"
+) -> None:
     """An opening in a wall that runs along `x` or `y`."""
     for i in range(width):
         for k in range(height):
@@ -174,7 +172,9 @@ def window(b: Builder, x: int, y: int, z: int, wall: str, width: int, height: in
             b.put(cx, cy, z + k, "" if kind == "open" else f"{kind}_{wall}:{frame}")
 
 
-def doorway(b: Builder, x: int, y: int, z: int, side: str, width: int = 2, height: int = 3, deep: int = 1, leaf: str = "") -> None:
+def doorway(
+    b: Builder, x: int, y: int, z: int, side: str, width: int = 2, height: int = 3, deep: int = 1, leaf: str = ""
+) -> None:
     """Cut a doorway whose outer cells start at (x, y) in a wall on the `side` of a house, and keep the way free.
 
     `deep` is the thickness of the wall, counted inwards; `leaf` is the material of two open leaves outside.
@@ -225,7 +225,8 @@ def furnish(b: Builder, kind: str, x0: int, y0: int, x1: int, y1: int, z: int) -
             cells += [(x + wx, y + wy, z, "bed:white"), (x + wx + dx, y + wy + dy, z, f"bed:{wool}")]
             if beds < 1 and b.place_all(cells):
                 beds += 1
-                b.place(x - wx, y - wy, z, f"stool:{wood}") and b.put(x - wx, y - wy, z + 1, "candle:flame")
+                if b.place(x - wx, y - wy, z, f"stool:{wood}"):
+                    b.put(x - wx, y - wy, z + 1, "candle:flame")
         along_walls(["drawers", "books_dark"], 2)
         along_walls([f"counter:{wood}"], 1)
     elif kind == "kitchen":
@@ -236,7 +237,7 @@ def furnish(b: Builder, kind: str, x0: int, y0: int, x1: int, y1: int, z: int) -
             if b.place(x, y, z, names[i]):
                 b.place(x, y, z + 2, f"shelf{side}:{wood}")
         if b.place(*mid, z, f"table:{wood}"):
-            b.put(*mid, z + 1, f"potted:pot")
+            b.put(*mid, z + 1, "potted:pot")
             for facing, (dx, dy) in STEP.items():
                 b.place(mid[0] + dx, mid[1] + dy, z, f"chair{BACK[facing]}:{wood}")
     elif kind == "study":
@@ -296,7 +297,7 @@ def cottage(b: Builder, x0: int, y0: int, x1: int, y1: int, z: int, side: str, r
     With two storeys a straight flight of stairs leads up along a wall.
     """
     p = b.palette
-    wall, inner, floor = b.some(p.walls, 9), b.some(p.rooms, 10), b.some(p.floors, 6)
+    wall, floor = b.some(p.walls, 9), b.some(p.floors, 6)
     roof, wood = b.some(p.roofs, 4), b.some(p.woods, 3)
     corner = b.pick("log", "dark_log", "stone_bricks", "birch_log")
     b.box(x0 - 1, y0 - 1, z, x1 + 1, y1 + 1, b.blocks.shape[2], "")
@@ -321,7 +322,6 @@ def cottage(b: Builder, x0: int, y0: int, x1: int, y1: int, z: int, side: str, r
             for y in range(y0 + 2, y1 - 3, 4):
                 window(b, x, y, top + 1, "y", 2, 1, kind, frame)
         top += 4
-    del inner
     mid_x, mid_y = (x0 + x1) // 2 - 1, (y0 + y1) // 2 - 1
     at = {"-x": (x0, mid_y), "+x": (x1 - 1, mid_y), "-y": (mid_x, y0), "+y": (mid_x, y1 - 1)}[side]
     doorway(b, *at, z, side, 2, 2, 1, f"door_{b.pick('oak', 'mahogany', 'teal_wood', 'dark')}")

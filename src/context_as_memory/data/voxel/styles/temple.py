@@ -20,8 +20,16 @@ def build(seed: int) -> VoxelWorld:
     heights = LEVEL + np.floor(rim(SIZE[:2], 9) * (4 + 7 * hills(b.rng, SIZE[:2], 8)))
     lay_ground(b, heights, p.biome.ground, "sand" if p.biome.name == "sand" else "dirt")
     jungle = p.biome.name != "sand"
-    stone = b.pick("mossy_bricks", "stone_bricks", "brick_green") if jungle else b.pick("sandstone", "brick_sand", "brick_orange")
-    trim = b.pick("marble", "brick_white", "carved", "brick_dark") if jungle else b.pick("carved", "brick_red", "brick_blue", "marble")
+    stone = (
+        b.pick("mossy_bricks", "stone_bricks", "brick_green")
+        if jungle
+        else b.pick("sandstone", "brick_sand", "brick_orange")
+    )
+    trim = (
+        b.pick("marble", "brick_white", "carved", "brick_dark")
+        if jungle
+        else b.pick("carved", "brick_red", "brick_blue", "marble")
+    )
     column = b.pick("marble", "sandstone", "brick_rose", "red", "cyan")
     cx, cy = SIZE[0] // 2, SIZE[1] // 2 + 10
     b.box(11, 11, LEVEL - 1, SIZE[0] - 11, SIZE[1] - 11, LEVEL, p.biome.path)
@@ -56,9 +64,8 @@ def _pyramid(b: Builder, cx: int, cy: int, stone: str, trim: str, column: str) -
                 if tier < TIERS - 1 and abs(s) > 4:
                     b.put(x, y, z + TIER, "lantern:lamp" if (s + half) % 12 == 1 else f"slab:{trim}")
     top = LEVEL + TIER * TIERS
-    half = 20
     for tier in range(TIERS):  # each flight ends on its terrace, which is 4 wide
-        out = half - 4 * tier
+        out = 20 - 4 * tier
         z = LEVEL + TIER * tier
         b.flight(cx - 3, cy - out - TIER, z, "+y", TIER, 6, trim)
         b.flight(cx - out - TIER, cy - 2, z, "+x", TIER, 4, trim)
