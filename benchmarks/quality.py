@@ -2,7 +2,7 @@
 
     python benchmarks/quality.py --data episodes [--weights runs/world/world] [--json FILE] [--sheet PNG]
 
-Six test maps (`cam render --worlds freedoom --maps test --out episodes`), or other episodes by --data and --split. Measured:
+Six test maps (`cam render --worlds freedoom --maps test --out episodes`), or others by --data and --split. Measured:
 
     codec    recorded frames, encoded and decoded
     all      ground-truth protocol: recorded memory, chunks anywhere on the recorded path

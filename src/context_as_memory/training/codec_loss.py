@@ -30,7 +30,7 @@ class CodecLossConfig:
     latent: float = 3e-4
     """Pulls raw latents towards zero, against the noise below."""
     latent_noise: float = 0.1
-    """Gaussian noise on raw latents: small latent errors must stay small picture errors."""
+    """Gaussian noise on raw latents, as a share of their deviation: small latent errors must stay small picture errors."""
     perceptual: float = 0.0
     """On a perceptual distance (LPIPS): texture instead of its mean."""
     moved: float = 0.0
@@ -52,7 +52,8 @@ def codec_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """Loss on images [N, 3, H, W] in [-1, 1]; returns it and figures for the log (PSNR in dB)."""
     raw = codec.encode_images(images)
-    latents = raw + config.latent_noise * torch.randn(raw.shape, generator=generator).to(raw)
+    spread = raw.detach().std(dim=(0, 2, 3), keepdim=True)
+    latents = raw + config.latent_noise * spread * torch.randn(raw.shape, generator=generator).to(raw)
     draw = torch.rand(2, generator=generator).tolist()
     figures = {"latent_rms": raw.detach().square().mean().sqrt().item()}
 
@@ -79,8 +80,7 @@ def codec_loss(
     figures |= {"picture": loss.item(), "psnr_db": 10 * math.log10(4 / max(mse, 1e-10))}
     if draw[1] < config.rounds:
         again = codec.encode_images(eight_bit(output))
-        variance = raw.detach().var(dim=(0, 2, 3), keepdim=True)
-        latent_error = ((again - raw).square() / variance).mean()
+        latent_error = ((again - raw) / spread).square().mean()
         second = price(codec.decode_images(again), images)
         loss = loss + config.round_latent * latent_error + config.round_picture * second
         figures |= {"round_latent": latent_error.item(), "round_picture": second.item()}
