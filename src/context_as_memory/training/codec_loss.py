@@ -30,7 +30,7 @@ class CodecLossConfig:
     latent: float = 3e-4
     """Pulls raw latents towards zero, against the noise below."""
     latent_noise: float = 0.1
-    """Gaussian noise on raw latents, as a share of their deviation: small latent errors must stay small picture errors."""
+    """Gaussian noise on raw latents, as a share of their deviation: small errors must stay small in pictures."""
     perceptual: float = 0.0
     """On a perceptual distance (LPIPS): texture instead of its mean."""
     moved: float = 0.0
