@@ -17,7 +17,7 @@ class Lenses(NamedTuple):
 @cuda.jit
 def paint_all(scene, lenses, out):
     """Paint `out` uint8 [N, H, W, 3], one thread a pixel; 32 threads paint a tile of 8 x 4, through the same cells."""
-    thread = cuda.grid(1)
+    thread: int = cuda.grid(1)  # type: ignore[call-arg]
     height, width = out.shape[1], out.shape[2]
     tiles_x, tiles_y = (width + 7) // 8, (height + 3) // 4
     tile, inside = thread // 32, thread % 32
