@@ -87,9 +87,9 @@ def _paths(b: Builder, places: list[tuple[int, int]]) -> np.ndarray:
         steps = 2 * (abs(x1 - x0) + abs(y1 - y0)) + 2
         for i in range(steps + 1):
             t = i / steps
-            x = x0 + (x1 - x0) * t + bend_x * 4 * t * (1 - t)
-            y = y0 + (y1 - y0) * t + bend_y * 4 * t * (1 - t)
-            cx, cy = min(max(int(x), MARGIN), SIZE[0] - MARGIN), min(max(int(y), MARGIN), SIZE[1] - MARGIN)
+            wx = x0 + (x1 - x0) * t + bend_x * 4 * t * (1 - t)
+            wy = y0 + (y1 - y0) * t + bend_y * 4 * t * (1 - t)
+            cx, cy = min(max(int(wx), MARGIN), SIZE[0] - MARGIN), min(max(int(wy), MARGIN), SIZE[1] - MARGIN)
             path[cx : cx + 2, cy : cy + 2] = True
     return path
 

@@ -262,10 +262,9 @@ def furnish(b: Builder, kind: str, x0: int, y0: int, x1: int, y1: int, z: int) -
                     b.place(x + dx, y + dy, z, f"chair{BACK[facing]}:{wood}")
         along_walls(["cupboard", "drawers"], 3)
     elif kind == "living":
-        side = spots[0][2]
-        for x, y, s in spots:
-            wx, wy = (0, 1) if s[1] == "x" else (1, 0)
-            if b.place_all([(x + wx * i, y + wy * i, z, f"sofa{BACK[s]}:{wool}") for i in range(3)]):
+        for x, y, side in spots:
+            wx, wy = (0, 1) if side[1] == "x" else (1, 0)
+            if b.place_all([(x + wx * i, y + wy * i, z, f"sofa{BACK[side]}:{wool}") for i in range(3)]):
                 break
         _rug(b, mid[0] - 2, mid[1] - 1, mid[0] + 2, mid[1] + 2, z)
         along_walls(["books_oak", "drawers", "potted:pot"], 3)
