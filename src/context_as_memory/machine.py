@@ -38,9 +38,10 @@ def has_bf16() -> bool:
 def processor() -> str:
     """Kind of processor: maker and widest instruction set. Two machines of one kind give the same bits, as far as is
     known."""
-    maker = next((line.partition(":")[2].strip() for line in _cpuinfo().splitlines() if line.startswith("vendor_id")), "")
-    widest = next((name for name in ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "bf16", "asimd") if name in features()), "")
-    return " ".join(word for word in (maker or platform.machine(), widest) if word)
+    makers = (line.partition(":")[2].strip() for line in _cpuinfo().splitlines() if line.startswith("vendor_id"))
+    sets = ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "bf16", "asimd")
+    widest = next((name for name in sets if name in features()), "")
+    return f"{next(makers, platform.machine())} {widest}".strip()
 
 
 def processors() -> int:

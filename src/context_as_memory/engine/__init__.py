@@ -1,5 +1,5 @@
-"""Everything that is fast, behind a few verbs: read context frames, place them for a chunk, evaluate the network, and turn
-frames into latents and back.
+"""Everything that is fast, behind a few verbs: read context frames, place them for a chunk, evaluate the network, and
+turn frames into latents and back.
 
 Three engines do the same: `plain` is the network as `transformer` defines it, slow and obvious; `torch` is the network
 rewritten (`folded`) in torch; `openvino` is the rewritten network as compiled graphs (extra `fast`). Tests hold them
@@ -104,7 +104,7 @@ def open_engine(model: WorldTransformer, codec: VideoCodec, name: str, device: t
 
 def _chosen(name: str, device: torch.device, unknown: str | None) -> str:
     """The engine that there is for a wanted one."""
-    installed = device.type == "cpu" and importlib.util.find_spec("openvino") is not None
+    installed = device.type == "cpu" and _installed()
     best = "openvino" if installed else "torch"
     if name == "plain":
         return name
@@ -115,6 +115,10 @@ def _chosen(name: str, device: torch.device, unknown: str | None) -> str:
         why = "needs the CPU" if device.type != "cpu" else "is not installed; pip install 'context-as-memory[fast]'"
         _say(f"the engine openvino {why}; torch is used")
     return name if name == "torch" else best
+
+
+def _installed() -> bool:
+    return importlib.util.find_spec("openvino") is not None
 
 
 @cache

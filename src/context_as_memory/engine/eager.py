@@ -101,8 +101,8 @@ class EagerDenoiser:
         return Places(*(part.to(self.dtype) for part in vars(places).values()))
 
     def read(self, latents: Tensor) -> list[Tensor]:
-        """Keys and values of clean frames [C, K, h, w]: a block [2 layers, n, heads, hd] a frame. One at a time: the last
-        bits of a product depend on its size, and a frame must be the same with whatever else it is read."""
+        """Keys and values of clean frames [C, K, h, w]: a block [2 layers, n, heads, hd] a frame. One at a time: the
+        last bits of a product depend on its size, and a frame must be the same with whatever else it is read."""
         grid = self.folded.grid(latents)
         return [self._read_one(latents[:, [frame]], grid) for frame in range(latents.shape[1])]
 

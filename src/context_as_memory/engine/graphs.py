@@ -5,6 +5,7 @@ process, in a second or two. Inside a graph queries, keys and values are heads-f
 plugin fuses an attention into one kernel.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -62,7 +63,8 @@ def _layer_norm(x: Node, shift: Node, scale: Node, eps: float) -> Node:
 
 def _rms_norm(x: Node, weight: Tensor, eps: float) -> Node:
     mean = op.reduce_mean(op.power(x, _constant(2.0)), _constant([-1]), True)
-    return op.multiply(op.multiply(x, op.divide(_constant(1.0), op.sqrt(op.add(mean, _constant(eps))))), _constant(weight))
+    inverse = op.divide(_constant(1.0), op.sqrt(op.add(mean, _constant(eps))))
+    return op.multiply(op.multiply(x, inverse), _constant(weight))
 
 
 def _reshape(x: Node, shape: Sequence[int]) -> Node:
@@ -121,7 +123,9 @@ class GraphDenoiser:
 
     def __init__(self, folded: Folded, bf16: bool) -> None:
         self.folded, self.bf16 = folded, bf16
-        self._context, self._placing, self._steps = cache(self._build_context), cache(self._build_placing), cache(self._build_step)
+        # Built when they are first used, for each size of pictures.
+        self._context, self._placing = cache(self._build_context), cache(self._build_placing)
+        self._steps = cache(self._build_step)
 
     # -- graphs ------------------------------------------------------------------------------------------------------
 
@@ -145,7 +149,7 @@ class GraphDenoiser:
         return _compiled([op.transpose(stacked, _constant([2, 0, 1, 3, 4]))], [patches], "context", self.bf16)
 
     def _build_placing(self, grid: tuple[int, int]) -> Any:
-        """What `context` gives, C, S and R of its frames -> placed keys and values of each layer, [1, heads, K n, hd]."""
+        """What `context` gives, C, S and R -> placed keys and values of each layer in turn, [1, heads, K n, hd]."""
         folded, count = self.folded, grid[0] * grid[1]
         heads, width, parts = folded.heads, folded.head_dim, 2 * len(folded.layers)
         kept = op.parameter([-1, parts, heads, count, width], np.float32)
@@ -184,8 +188,8 @@ class GraphDenoiser:
     # -- use ---------------------------------------------------------------------------------------------------------
 
     def read(self, latents: Tensor) -> list[np.ndarray]:
-        """Keys and values of K clean frames [C, K, h, w], in one batch: a block a frame. A frame's block does not depend
-        on the others (a test holds this)."""
+        """Keys and values of K clean frames [C, K, h, w], in one batch: a block a frame. A frame's block does not
+        depend on the others, nor on the number of threads (tests hold this)."""
         request = self._context(self.folded.grid(latents))
         request.infer([self.folded.tokens(latents.float()).contiguous().numpy()], share_inputs=True)
         return [frame.copy() for frame in request.get_output_tensor(0).data]
@@ -242,7 +246,8 @@ class GraphPictures:
         )
         x = op.multiply(op.add(_sequence(x, self._decoder), _constant(1.0)), _constant(127.5))
         x = op.clamp(op.round(x, "half_to_even"), 0.0, 255.0)
-        return _compiled([op.convert(op.transpose(x, _constant([0, 2, 3, 1])), np.uint8)], [latents], "decode", self.bf16)
+        frames = op.convert(op.transpose(x, _constant([0, 2, 3, 1])), np.uint8)
+        return _compiled([frames], [latents], "decode", self.bf16)
 
     def encode(self, frames_u8: np.ndarray) -> Tensor:
         request = self._encode(*frames_u8.shape[1:3])
@@ -257,8 +262,6 @@ class GraphPictures:
 
 
 def _copy_of(part: nn.Module) -> nn.Module:
-    import copy
-
     return copy.deepcopy(part).float().cpu()
 
 

@@ -22,8 +22,8 @@ class PlainDenoiser:
         self.device, self.dtype = weight.device, weight.dtype
 
     def read(self, latents: Tensor) -> list[KeysValues] | None:
-        """Keys and values of clean frames [C, K, h, w], [n, heads, hd] per layer and frame. One at a time: the last bits
-        of a batched product depend on the batch, and a world that is opened again must go on exactly. None where
+        """Keys and values of clean frames [C, K, h, w], [n, heads, hd] per layer and frame. One at a time: the last
+        bits of a batched product depend on the batch, and a world that is opened again must go on exactly. None where
         context frames see each other and nothing can be kept."""
         if self.model.config.context_mode != "per_frame":
             return None
