@@ -3,7 +3,8 @@
     from context_as_memory import Cameras, RetrievalConfig, World
 
 The public names are loaded on first use, so that `import context_as_memory` is quick, writes nothing and imports
-neither torch nor numpy. It only says how threads wait (`machine.settle_threads`). `Cameras`, `RetrievalConfig`, `Retrieval` and `retrieve` never import torch.
+neither torch nor numpy. It only says how threads wait (`machine.settle_threads`). `Cameras`, `RetrievalConfig`,
+`Retrieval` and `retrieve` never import torch.
 """
 
 from importlib import import_module

@@ -204,9 +204,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             args=words,
             prog="cam",
             description="Context-as-Memory: camera-controlled video in which every generated frame is remembered. "
-            "`cam COMMAND --help` explains a command, `cam --version` tells the version. Processor threads wait asleep "
-            "(OMP_WAIT_POLICY=PASSIVE), so that a busy machine is shared; there are as many as OMP_NUM_THREADS or --threads "
-            "says, else as processors that may be used. What your environment says about threads is left alone.",
+            "`cam COMMAND --help` explains a command, `cam --version` tells the version. "
+            "Threads wait asleep (OMP_WAIT_POLICY=PASSIVE) and are not bound to processors, so that a busy machine is "
+            "shared well; there are as many as --threads or OMP_NUM_THREADS says, no more than a container pays for. "
+            "What your environment says about threads is left alone.",
             config=(tyro.conf.OmitArgPrefixes,),
         )
         return _RUN[type(command)](command)
