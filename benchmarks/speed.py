@@ -37,7 +37,7 @@ import context_as_memory.machine  # noqa: F401  # says how threads wait, before 
 # isort: split
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from context_as_memory.camera import Z_UP, cameras_from_actions, look, pinhole
 from context_as_memory.engine import ENGINES
@@ -51,6 +51,10 @@ from context_as_memory.world import World
 PARTS = ("idle", "busy", "limit", "peer", "without_bf16", "key", "first")
 ACTIONS = "l-24,w-16,j-20,w-16,k-12,l-40,w-12,j-24,s-8"
 Figures = dict[str, float]
+# What torch's counter does not know: its attention kernel on CPUs.
+ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)
+}
 
 
 def in_turns(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, np.ndarray]:
@@ -120,7 +124,7 @@ def limit(base: World, threads: int, rounds: int) -> Figures:
     """What the chunk's arithmetic would take at the rate of products of the same shapes and nothing else."""
     counted = Walk(base, "plain", threads)
     counted()
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
         counted()
     work = counter.get_total_flops()
     folded = Folded(base.model)

@@ -42,7 +42,7 @@ class Denoiser(Protocol):
         frames cannot be read one by one."""
         ...
 
-    def place(self, latents: Tensor, inputs: ModelInputs, kept: list[Any] | None) -> Callable[[Tensor, float], Tensor]:
+    def place(self, latents: Tensor, inputs: ModelInputs, kept: Any) -> Callable[[Tensor, float], Tensor]:
         """The network for one chunk, as a function of noisy targets [1, C, P, h, w] and a timestep in [0, 1000], giving
         its output of the same shape. It holds until the next call.
 

@@ -7,6 +7,7 @@ On GPUs a step is recorded once per number of context frames and replayed as a C
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ class Product:
         self._packed = None
         if _gains_by_packing(dtype, self.weight.device) if packed is None else packed:
             self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, _ROWS)
-        self._after = ("gelu", [], "tanh") if activated else ("none", [], "")
+        self._after: tuple[Any, ...] = ("gelu", [], "tanh") if activated else ("none", [], "")
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._packed is not None:

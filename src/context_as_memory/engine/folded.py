@@ -14,14 +14,16 @@ Only `rays` cameras with `per_frame` context and without text are rewritten; the
 import copy
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import linear
 
 from context_as_memory.tokens import CameraTensors
 from context_as_memory.transformer import TransformerConfig, WorldTransformer
+from context_as_memory.transformer.model import Block
 from context_as_memory.transformer.placement import pixel_features, projections, ray_table
 
 
@@ -86,18 +88,19 @@ class Folded:
         order = order.to(self.device)
         self._tables, self.layers = [], []
         for block in model.blocks:
-            attention, net = block.attn1, block.ffn.net  # type: ignore[union-attr]
-            parts = [_copied(attention.to_q), _copied(attention.to_k), _copied(attention.to_v)]  # type: ignore
+            assert isinstance(block, Block)
+            attention, up, down = block.attn1, block.ffn.net[0], block.ffn.net[2]
+            parts = [_copied(part) for part in (attention.to_q, attention.to_k, attention.to_v)]
             qkv = Linear(
                 torch.cat([part.weight[order] for part in parts]), torch.cat([part.bias[order] for part in parts])
             )
             scale = self.head_dim**-0.5  # a power of two for heads of 64: exact
-            norm_q = attention.norm_q.weight.detach().float()[order] * scale  # type: ignore[union-attr]
-            norm_k = attention.norm_k.weight.detach().float()[order]  # type: ignore[union-attr]
-            out = _copied(attention.to_out[0])  # type: ignore[union-attr,index]
+            norm_q = attention.norm_q.weight.detach().float()[order] * scale
+            norm_k = attention.norm_k.weight.detach().float()[order]
+            out = _copied(attention.to_out[0])
             out = Linear(out.weight[:, order].contiguous(), out.bias)
-            self.layers.append(Layer(qkv, norm_q, norm_k, out, _copied(net[0].proj), _copied(net[2])))  # type: ignore
-            self._tables.append(block.scale_shift_table.detach().float()[0])  # type: ignore[union-attr,operator]
+            self.layers.append(Layer(qkv, norm_q, norm_k, out, _copied(up.proj), _copied(down)))
+            self._tables.append(block.scale_shift_table.detach().float()[0])
         self._head_table = model.scale_shift_table.detach().float()[0]
         self.head = _copied(model.proj_out)
         patches = model.patch_embedding
@@ -160,7 +163,8 @@ class Folded:
         return matrix
 
 
-def _copied(module: nn.Module) -> Linear:
+def _copied(module: Any) -> Linear:
+    """Copies of a linear layer's, or a convolution's, weight and bias."""
     weight, bias = module.weight, module.bias
     assert isinstance(weight, Tensor) and isinstance(bias, Tensor)
     return Linear(weight.detach().float().clone(), bias.detach().float().clone())
