@@ -97,14 +97,14 @@ def test_openvino_gives_the_same_bits_with_one_and_two_threads():
 
 
 @needs_openvino
-@pytest.mark.parametrize("levels", [2, 4])
-def test_pictures_in_graphs_equal_the_codec(levels):
+@pytest.mark.parametrize(("sizes", "changes"), [((4, 6), {}), ((4, 8, 8), {"shortcuts": True, "stem": 4})])
+def test_pictures_in_graphs_equal_the_codec(sizes, changes):
     """Latents to 1e-5, colours to the one step of 255 that rounding can make, for any number of levels."""
     torch.manual_seed(0)
-    sizes = (4, 8, 6, 8)[:levels]
+    blocks = (1,) * len(sizes)
     config = ImageAutoencoderConfig(
-        latent_channels=5, encoder_widths=sizes, decoder_widths=sizes, encoder_blocks=(1,) * levels,
-        decoder_blocks=(2,) * levels,
+        latent_channels=4, encoder_widths=sizes, decoder_widths=sizes, encoder_blocks=blocks, decoder_blocks=blocks,
+        **changes,
     )  # fmt: skip
     codec = ImageAutoencoder(config).eval()
     for weight in codec.parameters():

@@ -16,7 +16,7 @@ import openvino.opset13 as op
 import torch
 from torch import Tensor, nn
 
-from context_as_memory.codec import ImageAutoencoder, ResidualBlock
+from context_as_memory.codec import ImageAutoencoder, ResidualBlock, Shortcut
 from context_as_memory.engine.folded import Folded, Layer, Linear, Places
 from context_as_memory.tokens import ModelInputs
 
@@ -275,12 +275,35 @@ def _sequence(x: Node, parts: Sequence[nn.Module]) -> Node:
         elif isinstance(part, ResidualBlock):
             x = op.add(x, _convolution(op.swish(_convolution(op.swish(x), part.conv1)), part.conv2))
         elif isinstance(part, nn.PixelShuffle):
-            x = op.depth_to_space(x, "depth_first", part.upscale_factor)
+            x = _shuffled(x, part.upscale_factor)
         elif isinstance(part, nn.PixelUnshuffle):
-            x = op.space_to_depth(x, "depth_first", part.downscale_factor)
+            x = _unshuffled(x, part.downscale_factor)
+        elif isinstance(part, Shortcut):
+            assert isinstance(part.body, nn.Sequential)
+            x = op.add(_sequence(x, list(part.body)), _regrouped(x, part))
         else:
             raise TypeError(f"no graph for {type(part).__name__}")
     return x
+
+
+def _shuffled(x: Node, factor: int) -> Node:
+    return op.depth_to_space(x, "depth_first", factor) if factor > 1 else x
+
+
+def _unshuffled(x: Node, factor: int) -> Node:
+    return op.space_to_depth(x, "depth_first", factor) if factor > 1 else x
+
+
+def _regrouped(x: Node, part: Shortcut) -> Node:
+    """The path of a `Shortcut` that has no weights."""
+    y, wanted = _unshuffled(x, part.coarser), part.channels * part.finer**2
+    channels, rows, columns = (y.get_output_partial_shape(0)[axis].get_length() for axis in (1, 2, 3))
+    if channels > wanted:
+        y = op.reduce_mean(_reshape(y, (0, wanted, channels // wanted, rows, columns)), _constant([2]), False)
+    elif channels < wanted:
+        repeated = torch.arange(channels).repeat_interleave(wanted // channels).tolist()
+        y = op.gather(y, _constant(repeated), op.constant(np.int64(1)))
+    return _shuffled(y, part.finer)
 
 
 def _convolution(x: Node, layer: nn.Conv2d) -> Node:
