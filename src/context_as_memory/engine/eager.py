@@ -96,7 +96,7 @@ class EagerDenoiser:
 
     def _embed_of(self, grid: tuple[int, int]) -> Callable[[Tensor], Tensor]:
         weight, offset = self.folded.patch_weight.to(self.dtype), self.folded.offset(grid).to(self.dtype)
-        return lambda latents: linear(self.folded.tokens(latents).to(self.dtype), weight) + offset
+        return lambda latents: linear(self.folded.tokens(latents).to(weight), weight) + offset
 
     def _cast(self, places: Places) -> Places:
         return Places(*(part.to(self.dtype) for part in vars(places).values()))
@@ -134,6 +134,7 @@ class EagerDenoiser:
         """The network for one chunk; see `Denoiser.place`."""
         folded, grid = self.folded, self.folded.grid(latents)
         used = torch.nonzero(inputs.context_mask[0, 0]).flatten()
+        inputs = inputs.to(folded.device)
         cameras = inputs.context_cameras.flatten(0, 1)
         where = self._cast(folded.places(inputs.context_positions, grid, cameras))
         step = self._graphs(len(inputs.target_positions), len(used), grid)
