@@ -32,14 +32,15 @@ $(BIN)/python:
 	         "On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
+# The extra `fast` is taken where it can be had: not every machine has a wheel of it.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing into $(VENV) ..."
-	$(PIP) -e .
+	$(PIP) -e '.[fast]' || $(PIP) -e .
 	@touch $@
 
 $(VENV)/.installed-explore: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing with the explore extra into $(VENV) ..."
-	$(PIP) -e '.[explore]'
+	$(PIP) -e '.[explore,fast]' || $(PIP) -e '.[explore]'
 	@touch $(VENV)/.installed $@
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python

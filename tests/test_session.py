@@ -2,6 +2,7 @@
 
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -108,6 +109,26 @@ def test_who_says_what_is_shown_is_never_far_behind(sessions):
     assert session.step() and session.step() and not session.wants_to_move
     with pytest.raises(UserError, match="chunk_index"):
         session.receive(Event(kind="shown", payload="all"))
+
+
+def test_the_next_chunk_begins_just_in_time(sessions, monkeypatch):
+    """When what is left to show lasts no longer than a chunk takes, and a margin."""
+    now = [100.0]
+    monkeypatch.setattr("context_as_memory.server.session.time", SimpleNamespace(monotonic=lambda: now[0]))
+    session = sessions()
+    session.receive(Init())
+    session.receive(hold("w"))
+    session.step()
+    assert session.early_s <= 0, "who says nothing of what is shown is served at once"
+    session.receive(Event(kind="shown", payload=0))
+    assert session.early_s <= 0, "nothing is left to show"
+    session.step()  # four frames: 133 ms
+    session.last_chunk_s = 0.02
+    assert 0.05 < session.early_s < 0.07
+    now[0] += session.early_s
+    assert session.early_s <= 1e-9
+    session.last_chunk_s = 0.3
+    assert session.early_s < 0, "slow chunks follow each other at once"
 
 
 def test_raw_pictures_are_described_as_sglangs_clients_expect(sessions):

@@ -77,7 +77,7 @@ def test_keeping_keys_and_values_changes_nothing_but_time(kept_frames):
         np.testing.assert_array_equal(chunk.retrieval.indices, reference.retrieval.indices)
         difference = chunk.frames_u8.astype(int) - reference.frames_u8
         assert np.abs(difference).max() <= 1, "equal up to rounding"
-        assert len(world._kept) <= kept_frames
+        assert len(world._read) <= kept_frames
     assert sum(encoded) == used if kept_frames == 0 else sum(encoded) < used
 
 

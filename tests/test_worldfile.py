@@ -115,8 +115,14 @@ def _walk_on(world: World, cameras, start: int, end: int) -> list[np.ndarray]:
     return [chunk.frames_u8 for chunk in world.rollout(cameras[start:end])]
 
 
+@pytest.mark.parametrize("engine", ["plain", "torch", "openvino"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_save_load_continue_and_fork_give_the_frames_of_an_uninterrupted_walk(tmp_path, weights, monkeypatch, dtype):
+def test_save_load_continue_and_fork_give_the_frames_of_an_uninterrupted_walk(
+    tmp_path, weights, monkeypatch, dtype, engine
+):
+    """With every engine that is installed; the file says with which."""
+    values = json.loads((weights / "world.json").read_text())
+    (weights / "world.json").write_text(json.dumps(values | {"engine": engine}))
     monkeypatch.setattr("context_as_memory.compute.fast_dtype", lambda device: dtype)
     cameras = tiny.walk(41)
     whole = World.from_pretrained(weights, device="cpu", seed=3)

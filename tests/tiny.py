@@ -53,5 +53,6 @@ def world(seed: int = 0, **changes: object) -> World:
         "chunk_latents": 2,
         "num_steps": 2,
         "retrieval": RetrievalConfig(max_context=4),
+        "engine": "plain",  # the others are held to it in test_engine.py
     }
     return World(model(), codec(), WorldConfig(**{**settings, "seed": seed, **changes}), device="cpu")

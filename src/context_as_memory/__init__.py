@@ -3,11 +3,14 @@
     from context_as_memory import Cameras, RetrievalConfig, World
 
 The public names are loaded on first use, so that `import context_as_memory` is quick, writes nothing and imports
-neither torch nor numpy. `Cameras`, `RetrievalConfig`, `Retrieval` and `retrieve` never import torch.
+neither torch nor numpy. It only says how threads wait (`machine.settle_threads`). `Cameras`, `RetrievalConfig`,
+`Retrieval` and `retrieve` never import torch.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from context_as_memory.machine import settle_threads
 
 if TYPE_CHECKING:
     from context_as_memory.camera import Cameras
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     from context_as_memory.memory import MemoryBank
     from context_as_memory.retrieval import Retrieval, RetrievalConfig, retrieve
     from context_as_memory.world import World
+
+settle_threads()  # before torch is loaded, or it is too late
 
 __version__ = "0.1.0"
 

@@ -94,7 +94,7 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(nn.functional.silu(self.conv1(nn.functional.silu(x))))
 
 
-class _Shortcut(nn.Module):
+class Shortcut(nn.Module):
     """A body that changes size or channels, plus its input regrouped to the same shape: no weights, nothing lost on
     the way down but by taking means of channels."""
 
@@ -123,7 +123,7 @@ def _convolution(
     before, after = inputs * coarser**2, outputs * finer**2
     if max(before, after) % min(before, after):
         raise UserError(f"autoencoder config: with shortcuts widths must divide each other, not {before} and {after}")
-    return [_Shortcut(nn.Sequential(*body), outputs, finer, coarser)]
+    return [Shortcut(nn.Sequential(*body), outputs, finer, coarser)]
 
 
 def _encoder(config: ImageAutoencoderConfig) -> nn.Sequential:

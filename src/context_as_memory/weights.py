@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .codec import ImageAutoencoder, ImageAutoencoderConfig, VideoCodec
 from .errors import UserError
@@ -82,7 +83,8 @@ def from_pretrained(folder: Path, *, expect: type[nn.Module] | None = None, dtyp
         wanted = expect.__name__ if expect is not None else " or ".join(_CLASSES)
         raise UserError(f"weights: {folder} holds a {name}, not a {wanted}")
     model_class, config_class = _CLASSES[name]
-    model = model_class(build_config(config_class, config, f"weights: {folder / 'config.json'}"))
+    with _Unstarted():
+        model = model_class(build_config(config_class, config, f"weights: {folder / 'config.json'}"))
     try:
         state = load_file(folder / WEIGHTS_FILE)
     except FileNotFoundError:
@@ -91,6 +93,16 @@ def from_pretrained(folder: Path, *, expect: type[nn.Module] | None = None, dtyp
         raise UserError(f"weights: {folder / WEIGHTS_FILE} is damaged ({error}); fetch or train it again") from error
     load_weights(model, state, str(folder))
     return model.to(dtype).eval()
+
+
+class _Unstarted(TorchFunctionMode):
+    """Networks are built without their random start, which weights from a file would replace at once."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        if getattr(function, "__name__", "") in ("uniform_", "normal_", "kaiming_uniform_"):
+            return args[0] if args else named["tensor"]
+        return function(*args, **named)
 
 
 def open_codec(folder: Path) -> VideoCodec:

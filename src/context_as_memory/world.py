@@ -9,9 +9,9 @@ A world made by `World.create` lives in a folder instead of working memory: ever
 finished, and `World.open` goes on where the last one ended, with the frames that an uninterrupted walk would have had.
 """
 
+import logging
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,16 @@ from .camera import Cameras
 from .codec import VideoCodec
 from .compute import fast, pick_device
 from .diffusion import TIMESTEPS, FlowMatching, sample_flow
+from .engine import ContextCache, differences, open_engine
 from .errors import UserError
 from .memory import MemoryBank, MergePolicy
 from .retrieval import Retrieval, RetrievalConfig, ViewIndex, retrieve
 from .tokens import ModelInputs, TokenLayout, build_model_inputs
-from .transformer import KeysValues, WorldTransformer
-from .video import to_frames, to_video
+from .transformer import WorldTransformer
 from .weights import build_config, fingerprint, from_pretrained, open_codec, read_json, resolve
 from .worldfile import MAIN, BranchStore, WorldFile
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,7 @@ class WorldConfig:
     merge: MergePolicy | None = None  # leave near-duplicate views out of retrieval; None: offer all
     memory_noise: float = 0.0  # on generated frames in the context: faults are not copied on and on (arXiv 2502.06764)
     kept_frames: int = 32  # frames whose keys and values stay in working memory from chunk to chunk (`per_frame` only)
+    engine: str = "auto"  # what runs the networks, one of `engine.ENGINES`; a world file says which it was
 
     @property
     def layout(self) -> TokenLayout:
@@ -84,6 +87,7 @@ class World:
         """`store`: a branch of a world file to live in and to continue; working memory if None."""
         self.device = pick_device(device)
         self.model, self.codec, self.config = model, codec, config
+        self.engine = open_engine(model, codec, config.engine, self.device)
         self.depth: Callable[[np.ndarray, Cameras], np.ndarray] | None = None
         self.weights_sha256: str | None = None  # of the folder that the networks were read from
         self.bank = MemoryBank(store, config.merge)
@@ -91,8 +95,7 @@ class World:
         # Numbers the noise of a chunk; with the seed it is the whole random state.
         self._chunks = 0 if store is None else store.steps
         self._first_entry = 0  # what the first entry of the bank was called before a copy: numbers the noise of entries
-        self._kept: OrderedDict[int, KeysValues] = OrderedDict()  # by bank entry, least recently used first
-        self._fresh: dict[int, KeysValues] = {}  # of the chunk that is being made
+        self._read = ContextCache(config.kept_frames)  # empty after opening: it never influences a frame
         self._index: ViewIndex | None = None
         self._indexed: MemoryBank | None = None  # the bank it is an index of
 
@@ -128,12 +131,15 @@ class World:
         """
         world = networks or cls.from_pretrained(weights, device=device)
         config = replace(world.config, **changes)  # type: ignore[arg-type]
+        engine = open_engine(world.model, world.codec, config.engine, world.device)
+        config = replace(config, engine=engine.name)
         settings = {
             "weights": str(weights),
             "weights_sha256": world.weights_sha256,
             "width": config.width,
             "height": config.height,
             "config": asdict(config),
+            "made_with": engine.made_with,
         }
         store = BranchStore(WorldFile.create(path, settings))
         return cls(world.model, world.codec, config, str(world.device), store)
@@ -152,7 +158,9 @@ class World:
         """Continue a branch of a world folder with the weights it was made with (`weights`: where they lie now;
         `networks` as in `create`).
 
-        Raises `UserError` for a damaged world, one that is being written elsewhere, and other weights.
+        It goes on with the engine it was made with; on another machine, or where that engine is missing, a warning says
+        that last bits will differ. Raises `UserError` for a damaged world, one that is being written elsewhere, and
+        other weights.
         """
         file = WorldFile.open(path, write=write)
         try:
@@ -164,8 +172,13 @@ class World:
                     f"the world in {path} was made with other weights ({settings['weights']}); "
                     "give those, or start a new one"
                 )
-            config = _parse_config({"multistep": False} | settings["config"], str(path))
-            return cls(fresh.model, fresh.codec, config, str(fresh.device), BranchStore(file, branch))
+            config = _parse_config({"multistep": False, "engine": "plain"} | settings["config"], str(path))
+            world = cls(fresh.model, fresh.codec, config, str(fresh.device), BranchStore(file, branch))
+            made = [note["made_with"] for _, note in world.bank.store.notes() if "made_with" in note]
+            notice = differences(made[-1] if made else settings.get("made_with", {}), world.engine.made_with)
+            if notice is not None:
+                log.warning("%s: %s", path, notice)
+            return world
         except BaseException:
             file.close()
             raise
@@ -212,7 +225,6 @@ class World:
             self.bank = before  # bad start frames leave the world as it was
             raise
         self._chunks = self._first_entry = 0
-        self._kept.clear()
 
     @torch.inference_mode()
     def remember(self, frames_u8: np.ndarray, cameras: Cameras, profiles_m: np.ndarray | None = None) -> None:
@@ -229,7 +241,7 @@ class World:
             )
         for start in range(0, len(frames_u8), 64):
             part = slice(start, start + 64)
-            latents = self.codec.encode_frames(to_video(frames_u8[part], self.device))[0]
+            latents = self.engine.pictures.encode(frames_u8[part])
             depths = self._profiles_m(frames_u8[part], cameras[part]) if profiles_m is None else profiles_m[part]
             self.bank.append(frames_u8[part], cameras[part], latents, profiles_m=depths)
 
@@ -258,26 +270,23 @@ class World:
 
         layout = replace(self.config.layout, max_context=max(self.config.layout.max_context, len(found.indices)))
         inputs = build_model_inputs(layout, self.bank.cameras, targets, found)
-        entries = inputs.context_index[0, 0].tolist()
-        context_latents = self._context_latents(entries)
-        encoded = self._keys_values(entries)
-        latents = self._denoise(context_latents, inputs, seed, encoded)
+        latents = self._denoise(inputs, seed)
         clock.lap("denoise")
 
-        frames_u8 = self._decode(self.bank.latents(np.array([recent])), latents)[:wanted]
+        frames_u8 = self.engine.pictures.decode(self.bank.latents(np.array([recent])), latents)[:wanted]
         clock.lap("decode")
         if commit:
             # Memory is made of pictures (paper section 1.1): what is stored is what a viewer saw, encoded alone.
-            stored = self.codec.encode_frames(to_video(frames_u8, self.device))[0]
+            stored = self.engine.pictures.encode(frames_u8)
             note = {
                 "step": self._chunks,
                 "context": found.indices.tolist(),
                 "scores": [round(score, 4) for score in found.scores.tolist()],
                 "retrieval": "given" if isinstance(rule, Retrieval) else asdict(rule),
+                "made_with": self.engine.made_with,
             }
             self.bank.append(frames_u8, cameras, stored, note, self._profiles_m(frames_u8, cameras))
             self._chunks += 1
-            self._keep(entries)
         clock.lap("encode")
         return Chunk(frames_u8, cameras, found, clock.seconds)
 
@@ -337,68 +346,22 @@ class World:
                 noise[:, row] = torch.randn(latents[:, row].shape, generator=generator)
         return latents + self.config.memory_noise * noise
 
-    def _keys_values(self, entries: list[int]) -> KeysValues | None:
-        """Keys and values of bank entries, [1, K, n, heads, hd] per layer; only those that are not kept are computed.
-
-        They depend on nothing but a frame's latent (`per_frame`), so they hold for ever; `_keep` keeps the last
-        `kept_frames` used ones. None where context frames see each other and nothing can be kept.
-        """
-        if self.model.config.context_mode != "per_frame":
-            return None
-        dtype = next(self.model.parameters()).dtype
-        frames: list[KeysValues] = []
-        for entry in entries:
-            known = self._kept.get(entry)
-            if known is None:
-                # One at a time: the last bits of a batched product depend on the batch, and a world that is opened
-                # again must go on exactly as it would have.
-                latent = self._context_latents([entry]).unsqueeze(0).to(self.device, dtype)
-                known = [(k[:, 0], v[:, 0]) for k, v in self.model.encode_context(latent)]
-            frames.append(known)
-        self._fresh = dict(zip(entries, frames, strict=True))
-        layers = zip(*frames, strict=True)
-        found = [tuple(torch.stack(parts, dim=1) for parts in zip(*layer, strict=True)) for layer in layers]
-        return [(k, v) for k, v in found]
-
-    def _keep(self, entries: Sequence[int]) -> None:
-        """Keep the keys and values that a committed chunk has read, in this order, and let the least recently read go.
-        What is kept saves time; it never changes what is chosen or made."""
-        if self.model.config.context_mode != "per_frame":
-            return
-        for entry in entries:
-            self._kept[entry] = self._fresh[entry]
-            self._kept.move_to_end(entry)
-        while len(self._kept) > self.config.kept_frames:
-            self._kept.popitem(last=False)
-        self._fresh = {}
-
-    def _denoise(
-        self, context_latents: Tensor, inputs: ModelInputs, seed: int, encoded: KeysValues | None = None
-    ) -> Tensor:
-        """Sample target latents [1, C, P, h, w] given context latents [C, K, h, w] (and what is known of them)."""
-        dtype = next(self.model.parameters()).dtype
-        channels, slots, rows, columns = context_latents.shape
-        inputs = replace(inputs, context_index=torch.arange(slots).view(1, 1, -1)).to(self.device)
+    def _denoise(self, inputs: ModelInputs, seed: int) -> Tensor:
+        """Sample target latents [1, C, P, h, w]. The context is read once, its keys and values go into every step."""
+        entries = inputs.context_index[0, 0].tolist()
+        context = self._context_latents(entries)
+        denoiser, flow = self.engine.denoiser, self.config.flow
+        kept = self._read.read(self.bank, entries, lambda some: denoiser.read(self._context_latents(some)))
+        network = denoiser.place(context, inputs, kept)
+        channels, _, rows, columns = context.shape
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(1, channels, self.config.chunk_latents, rows, columns, generator=generator).to(self.device)
-        context = self.model.prepare(context_latents.unsqueeze(0).to(self.device, dtype), inputs, encoded=encoded)
-        flow = self.config.flow
 
         def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
-            output = self.model.denoise(noisy.to(dtype), timestep, context, inputs).float()
-            return flow.velocity_of(output, noisy, timestep / TIMESTEPS)
+            return flow.velocity_of(network(noisy, float(timestep[0])), noisy, timestep / TIMESTEPS)
 
         sigmas = flow.sampling_sigmas(self.config.num_steps)
         return sample_flow(predict, noise, sigmas, self.config.multistep)
-
-    def _decode(self, recent_latent: Tensor, latents: Tensor) -> np.ndarray:
-        """Frames of the new latents, uint8; a causal video codec continues from the recent frame's latent."""
-        if self.codec.temporal_factor == 1:
-            video = self.codec.decode(latents)
-        else:
-            _, cache = self.codec.decode_next(recent_latent.unsqueeze(0).to(self.device).float())
-            video, _ = self.codec.decode_next(latents, cache)
-        return to_frames(video)
 
 
 class _Clock:

@@ -78,8 +78,7 @@ def explore(command: Explore, shelf: "Callable[[], Shelf] | None" = None) -> int
         from context_as_memory.server.app import LOOPBACK, create_app
     except ImportError as error:
         raise UserError(f"{error.name} is not installed; pip install 'context-as-memory[explore]'") from error
-    import torch
-
+    from context_as_memory.compute import use_threads
     from context_as_memory.server.shelf import FolderShelf
 
     limits = command.limits
@@ -88,8 +87,7 @@ def explore(command: Explore, shelf: "Callable[[], Shelf] | None" = None) -> int
     for name, value in vars(limits).items():
         if value < 1:
             raise UserError(f"--{name.replace('_', '-')} is {value}; give at least 1")
-    if command.threads is not None:
-        torch.set_num_threads(command.threads)
+    use_threads(command.threads)
     if command.log is not None:
         _log_to(command.log)
     local = is_loopback(command.host)

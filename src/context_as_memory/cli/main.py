@@ -204,7 +204,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             args=words,
             prog="cam",
             description="Context-as-Memory: camera-controlled video in which every generated frame is remembered. "
-            "`cam COMMAND --help` explains a command, `cam --version` tells the version.",
+            "`cam COMMAND --help` explains a command, `cam --version` tells the version. "
+            "Threads wait asleep (OMP_WAIT_POLICY=PASSIVE) and are not bound to processors, so that a busy machine is "
+            "shared well; there are as many as --threads or OMP_NUM_THREADS says, no more than a container pays for. "
+            "What your environment says about threads is left alone.",
             config=(tyro.conf.OmitArgPrefixes,),
         )
         return _RUN[type(command)](command)
@@ -401,11 +404,9 @@ def _perceptual(weight: float) -> Any:
 def _training_changes(command: TrainCodec | TrainWorld) -> dict[str, Any]:
     """The flags that were given, as changes of a `TrainConfig`."""
     if command.threads is not None:
-        if command.threads < 1:
-            raise UserError(f"--threads is {command.threads}; give at least 1")
-        import torch
+        from context_as_memory.compute import use_threads
 
-        torch.set_num_threads(command.threads)
+        use_threads(command.threads)
     numbers = ("steps", "budget_minutes", "stop_after_minutes", "batch_size", "learning_rate")
     names = (*numbers, "seed", "device", "tensorboard")
     changes = {name: getattr(command, name) for name in names if getattr(command, name) is not None}

@@ -384,13 +384,11 @@ def prepare_folder(folder: Path) -> None:
 
 def load_worlds(config: GenerateConfig) -> Worlds:
     """Load the weights once; both worlds share them."""
-    import torch
-
     from context_as_memory import weights
+    from context_as_memory.compute import use_threads
     from context_as_memory.world import World
 
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     if continues(config):
         assert config.world is not None
         note("the world's own settings are used: seed, memory, steps; there is nothing to compare with")

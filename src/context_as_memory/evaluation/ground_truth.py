@@ -229,15 +229,11 @@ def print_table(scores: dict[str, dict[str, Interval]], returns: int, episodes: 
 
 
 def _open(config: GroundTruthConfig) -> tuple["World", dict[str, str]]:
-    import torch
-
     from context_as_memory import weights
+    from context_as_memory.compute import use_threads
     from context_as_memory.world import World
 
-    if config.threads is not None:
-        if config.threads < 1:
-            raise UserError(f"--threads is {config.threads}; give at least 1")
-        torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     base = World.from_pretrained(config.weights, seed=config.seed)
     retrieval = replace(base.config.retrieval, max_context=config.max_context)
     settings = replace(base.config, retrieval=retrieval, num_steps=config.steps or base.config.num_steps)

@@ -4,6 +4,7 @@ import asyncio
 import os
 import secrets
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
@@ -205,8 +206,13 @@ async def _walk(socket: WebSocket, hall: Hall, room: Room, first: list[Message])
             if not session.wants_to_move:
                 moved.clear()
                 continue
+            if (early_s := session.early_s) > 0:
+                await asyncio.sleep(early_s)
+                continue
+            began = time.monotonic()
             async with speaking:
                 await tell(hall.step(room))
+            session.last_chunk_s = time.monotonic() - began
 
     await _until_one_ends(listen(), walk())
 

@@ -9,6 +9,7 @@ says, `step` makes the next chunk; both return what to tell.
 import contextlib
 import hashlib
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -97,6 +98,8 @@ class Frames:
 
 
 Told = Message | Frames
+FRAME_S = 1 / 30  # for so long the page shows a frame
+MARGIN_S = 0.05  # the next chunk is begun so much earlier than it must be
 FORGOTTEN_AFTER = 512  # frames of the walk with memory off that are held in working memory
 
 
@@ -116,6 +119,7 @@ class Session:
         self._forgetful: World | None = None  # walks beside it with memory off
         self._rule = RetrievalConfig()
         self._says_what_is_shown = False
+        self.last_chunk_s = 0.0  # from asking for the last chunk until it was sent
         self._rest()
 
     @property
@@ -131,6 +135,7 @@ class Session:
         self._event: int | None = None  # the newest event
         self._chunks, self._chunks_left = 0, -1  # made since the world stands, and left to make (-1: no end)
         self._shown = -1  # the last of them that the walker says to have shown
+        self._all_shown_at = 0.0  # when all that was made will have been seen, by this machine's clock
 
     def _move(self, state: State) -> None:
         if state not in LEGAL[self.state]:
@@ -202,6 +207,8 @@ class Session:
         self._says_what_is_shown = True
         if chunk_index < self._chunks:  # else it speaks of the walk before a rewind
             self._shown = max(self._shown, chunk_index)
+            if self._shown == self._chunks - 1:
+                self._all_shown_at = time.monotonic()
 
     def _hold(self, held: list[frozenset[str]] | frozenset[str]) -> None:
         with self._holding:
@@ -347,6 +354,13 @@ class Session:
         walking = self.state is State.WALKING and self._world is not None
         return walking and self._chunks_left != 0 and behind < self.limits.chunks_ahead
 
+    @property
+    def early_s(self) -> float:
+        """How long the next chunk may still wait: it is begun just in time to follow what is shown, so that a key shows
+        its effect soon. Not positive: begin now; so it is for walkers that do not say what they have shown."""
+        left_s = self._all_shown_at - time.monotonic() if self._says_what_is_shown else 0.0
+        return left_s - self.last_chunk_s - MARGIN_S
+
     def step(self) -> list[Told]:
         """Make the next chunk along the held keys; returns what to tell the viewers. Slow: it runs the model."""
         with self._alone:
@@ -369,6 +383,7 @@ class Session:
             self._hold(frozenset())  # or it would be tried again at once, and again
             raise
         chunk_index, self._chunks = self._chunks, self._chunks + 1
+        self._all_shown_at = max(self._all_shown_at, time.monotonic()) + FRAME_S * len(chunk.frames_u8)
         self._chunks_left = max(-1, self._chunks_left - 1)
         poses, seconds = _poses(chunk.cameras), sum(chunk.seconds.values())
         told: list[Told] = [Frames(chunk.frames_u8, held, poses, chunk_index, applied)]

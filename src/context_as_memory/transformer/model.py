@@ -23,7 +23,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> T
     """All frames of q attend to all frames of k and v; [B, F, n, heads, hd] in and out."""
     frames = q.shape[1]
     q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v))  # views: kernels read strides
-    out = attention_kernel(q.device.type, q.dtype, q.shape[-1])(q, k, v, bias)
+    out = attention_kernel(q.device.type)(q, k, v, bias)
     return out.transpose(1, 2).unflatten(1, (frames, -1))
 
 

@@ -54,15 +54,11 @@ def evaluate(config: EvaluateConfig) -> Report:
 
 def open_system(config: EvaluateConfig) -> WorldSystem:
     """The weights of the settings as a system."""
-    import torch
-
     from context_as_memory import weights
+    from context_as_memory.compute import use_threads
     from context_as_memory.world import World
 
-    if config.threads is not None:
-        if config.threads < 1:
-            raise UserError(f"--threads is {config.threads}; give at least 1")
-        torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     world = World.from_pretrained(config.weights, seed=config.seed)
     return WorldSystem(world, config.weights, weights.fingerprint(weights.resolve(config.weights)))
 
