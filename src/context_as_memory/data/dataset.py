@@ -220,8 +220,8 @@ class WorldBatch:
     inputs: ModelInputs
 
     def to(self, device: torch.device) -> "WorldBatch":
-        tensors = (tensor.to(device) for tensor in (self.pool_frames, self.target_frames, self.own))
-        return WorldBatch(*tensors, self.inputs.to(device))
+        pool, targets, own = (tensor.to(device) for tensor in (self.pool_frames, self.target_frames, self.own))
+        return WorldBatch(pool, targets, own, self.inputs.to(device))
 
 
 def collate(

@@ -119,7 +119,7 @@ def _compiled(function: Callable[..., Any], compile: Callable[..., Any] | None) 
     if (function, compile) not in _DONE:
         torch._dynamo.config.recompile_limit = VARIANTS
         _DONE[function, compile] = compile(function, dynamic=False, fullgraph=True)
-    return _DONE[function, compile]  # type: ignore[no-any-return]
+    return _DONE[function, compile]
 
 
 def _embed(patches: nn.Conv3d, pixels: nn.Linear, latents: Tensor, features: Tensor) -> Tensor:
@@ -136,8 +136,8 @@ def _read(block: nn.Module, x: Tensor, modulation: Tensor, place: Place) -> tupl
 
     def attend(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         kept.extend((k, v))
-        turned = (turn(y, None, place.angle) for y in (q, k, v))
-        return turn(_attention(*turned, None), None, -place.angle)
+        q, k, v = (turn(y, None, place.angle) for y in (q, k, v))
+        return turn(_attention(q, k, v, None), None, -place.angle)
 
     return block(x, modulation, 0, attend, None, None), kept[0], kept[1]
 
@@ -167,7 +167,7 @@ def _write(
         q = turn(q, place.to_image.mT, place.angle)
         return turn(_attention(q, k, v, bias), place.to_image, -place.angle)
 
-    return block(x, modulation, 0, attend, None, None)  # type: ignore[no-any-return]
+    return block(x, modulation, 0, attend, None, None)
 
 
 def _head(model: WorldTransformer, tokens: Tensor, embedding: Tensor) -> Tensor:
