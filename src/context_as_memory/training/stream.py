@@ -41,8 +41,13 @@ Painter = Callable[[Cameras], Tensor]  # pictures uint8 [N, H, W, 3] on the devi
 class Places(Protocol):
     """Where videos are made. Goes to other processes, so it must be small and can be pickled."""
 
-    width: int
-    height: int
+    @property
+    def width(self) -> int:
+        """Of the pictures, pixels."""
+        ...
+
+    @property
+    def height(self) -> int: ...
 
     def plan(self, split: str, number: int, frames: int) -> tuple[Any, Cameras]:
         """Place `number` of a split, and a walk through it. Raises `UserError` where there is no room to walk."""
