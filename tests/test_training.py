@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import nn
 import tiny
 from context_as_memory.cli import recipes
 from context_as_memory.codec import ImageAutoencoder, ImageAutoencoderConfig
+from context_as_memory.data.dataset import WorldBatch, collate, pool_size, sample_segment
 from context_as_memory.data.episode import write_episode
 from context_as_memory.diffusion import FlowMatching
 from context_as_memory.errors import UserError
@@ -22,11 +24,14 @@ from context_as_memory.retrieval import Retrieval
 from context_as_memory.tokens import TokenLayout, build_model_inputs
 from context_as_memory.training.codec import CodecTask, train_codec
 from context_as_memory.training.codec_loss import CodecLossConfig, _moved, codec_loss, eight_bit
+from context_as_memory.training.compiled import CompiledDenoiser
 from context_as_memory.training.distil import jump
 from context_as_memory.training.perceptual import perceptual_price
+from context_as_memory.training.rollout import Rollouts, Sampling, plan_rollout
+from context_as_memory.training.stream import Stream, plan_video
 from context_as_memory.training.trainer import TrainConfig, Trainer, learning_rate_factor
 from context_as_memory.training.weather import weathered
-from context_as_memory.training.world import train_world
+from context_as_memory.training.world import train_world, train_world_stream
 from context_as_memory.weights import from_pretrained
 from context_as_memory.world import World
 
@@ -228,16 +233,6 @@ def test_the_perceptual_price_is_nothing_for_the_truth_and_where_all_is_noise():
     assert predicted.grad[0].abs().max() == 0 and predicted.grad[1].abs().max() > 0
 
 
-def test_only_beliefs_of_later_steps_are_kept_as_own_frames(data, codec_run, tmp_path, monkeypatch):
-    recipe = recipes.world_tiny()
-    for level, kept in ((0.9, False), (0.3, True)):
-        levels = lambda self, count, generator, level=level: torch.full((count,), level)  # noqa: E731
-        monkeypatch.setattr(type(recipe.flow), "training_sigmas", levels)
-        train_world(recipe, data, codec_run, tmp_path / "cache", tmp_path / f"run{level}")
-        known = np.fromfile(tmp_path / f"run{level}" / "own_frames" / "known.bin", np.bool_)
-        assert known.any() == kept
-
-
 def test_a_jump_in_one_step_is_the_teachers_velocity_and_in_more_it_follows_the_flow():
     teacher, flow = tiny.model(), FlowMatching(preconditioned=True)
     for parameter in teacher.parameters():  # a fresh denoiser predicts nothing
@@ -359,7 +354,9 @@ import os, torch, tiny
 from dataclasses import replace
 from pathlib import Path
 from context_as_memory.cli import recipes
+from context_as_memory.training.rollout import Rollouts, Sampling, plan_rollout
 from context_as_memory.training.trainer import Trainer
+from context_as_memory.training.recorded import RecordedVideos
 from context_as_memory.training.world import WorldTask
 import numpy as np
 torch.set_num_threads(1)
@@ -367,7 +364,9 @@ recipe = recipes.world_tiny()
 limit = 1e-9 if sys.argv[2] == "stop" else None
 recipe = replace(recipe, train=replace(recipe.train, sample_every=100, stop_after_minutes=limit))
 videos = [(tiny.walk(60), np.random.default_rng(0).normal(size=(60, 4, 2, 4)).astype(np.float16))]
-trainer = Trainer(tiny.model(), WorldTask(recipe, videos, [], torch.device("cpu")), recipe.train, Path(sys.argv[1]))
+source = RecordedVideos(videos, recipe.drawing, torch.device("cpu"))
+task = WorldTask(recipe, source, torch.device("cpu"), tiny.codec())
+trainer = Trainer(tiny.model(), task, recipe.train, Path(sys.argv[1]))
 trainer.train()
 state = trainer.averaged_state()
 total = float(sum(v.double().abs().sum() for v in state.values()))
@@ -432,3 +431,164 @@ def test_weather_leaves_others_alone_and_goes_all_the_way():
     rows = weathered(flat, 1.0, torch.Generator().manual_seed(2))
     spread = rows.flatten(1).amax(dim=1) - rows.flatten(1).amin(dim=1)
     assert spread.max() < 1e-5 and (rows.flatten(1).mean(dim=1) - 1).abs().max() > 0.1  # only the contrast differs
+
+
+def test_walks_of_training_are_those_of_the_world():
+    """Two walks in one batch, of different length of memory, make the frames that `World` makes of each alone."""
+    walks, given, chunks = (tiny.walk(20, 1), tiny.walk(22, 2)), (4, 6), 8
+    worlds = [tiny.world(seed, memory_noise=0.3, num_steps=3) for seed in (5, 9)]
+    plans, latents, truth = [], [], []
+    for world, cameras, count in zip(worlds, walks, given, strict=True):
+        world.reset(tiny.pictures(count, count), cameras[:count])
+        layout, rule = world.config.layout, world.config.retrieval
+        plan = plan_rollout(cameras, count, layout, rule, world.config.seed)
+        plans.append(plan)
+        latents.append(world.bank.latents(np.arange(count)))
+        for number, chunk in enumerate(world.rollout(cameras[count:])):
+            truth.append(torch.from_numpy(chunk.frames_u8))
+            mask = plan.inputs.context_mask[0, number]
+            chosen = plan.inputs.context_index[0, number][mask].tolist()
+            assert chosen == [chunk.retrieval.indices[-1], *chunk.retrieval.indices[:-1]], "the same memory"
+    config = worlds[0].config
+    sampling = Sampling(flow=config.flow, num_steps=3, multistep=config.multistep, memory_noise=0.3)
+    for fixed in (False, True):
+        rollouts = Rollouts(plans, latents, (5, 9), sampling, worlds[0].codec, fixed_slots=fixed)
+        made = [rollouts.advance(worlds[0].model) for _ in range(chunks)]
+        assert rollouts.finished
+        for row, world in enumerate(worlds):
+            frames = torch.cat([(video[row] + 1) * 127.5 for video in made], dim=1).permute(1, 2, 3, 0)
+            difference = (frames - torch.cat(truth[row * chunks : (row + 1) * chunks]).float()).abs()
+            assert difference.max() < 1.5 and difference.mean() < 0.02, "but for rounding at half a level"
+            stored = world.bank.latents(np.arange(given[row], given[row] + 2 * chunks)).transpose(0, 1)
+            assert (rollouts.made[row] - stored).square().mean() < 1e-4 * stored.square().mean()
+
+
+def _one_batch(slots: int = 3, segments: int = 2) -> WorldBatch:
+    recipe, cameras = recipes.world_tiny(), tiny.walk(60)
+    layout, rng = TokenLayout(num_targets=2, max_context=slots), np.random.default_rng(3)
+    sampling = replace(recipe.sampling, pool_frames=(30, 50), radius_m=9.0)
+    drawn = [
+        sample_segment(cameras, layout, recipe.retrieval, sampling, rng, slots=(1, slots)) for _ in range(segments)
+    ]
+    assert all(segment.inputs.context_mask.shape[2] == slots for segment in drawn)
+    return collate(drawn, [0] * segments, size=pool_size(2, slots))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # read by torch itself while it traces
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_compiled_denoiser_computes_what_the_denoiser_computes(masked):
+    """Outputs and gradients of all weights; traced as a compiler sees it, in one piece, but run without one."""
+    model, batch = tiny.model(), _one_batch()
+    inputs = batch.inputs
+    if masked:
+        inputs.context_mask[0, 0, 2] = False
+    generator = torch.Generator().manual_seed(0)
+    pool = torch.randn(2, 4, batch.pool_frames.shape[1], 2, 4, generator=generator)
+    noisy = torch.randn(4, 4, 2, 2, 4, generator=generator)
+    timestep = torch.tensor([900.0, 500.0, 100.0, 0.0])
+    compiled = CompiledDenoiser(model, masked=masked, compile=_traced)
+    results = []
+    for network in (model, compiled):
+        model.zero_grad()
+        output = network.predict(noisy, timestep, pool, inputs)
+        output.square().mean().backward()
+        results.append((output.detach(), {name: p.grad.clone() for name, p in model.named_parameters()}))
+    (truth, gradients), (output, mine) = results
+    torch.testing.assert_close(output, truth, rtol=1e-4, atol=1e-5)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(mine[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+
+
+def _traced(function, **settings):
+    return torch.compile(function, backend="eager", **settings)
+
+
+class _Rooms:
+    """Places for a stream: random pictures along a random walk; every third has no room."""
+
+    width, height = tiny.WIDTH, tiny.HEIGHT
+
+    def plan(self, split, number, frames):
+        if number % 3 == 2:
+            raise UserError("no room")
+        return 100 * (split == "val") + number, tiny.walk(frames, number)
+
+    def painter(self, place, device):
+        return lambda cameras: torch.from_numpy(tiny.pictures(len(cameras), place)).to(device)
+
+
+def _stream(**changes: object) -> Stream:
+    recipe = replace(recipes.world_tiny(), own_frames=0.5)
+    stream = Stream(
+        _Rooms(), tiny.codec(), recipe.drawing, replace(recipe.stream, **changes), torch.device("cpu"), first_number=9
+    )
+    stream.wait()
+    return stream
+
+
+def test_a_stream_gives_the_latents_and_cameras_of_its_videos_and_replaces_the_oldest():
+    stream = _stream(device_share=0.5)
+    recipe, rooms = recipes.world_tiny(), _Rooms()
+    try:
+        seen = set()
+        for step in range(4000):
+            if len(seen) > 3:
+                break
+            time.sleep(0.005)
+            batch = stream.batch(step, 0)
+            slots = set((batch.target_frames // 60).flatten().tolist())
+            plans = {slot: stream._plans[slot] for slot in slots}
+            if step % 5 or any(plan is None for plan in plans.values()):
+                continue  # given up meanwhile
+            seen |= {plan.number for plan in plans.values()}
+            inputs = batch.inputs
+            assert inputs.context_mask.all() and inputs.context_mask.shape[2] in (1, 2, 3)
+            latents = stream.read(batch.pool_frames)
+            for row in range(len(batch.pool_frames)):
+                slot = int(batch.pool_frames[row, 0]) // 60
+                cameras = rooms.plan("train", plans[slot].number, 60)[1]
+                frames = (batch.pool_frames[row] % 60)[inputs.context_index[row]]
+                targets = (batch.target_frames % 60).view(len(batch.pool_frames), -1, 2)[row]
+                for chunk in range(recipe.sampling.chunks):
+                    context = cameras.w2c[int(targets[chunk, 0])] @ cameras.c2w[frames[chunk].numpy()]
+                    np.testing.assert_allclose(inputs.context_cameras.c2w[row, chunk].numpy(), context, atol=1e-5)
+                pictures = torch.from_numpy(tiny.pictures(60, plans[slot].number)).permute(3, 0, 1, 2)[None]
+                truth = stream.codec.encode_frames(pictures.float() / 127.5 - 1)[0]
+                torch.testing.assert_close(latents[row], truth[:, batch.pool_frames[row] % 60], atol=2e-2, rtol=1e-2)
+        assert len(seen) > 3, "more than the ring holds"
+        assert all(number >= 9 and number % 3 != 2 for number in seen)
+        assert len(stream.held_out) == 1 and stream.held_out[0][1].shape == (60, 4, 2, 4)
+    finally:
+        stream.close()
+
+
+def test_plans_follow_from_their_number_alone():
+    recipe = recipes.world_tiny()
+    first, second = (plan_video(_Rooms(), "train", 4, 60, recipe.drawing, recipe.stream) for _ in range(2))
+    for slots, rows in first.rows.items():
+        for name, values in rows.items():
+            np.testing.assert_array_equal(values, second.rows[slots][name])
+    assert set(first.rows) == {1, 2, 3} and all(len(rows["pool"]) == 3 for rows in first.rows.values())
+    assert plan_video(_Rooms(), "train", 5, 60, recipe.drawing, recipe.stream) is None
+
+
+def test_training_on_a_stream_walks_on_its_own_frames_and_ends_in_a_world(codec_run, tmp_path):
+    recipe = recipes.world_tiny()
+    recipe = replace(recipe, own_frames=0.9, train=replace(recipe.train, steps=12, sample_every=6))
+    train_world_stream(recipe, _Rooms(), codec_run, tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {"memory_psnr_db", "own_error_last"} <= set().union(*rows)
+    shares = [row["own_share"] for row in rows if "own_share" in row]
+    assert shares[0] == 0 and max(shares) > 0, "own frames are memory once the first walks are done"
+    assert list((tmp_path / "run" / "samples").glob("*_walks.png"))
+    assert World.from_pretrained(tmp_path / "run" / "world", device="cpu").config.width == tiny.WIDTH
+
+
+def test_own_frames_reach_training_from_recorded_videos_too(data, codec_run, tmp_path):
+    recipe = recipes.world_tiny()
+    recipe = replace(recipe, own_frames=1.0, train=replace(recipe.train, steps=7))
+    train_world(recipe, data, codec_run, tmp_path / "cache", tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    shares = {row["step"]: row["own_share"] for row in rows if "own_share" in row}
+    assert max(shares[step] for step in (1, 2, 3)) == 0 and min(shares[step] for step in (4, 5, 6)) > 0

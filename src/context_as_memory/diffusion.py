@@ -46,8 +46,8 @@ class FlowMatching:
         return (2 * level - 1) / variance * noisy + variance.rsqrt() * output
 
     def training_sigmas(self, count: int, generator: torch.Generator) -> Tensor:
-        """Random noise levels [count] in (0, 1)."""
-        normal = torch.randn(count, generator=generator) * self.logit_std + self.logit_mean
+        """Random noise levels [count] in (0, 1), on the generator's device."""
+        normal = torch.randn(count, generator=generator, device=generator.device) * self.logit_std + self.logit_mean
         return self._shifted(normal.sigmoid())
 
     def sampling_sigmas(self, steps: int) -> Tensor:

@@ -115,8 +115,6 @@ class Encode:
 
 @dataclass(frozen=True, kw_only=True)
 class _Training:
-    data: Path
-    """Folder of episodes made by `cam render`."""
     out: Path
     """Folder for checkpoints, curves and the final weights; a run found there is resumed."""
     steps: int | None = None
@@ -145,6 +143,8 @@ class _Training:
 class TrainCodec(_Training):
     """Train the image autoencoder; weights end in OUT/vae."""
 
+    data: Path
+    """Folder of episodes made by `cam render`."""
     recipe: Literal["light", "base", "tiny"] = "light"
     """Complete named settings; the other flags change single ones. `light` is for a CPU, `base` for a GPU."""
 
@@ -155,8 +155,16 @@ class TrainWorld(_Training):
 
     codec: Path
     """Folder of the autoencoder: the output of `cam train codec` or its `vae`."""
-    cache: Path
-    """Folder of latents (`cam encode`); missing ones are made."""
+    data: Path | None = None
+    """Folder of episodes made by `cam render`."""
+    cache: Path | None = None
+    """With `--data`: folder of latents (`cam encode`); missing ones are made."""
+    worlds: Literal["voxel"] | None = None
+    """Instead of `--data`: worlds are built, painted and encoded while training goes on."""
+    width: int = 320
+    """With `--worlds`: width of the pictures in pixels."""
+    height: int = 192
+    """With `--worlds`: their height."""
     recipe: Literal["light", "steady", "base", "swift", "tiny"] = "light"
     """Complete named settings; the other flags change single ones. `light` is for a CPU, `base` for a GPU; `steady`
     goes on from `light` weights (`--init`)."""
@@ -377,7 +385,7 @@ def _train_codec(command: TrainCodec) -> int:
 
 def _train_world(command: TrainWorld) -> int:
     from context_as_memory.cli.recipes import world_recipe
-    from context_as_memory.training.world import train_world
+    from context_as_memory.training.world import train_world, train_world_stream
 
     recipe = world_recipe(command.recipe)
     second = command.recipe in ("steady", "swift")
@@ -386,9 +394,19 @@ def _train_world(command: TrainWorld) -> int:
             f"the recipe {command.recipe} is a second stage; give the world folder to go on from (--init default)"
         )
     recipe = replace(recipe, train=replace(recipe.train, **_training_changes(command)))
+    if (command.worlds is None) == (command.data is None):
+        raise UserError("give either --data with --cache, or --worlds voxel")
     perceptual = _perceptual(recipe.perceptual)
-    folders = (command.data, command.codec, command.cache, command.out)
-    _print_figures(train_world(recipe, *folders, command.init, perceptual))
+    if command.data is not None:
+        if command.cache is None:
+            raise UserError("--data needs --cache, a folder for latents")
+        folders = (command.data, command.codec, command.cache, command.out)
+        _print_figures(train_world(recipe, *folders, command.init, perceptual))
+        return 0
+    from context_as_memory.data.voxel.places import VoxelPlaces
+
+    places = VoxelPlaces(width=command.width, height=command.height)
+    _print_figures(train_world_stream(recipe, places, command.codec, command.out, command.init, perceptual))
     return 0
 
 

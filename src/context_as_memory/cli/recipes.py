@@ -13,9 +13,13 @@ from ..errors import UserError
 from ..retrieval import RetrievalConfig
 from ..training.codec import CodecRecipe
 from ..training.codec_loss import CodecLossConfig
+from ..training.own_frames import OwnWalkConfig
+from ..training.stream import StreamConfig
 from ..training.trainer import TrainConfig
 from ..training.world import WorldRecipe
 from ..transformer import TransformerConfig
+
+LATENT_CHANNELS = 32  # of the autoencoder `light`
 
 
 def codec_light() -> CodecRecipe:
@@ -57,10 +61,16 @@ def codec_tiny() -> CodecRecipe:
 
 
 def world_light() -> WorldRecipe:
-    """The CPU's denoiser: 5 M parameters, chunks of 4 frames of 60 tokens, up to 8 context frames, 4 sampling steps.
-    Two hours on two cores with bf16 instructions."""
+    """The CPU's denoiser: 5 M parameters, chunks of 4 frames of 60 tokens, up to 8 context frames, 4 sampling steps."""
     return WorldRecipe(
-        model=TransformerConfig(num_attention_heads=4, attention_head_dim=64, ffn_dim=1024, num_layers=6),
+        model=TransformerConfig(
+            num_attention_heads=4,
+            attention_head_dim=64,
+            in_channels=LATENT_CHANNELS,
+            out_channels=LATENT_CHANNELS,
+            ffn_dim=1024,
+            num_layers=6,
+        ),
         flow=FlowMatching(shift=2.0, preconditioned=True),
         sampling=SamplingConfig(chunks=4),
         train=TrainConfig(
@@ -74,17 +84,19 @@ def world_light() -> WorldRecipe:
             log_every=10,
             sample_every=250,
         ),
+        stream=StreamConfig(videos=24, first=6, held_out=4, segments=40, own_segments=20, workers=1, device_share=0.2),
     )
 
 
 def world_steady() -> WorldRecipe:
-    """A second stage for a `light` denoiser (`--init`), against drift: memory is often what the denoiser itself made of
-    it, or faulty, or noisy, and a perceptual distance asks for texture."""
+    """A second stage for a `light` denoiser (`--init`), against drift: memory is often what the denoiser itself made on
+    its own walks, or faulty, or noisy, and a perceptual distance asks for texture."""
     recipe = world_light()
     return replace(
         recipe,
         sampling=replace(recipe.sampling, recent_only=0.2),
         own_frames=0.4,
+        own_walks=OwnWalkConfig(walks=4, chunks=12, every=8),
         weathered=0.2,
         perceptual=0.3,
         context_noise=0.3,
@@ -94,30 +106,41 @@ def world_steady() -> WorldRecipe:
 
 
 def world_base() -> WorldRecipe:
-    """The denoiser for one GPU and ten minutes: 12 M parameters, the same format as `light`, and all that `steady` does
-    from the start."""
+    """The denoiser for one GPU, in slices of nine minutes: 12 M parameters, the same format as `light`, and all that
+    `steady` does from the start.
+
+    The learning rate stays where it is and falls only at the end of a slice, so that slices that begin with the weights
+    of the one before (`--init`) add up.
+    """
     recipe = world_steady()
     return replace(
         recipe,
         model=replace(recipe.model, num_attention_heads=6, ffn_dim=1536),
         sampling=SamplingConfig(recent_only=0.15),
+        context_slots=(4, 8),  # each number costs half a minute of compiling
         weathered=0.15,
+        own_walks=OwnWalkConfig(walks=64, chunks=16, every=8),
         train=TrainConfig(
             steps=200_000,
-            budget_minutes=9,
+            budget_minutes=8,
             batch_size=256,
             optimizer="muon",
             learning_rate=2e-3,
+            decay_fraction=0.15,
+            log_every=50,
             sample_every=1000,
             data_workers=14,
         ),
+        stream=StreamConfig(first=64),
     )
 
 
 def world_swift() -> WorldRecipe:
     """A stage after `base` (`--init`): two sampling steps that go where twelve went."""
     recipe = world_base()
-    train = replace(recipe.train, learning_rate=5e-4, budget_minutes=2, warmup_steps=20, ema_decay=0.99)
+    train = replace(
+        recipe.train, learning_rate=5e-4, budget_minutes=2, warmup_steps=20, ema_decay=0.99, decay_fraction=0.6
+    )
     return replace(recipe, num_steps=2, multistep=False, teacher_steps=6, train=replace(train, sample_every=200))
 
 
@@ -136,9 +159,23 @@ def world_tiny() -> WorldRecipe:
         model=model,
         sampling=SamplingConfig(chunks=2, max_stride=1, pool_frames=(4, 8), hidden_frames=(1, 4), max_jump=8),
         retrieval=RetrievalConfig(max_context=3),
+        context_slots=(2, 3),
         chunk_latents=2,
         num_steps=2,
         own_frames=0.5,
+        own_walks=OwnWalkConfig(walks=2, chunks=2, every=1, most_error=1e9),
+        sheet_frames=8,
+        stream=StreamConfig(
+            videos=3,
+            frames=60,
+            first=2,
+            held_out=1,
+            held_out_frames=60,
+            segments=9,
+            own_segments=6,
+            workers=0,
+            device_share=1.0,
+        ),
         weathered=0.3,
         memory_noise=0.1,
         train=replace(_tiny_training(), batch_size=4),

@@ -5,10 +5,11 @@ from all other frames of that video, past and future, and one sample in ten sees
 inputs are the very functions that generation uses.
 
 What is ours: chunks of one segment are picked near each other in space, so that a frame retrieved by several of them
-is encoded once; the pool that retrieval may choose from is a random part of the video, so that memory is sometimes
-dense and sometimes poor; frames close in time to the targets are hidden at random, so that memory and not the
-neighbouring frame has to explain the view; some chunks begin far from the recent frame; steps between frames vary, so
-that slow and fast walkers are known.
+is encoded once, and all have equally many context frames, so that no slot is empty and no mask is needed; the pool
+that retrieval may choose from is a random part of the video, so that memory is sometimes dense and sometimes poor;
+frames close in time to the targets are hidden at random, so that memory and not the neighbouring frame has to explain
+the view; some chunks begin far from the recent frame; steps between frames vary, so that slow and fast walkers are
+known. Where memory consists of frames that the denoiser made itself, segments are drawn around its walk (`draw_walk`).
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,9 @@ from torch import Tensor
 from ..camera import Cameras
 from ..errors import UserError
 from ..retrieval import Retrieval, RetrievalConfig, retrieve
-from ..tokens import ModelInputs, TokenLayout, build_model_inputs
+from ..tokens import CameraTensors, ModelInputs, TokenLayout, build_model_inputs
+
+MOST_GIVEN = 64  # frames that a walk of the denoiser begins with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +37,7 @@ class SamplingConfig:
     pool_frames: tuple[int, int] = (32, 256)  # how many frames of the video retrieval may choose from
     hidden_frames: tuple[int, int] = (4, 60)  # frames on both sides of the targets that memory may not show
     causal: float = 0.3  # share of chunks whose memory lies on one side in time, as in generation
-    recent_only: float = 0.1  # share of chunks without memory (paper section 3.5)
+    recent_only: float = 0.1  # share of batches without memory (paper section 3.5)
     random_context: float = 0.1  # share of chunks with unsuitable memory, so that the model learns to ignore it
     jump: float = 0.5  # share of chunks that begin up to max_jump frames after the recent frame: a sudden return
     max_jump: int = 64
@@ -48,27 +51,66 @@ class Segment:
     target_index: np.ndarray  # int64 [G, P]
     inputs: ModelInputs  # context_index points into the pool
 
+    @property
+    def slots(self) -> int:
+        return self.inputs.context_mask.shape[2]
+
+    def shortened(self, slots: int) -> "Segment":
+        """With the first `slots` context frames of each chunk."""
+        inputs, few = self.inputs, slice(slots)
+        inputs = replace(
+            inputs,
+            context_index=inputs.context_index[:, :, few],
+            context_mask=inputs.context_mask[:, :, few],
+            context_cameras=CameraTensors(*(part[:, :, few] for part in inputs.context_cameras)),
+            context_positions=inputs.context_positions[few],
+        )
+        return replace(self, inputs=inputs)
+
 
 def sample_segment(
-    cameras: Cameras, layout: TokenLayout, retrieval: RetrievalConfig, config: SamplingConfig, rng: np.random.Generator
+    cameras: Cameras,
+    layout: TokenLayout,
+    retrieval: RetrievalConfig,
+    config: SamplingConfig,
+    rng: np.random.Generator,
+    *,
+    slots: Sequence[int] | None = None,
+    shown: np.ndarray | None = None,
+    made: np.ndarray | None = None,
 ) -> Segment:
-    """Draw one segment from the cameras of a video; `retrieval.max_context` is the number of context slots."""
+    """Draw one segment from the cameras of a video, all of its context slots filled.
+
+    slots: rising numbers of context slots that are allowed; the largest is aimed at, and where a place has not so many
+        frames to remember, the next smaller one holds for the whole segment. None: 1 to `retrieval.max_context`.
+    shown: bool [T], frames that retrieval may choose from; None: a random part of those nearby.
+    made: bool [T], frames that the denoiser has made itself: chunks begin after one of them, and retrieval knows that
+        they were not given. None: there are none.
+    """
     frames, steps = len(cameras), layout.num_targets
+    slots = range(1, retrieval.max_context + 1) if slots is None else slots
     stride = int(rng.integers(1, config.max_stride + 1)) * int(rng.choice((-1, 1)))  # a static world can run backwards
     reach = abs(stride) * steps
     margin = reach + (config.max_jump if config.jump else 0)
     if frames <= 2 * margin + 2:
         raise UserError(f"training: a video of {frames} frames is too short for chunks and jumps that span {margin}")
     valid = np.arange(margin, frames - margin)
+    valid = valid if made is None or not made[valid].any() else valid[made[valid]]
     centre = cameras.position[rng.choice(valid)]
     near = valid[np.linalg.norm(cameras.position[valid] - centre, axis=1) < config.radius_m]
-    shown = np.zeros(frames, bool)
-    around = np.flatnonzero(np.linalg.norm(cameras.position - centre, axis=1) < 2.5 * config.radius_m)
-    size = min(int(rng.integers(config.pool_frames[0], config.pool_frames[1] + 1)), len(around))
-    shown[rng.choice(around, size, replace=False)] = True
+    if shown is None:
+        around = np.flatnonzero(np.linalg.norm(cameras.position - centre, axis=1) < 2.5 * config.radius_m)
+        size = min(int(rng.integers(config.pool_frames[0], config.pool_frames[1] + 1)), len(around))
+        shown = np.zeros(frames, bool)
+        shown[rng.choice(around, size, replace=False)] = True
+    wanted = slots[-1]
+    limit = pool_size(config.chunks, wanted)
 
-    chunks: list[tuple[np.ndarray, Retrieval]] = []
-    for start in rng.choice(near, config.chunks):
+    drawn: list[tuple[np.ndarray, Retrieval]] = []
+    kept: list[int] = []  # those of the drawn that have as many frames as wanted and whose frames fit into the pool
+    pool: set[int] = set()
+    while len(kept) < config.chunks and len(drawn) < 2 * config.chunks:
+        start = int(rng.choice(near))
         targets = start + stride * np.arange(1, steps + 1)
         gap = int(rng.integers(config.max_jump)) if rng.random() < config.jump else 0
         recent = int(start - np.sign(stride) * gap)
@@ -79,20 +121,90 @@ def sample_segment(
         else:
             hidden = int(rng.integers(config.hidden_frames[0], config.hidden_frames[1] + 1))
             allowed[max(0, targets.min() - hidden) : targets.max() + hidden + 1] = False
-        if rng.random() < config.recent_only:
-            allowed[:] = False
         kind = "random" if rng.random() < config.random_context else retrieval.strategy
-        rule, seed = replace(retrieval, strategy=kind), int(rng.integers(2**31))
-        found = retrieve(cameras, cameras[targets], rule, recent=recent, allowed=allowed, seed=seed)
-        chunks.append((targets, found))
+        rule, seed = replace(retrieval, strategy=kind, max_context=wanted), int(rng.integers(2**31))
+        given = None if made is None else ~made
+        found = retrieve(cameras, cameras[targets], rule, recent=recent, allowed=allowed, given=given, seed=seed)
+        drawn.append((targets, found))
+        if len(found.indices) == wanted and len(together := pool.union(found.indices.tolist())) <= limit:
+            kept.append(len(drawn) - 1)
+            pool = together
+    if not kept:
+        most = max(len(found.indices) for _, found in drawn)
+        wanted = max((number for number in slots if number <= most), default=1)
+        kept = _that_fit([found.indices for _, found in drawn], wanted, config.chunks)
+    chunks = [drawn[kept[row % len(kept)]] for row in range(config.chunks)]  # where too few fit, some come again
+    return _packed(cameras, layout, chunks, wanted)
 
-    pool = np.unique(np.concatenate([found.indices for _, found in chunks]))
+
+def pool_size(chunks: int, slots: int) -> int:
+    """Frames that the memory of a segment has at most: chunks near each other share about half of theirs."""
+    return chunks if slots == 1 else max(slots, -(-3 * chunks * slots // 4))
+
+
+def _that_fit(found: Sequence[np.ndarray], slots: int, chunks: int) -> list[int]:
+    """Which of the drawn contexts are used when each may have `slots` frames, at most `chunks` of them."""
+    kept: list[int] = []
+    pool: set[int] = set()
+    for number, indices in enumerate(found):
+        together = pool.union(_first(indices, slots).tolist())
+        if len(indices) >= slots and len(together) <= pool_size(chunks, slots) and len(kept) < chunks:
+            kept.append(number)
+            pool = together
+    return kept
+
+
+def _first(indices: np.ndarray, slots: int) -> np.ndarray:
+    """The first picks and the recent frame, which is last."""
+    return np.append(indices[: slots - 1], indices[-1])
+
+
+def _packed(
+    cameras: Cameras, layout: TokenLayout, chunks: Sequence[tuple[np.ndarray, Retrieval]], slots: int
+) -> Segment:
+    """One segment of chunks (target frames and their context), each with its first `slots` context frames."""
+    short = [replace(found, indices=_first(found.indices, slots)) for _, found in chunks]
+    pool = np.unique(np.concatenate([found.indices for found in short]))
     row = []
-    for targets, found in chunks:
-        inputs = build_model_inputs(layout, cameras, cameras[targets], found, slots=layout.max_context)
+    for (targets, _), found in zip(chunks, short, strict=True):
+        inputs = build_model_inputs(layout, cameras, cameras[targets], found, slots=slots)
         in_pool = torch.from_numpy(np.searchsorted(pool, inputs.context_index.numpy()))
-        row.append(replace(inputs, context_index=in_pool.masked_fill(~inputs.context_mask, 0)))
+        row.append(replace(inputs, context_index=in_pool))
     return Segment(pool, np.stack([targets for targets, _ in chunks]), ModelInputs.cat(row, dim=1))
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A walk of the denoiser along a video: what it is given to remember, and the frames that it makes anew."""
+
+    given: np.ndarray  # int64 [N]: frames of the video; the walk begins at the last of them
+    made: np.ndarray  # int64 [L P]: frames of the video, in walking order
+
+    def masks(self, frames: int) -> tuple[np.ndarray, np.ndarray]:
+        """Which frames of the video are its memory in the end, and which of them it has made; both bool [frames]."""
+        shown, made = np.zeros(frames, bool), np.zeros(frames, bool)
+        made[self.made] = True
+        shown[self.given] = True
+        return shown | made, made
+
+
+def draw_walk(cameras: Cameras, config: SamplingConfig, length: int, rng: np.random.Generator) -> Walk:
+    """Draw a walk of `length` frames along a video. It remembers its start and from none to many frames beside the way,
+    so that it goes through known places as well as new ones."""
+    frames = len(cameras)
+    most = min(config.max_stride, (frames - 1) // length)
+    if most < 1:
+        raise UserError(f"training: a video of {frames} frames is too short for a walk of {length}")
+    stride = int(rng.integers(1, most + 1))
+    start = int(rng.integers(0, frames - length * stride))
+    made = start + stride * np.arange(1, length + 1)
+    if rng.random() < 0.5:
+        made, start = frames - 1 - made, frames - 1 - start  # the video backwards
+    near = np.linalg.norm(cameras.position - cameras.position[start], axis=1) < 2.5 * config.radius_m
+    near[made], near[start] = False, False
+    others = np.flatnonzero(near)
+    count = min(int(MOST_GIVEN ** rng.random()) - 1, len(others))
+    return Walk(np.append(rng.choice(others, count, replace=False), start).astype(np.int64), made)
 
 
 @dataclass(frozen=True)
@@ -104,25 +216,34 @@ class WorldBatch:
 
     pool_frames: Tensor  # int64 [S, M]
     target_frames: Tensor  # int64 [S G, P]
+    own: Tensor  # bool [S]: whether memory is what the denoiser made of these frames, where it has made something
     inputs: ModelInputs
 
     def to(self, device: torch.device) -> "WorldBatch":
-        return WorldBatch(self.pool_frames.to(device), self.target_frames.to(device), self.inputs.to(device))
+        pool, targets, own = (tensor.to(device) for tensor in (self.pool_frames, self.target_frames, self.own))
+        return WorldBatch(pool, targets, own, self.inputs.to(device))
 
 
-def collate(segments: Sequence[Segment], first_frames: Sequence[int]) -> WorldBatch:
+def collate(
+    segments: Sequence[Segment],
+    first_frames: Sequence[int],
+    own: Sequence[bool] | None = None,
+    size: int | None = None,
+) -> WorldBatch:
     """Join segments; short pools are filled up with their first frame.
 
     first_frames: the number of each segment's first video frame, where frames are numbered through all videos.
+    own: see `WorldBatch`; None: no segment. size: frames of every pool; None: as many as the longest has.
     """
-    size = max(len(segment.pool_index) for segment in segments)
+    size = size or max(len(segment.pool_index) for segment in segments)
     pools, targets = [], []
     for segment, first in zip(segments, first_frames, strict=True):
         index = segment.pool_index
         pools.append(first + np.concatenate([index, np.repeat(index[:1], size - len(index))]))
         targets.append(first + segment.target_index)
     inputs = ModelInputs.cat([segment.inputs for segment in segments], dim=0)
-    return WorldBatch(torch.from_numpy(np.stack(pools)), torch.from_numpy(np.concatenate(targets)), inputs)
+    flags = torch.tensor([False] * len(segments) if own is None else list(own))
+    return WorldBatch(torch.from_numpy(np.stack(pools)), torch.from_numpy(np.concatenate(targets)), flags, inputs)
 
 
 class LatentStore:

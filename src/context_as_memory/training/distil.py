@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ..diffusion import TIMESTEPS, FlowMatching
 from ..tokens import ModelInputs
-from ..transformer import WorldTransformer
+from .rollout import Denoiser
 
 
 @torch.no_grad()
 def jump(
-    teacher: WorldTransformer,
+    teacher: Denoiser,
     flow: FlowMatching,
     noisy: Tensor,
     sigma: Tensor,

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..codec import Perceptual, VideoCodec
 
 MOST_CROPS = 64  # of a large batch: enough to say in which direction texture lies
-CROP = (8, 10)  # latents: a 64x80 part of the picture says as much about texture as the whole, at a third of the cost
+CROP = (8, 10)  # latents: a part of the picture says as much about texture as the whole, at a third of the cost
 
 
 def perceptual_price(
@@ -27,17 +27,24 @@ def perceptual_price(
     Chunks at noise level sigma [B] count (1 - sigma): what is still open at high noise is layout, and a prediction
     with texture but without layout would mislead the steps that follow.
     """
-    rows = torch.nonzero(sigma < 1).flatten().tolist() or [0]
-    rows = rows[:: -(-len(rows) // MOST_CROPS)]
-    crops = []
-    for row in rows:
-        h, w = (min(side, whole) for side, whole in zip(CROP, predicted.shape[-2:], strict=True))
-        frame, top, left = (
-            int(torch.randint(room, (), generator=generator))
-            for room in (predicted.shape[2], predicted.shape[-2] - h + 1, predicted.shape[-1] - w + 1)
-        )
-        crops.append((row, slice(None), slice(frame, frame + 1), slice(top, top + h), slice(left, left + w)))
-    made = codec.decode(torch.stack([predicted[crop] for crop in crops]))[:, :, 0]
+    count = min(len(predicted), MOST_CROPS)  # chunks of a batch come in no order
+    h, w = (min(side, whole) for side, whole in zip(CROP, predicted.shape[-2:], strict=True))
+    rooms = (predicted.shape[2], predicted.shape[-2] - h + 1, predicted.shape[-1] - w + 1)
+    frame, top, left = (torch.randint(room, (count,), generator=generator, device=generator.device) for room in rooms)
+    one = torch.arange(count, device=predicted.device)
+    index = (
+        one.view(-1, 1, 1),
+        slice(None),
+        frame.view(-1, 1, 1),
+        (top.view(-1, 1) + torch.arange(h, device=top.device)).view(count, h, 1),
+        (left.view(-1, 1) + torch.arange(w, device=top.device)).view(count, 1, w),
+    )
+
+    def pictures(latents: Tensor) -> Tensor:
+        crops = latents[index].movedim(-1, 1).unsqueeze(2)  # [N, C, 1, h, w]
+        return codec.decode(crops)[:, :, 0].float()
+
+    made = pictures(predicted)
     with torch.no_grad():
-        real = codec.decode(torch.stack([truth[crop] for crop in crops]))[:, :, 0]
-    return ((1 - sigma[rows]) * distance(made.float(), real.float())).mean()
+        real = pictures(truth)
+    return ((1 - sigma[:count]) * distance(made, real)).mean()

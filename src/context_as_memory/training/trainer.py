@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,13 +57,17 @@ class Task(Protocol):
         """The batch of this step on this process: a pure function of its arguments."""
         ...
 
-    def loss(self, model: Any, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Scalar loss, and figures for the log."""
+    def loss(self, model: Any, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+        """Scalar loss, and figures for the log: numbers, or tensors of one element, which nobody waits for before the
+        log is written."""
         ...
 
     def sample(self, model: Any, folder: Path, step: int) -> dict[str, float]:
         """Write sample pictures of the averaged model into `folder`; returns validation figures."""
         ...
+
+    # A task may also have `tend(step, average)`, called after every step: what goes on beside training. `average` fills
+    # a network of the same architecture with the averaged weights.
 
 
 class _Steps(Dataset[Any]):
@@ -106,6 +110,7 @@ class Trainer:
             config.precision == "auto" and fast_dtype(self.device.type) == torch.bfloat16
         )
         self.autocast_dtype = torch.bfloat16 if bf16 else None
+        self._on_gpu = self.device.type == "cuda"
         self.model = self._distribute(model.to(self.device))
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.ema = [p.detach().clone() for p in self.parameters]
@@ -126,7 +131,7 @@ class Trainer:
         rest = [p for p in self.parameters if p.ndim < 2]
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
         optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
+            torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=self._on_gpu or None)
         ]
         if hidden:
             # updates scaled to the size of AdamW's, so that one learning rate serves both
@@ -236,11 +241,16 @@ class Trainer:
         started = last_save = self._now()
         before_s = self.elapsed_s
         figures: dict[str, float] = {}
+        tend = getattr(self.task, "tend", None)
         with _Progress(self, resumed) as bar:
             for batch in self._until_budget(loader):
-                figures = self._train_step(_to_device(batch, self.device))
+                raw = self._train_step(_to_device(batch, self.device))
+                if tend is not None:
+                    tend(self.step, self.average_into)
                 now = self._now()
                 self.elapsed_s = before_s + now - started
+                if self.step % config.log_every == 0 or not self._on_gpu:  # to look is to wait for the GPU
+                    figures = self._checked(raw)
                 if self.step % config.log_every == 0:
                     bar.log(figures)
                 if self.step % config.sample_every == 0:
@@ -270,17 +280,25 @@ class Trainer:
                 return
             yield batch
 
-    def _train_step(self, batch: Any) -> dict[str, float]:
+    def _checked(self, raw: dict[str, Any]) -> dict[str, float]:
+        """The figures of a step as numbers."""
+        figures = {name: float(value) for name, value in raw.items()}
+        if not math.isfinite(figures["loss"]):
+            raise UserError(
+                f"training: the loss is {figures['loss']} at step {self.step}; lower the learning rate and resume"
+            )
+        return figures
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The number formats of a step."""
+        return torch.autocast(self.device.type, self.autocast_dtype) if self.autocast_dtype else nullcontext()
+
+    def _train_step(self, batch: Any) -> dict[str, Any]:
         self.model.train()
         seed = (self.config.seed * 1_000_003 + self.step) * 4099 + self.rank
         generator = torch.Generator().manual_seed(seed)
-        autocast = torch.autocast(self.device.type, self.autocast_dtype) if self.autocast_dtype else nullcontext()
-        with autocast:
+        with self.autocast():
             loss, figures = self.task.loss(self.model, batch, generator)
-        if not torch.isfinite(loss):
-            raise UserError(
-                f"training: the loss is {loss.item()} at step {self.step}; lower the learning rate and resume"
-            )
         rate = self.config.learning_rate * learning_rate_factor(self.config, self.step, self.progress)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
@@ -293,7 +311,15 @@ class Trainer:
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))  # a young average forgets its start
         with torch.no_grad():
             torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters], 1 - decay)
-        return {"loss": loss.item(), **figures, "gradient_norm": float(norm), "learning_rate": rate}
+        return {"loss": loss.detach(), **figures, "gradient_norm": norm, "learning_rate": rate}
+
+    @torch.no_grad()
+    def average_into(self, module: nn.Module) -> None:
+        """Fill a network of the same architecture with the averaged weights (every process must call this)."""
+        theirs = dict(module.named_parameters())
+        parameters: list[Tensor] = [theirs[name] for name in self._names()]
+        whole = [value.full_tensor() if hasattr(value, "full_tensor") else value for value in self.ema]
+        torch._foreach_copy_(parameters, whole)
 
     def _sample(self) -> dict[str, float]:
         """Swap the averaged weights in, let the task draw, swap back."""

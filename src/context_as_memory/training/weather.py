@@ -13,25 +13,23 @@ KINDS = 4  # fog, streaks along rows, streaks along columns, another frame shini
 
 
 def weathered(pool: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Memory latents [S, C, M, h, w]; a share of the segments gets one kind of fault in one degree, in all frames."""
-    segments = len(pool)
-    chosen = torch.rand(segments, generator=generator) < share
-    kinds = torch.randint(KINDS, (segments,), generator=generator)
-    degree = torch.rand(segments, generator=generator)
-    gain = torch.exp(0.25 * torch.randn(segments, generator=generator))
-    order = torch.randperm(pool.shape[2], generator=generator).to(pool.device)
-    result = pool.clone()
-    for row in torch.nonzero(chosen).flatten().tolist():
-        frames = pool[row]
-        faulty = _faulty(frames, int(kinds[row]), order)
-        result[row] = gain[row].item() * torch.lerp(frames, faulty, degree[row].item())
-    return result
+    """Memory latents [S, C, M, h, w]; a share of the segments gets one kind of fault in one degree, in all frames.
 
+    generator: on the device of the latents. All faults are computed for all segments: a GPU would wait longer for the
+    word which ones are needed.
+    """
+    if not share:
+        return pool
+    shape = (len(pool), 1, 1, 1, 1)
 
-def _faulty(frames: Tensor, kind: int, order: Tensor) -> Tensor:
-    """Frames [C, M, h, w] with nothing but the fault."""
-    if kind == 0:
-        return avg_pool2d(frames, 5, stride=1, padding=2, count_include_pad=False)
-    if kind in (1, 2):
-        return frames.mean(dim=-kind, keepdim=True).expand_as(frames)
-    return frames[:, order]
+    def uniform() -> Tensor:
+        return torch.rand(shape, generator=generator, device=pool.device)
+
+    chosen, kind, degree = uniform() < share, (uniform() * KINDS).long(), uniform()
+    gain = torch.exp(0.25 * torch.randn(shape, generator=generator, device=pool.device))
+    fog = avg_pool2d(pool.flatten(1, 2), 5, stride=1, padding=2, count_include_pad=False).view_as(pool)
+    order = torch.randperm(pool.shape[2], generator=generator, device=pool.device)
+    faulty = torch.where(kind == 0, fog, pool[:, :, order])
+    for side in (1, 2):
+        faulty = torch.where(kind == side, pool.mean(dim=-side, keepdim=True), faulty)
+    return torch.where(chosen, gain * torch.lerp(pool, faulty, degree), pool)

@@ -2,31 +2,34 @@
 
 import json
 import os
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..camera import Cameras
 from ..codec import ImageAutoencoder, Perceptual, VideoCodec
 from ..compute import fast, generator_on, pick_device
-from ..data.dataset import LatentStore, SamplingConfig, Segment, WorldBatch, collate, sample_segment
+from ..data.dataset import SamplingConfig, WorldBatch
 from ..data.precompute import encode_dataset, read_latents
-from ..diffusion import TIMESTEPS, FlowMatching, add_noise, clean_from_velocity, sample_flow, velocity
+from ..diffusion import TIMESTEPS, FlowMatching, add_noise, clean_from_velocity, velocity
 from ..errors import UserError
 from ..retrieval import RetrievalConfig
-from ..tokens import ModelInputs, TokenLayout
+from ..tokens import TokenLayout
 from ..transformer import TransformerConfig, WorldTransformer
-from ..video import VideoWriter, to_frames
 from ..weights import fingerprint, from_pretrained, load_weights, resolve, save_pretrained
+from .compiled import CompiledDenoiser
 from .distil import jump
-from .own_frames import OwnFrames
+from .own_frames import OwnFrames, OwnWalkConfig, OwnWalks, WalkSource
 from .perceptual import perceptual_price
+from .recorded import Drawing, RecordedVideos, Video
+from .rollout import Sampling
+from .stream import Places, Stream, StreamConfig
 from .trainer import TrainConfig, Trainer
+from .validation import Validation
 from .weather import weathered
 
 
@@ -43,21 +46,56 @@ class WorldRecipe:
     num_steps: int = 4  # sampling steps saved with the weights and used for samples
     sampling_shift: float = 1.0
     multistep: bool = True  # saved with the weights: sampling steps of second order
-    min_context: int = 2  # context slots of a batch are drawn from min_context .. retrieval.max_context
+    context_slots: tuple[int, ...] = (2, 4, 6, 8)  # context frames of a batch; each number is compiled for itself
     context_noise: float = 0.15  # up to this much noise on memory: generated memory is never perfect
     memory_noise: float = 0.0  # saved with the weights: noise on generated frames when they are memory
-    own_frames: float = 0.0  # share of segments whose memory is, for the most part, what the denoiser made of them
+    own_frames: float = 0.0  # share of segments whose memory is what the denoiser made on its own walks
+    own_walks: OwnWalkConfig = field(default_factory=OwnWalkConfig)
     weathered: float = 0.0  # share of segments whose memory has suffered, see `weather`
     perceptual: float = 0.0  # gradient of the perceptual distance, as a share of that of the velocity loss
     teacher_steps: int = 0  # distillation: steps of the frozen start (`--init`) in each of `num_steps`, see `distil`
+    sheet_frames: int = 60  # own frames of the walks that are drawn with the samples; 0: no such walks
+    stream: StreamConfig = field(default_factory=StreamConfig)  # where there are no recorded videos
+    compile: bool | None = None  # compiled passes (`compiled`); None: on a GPU
 
     @property
     def sampling_flow(self) -> FlowMatching:
         """The noise levels of sampling."""
         return replace(self.flow, shift=self.sampling_shift)
 
+    @property
+    def walk_sampling(self) -> Sampling:
+        """How chunks are sampled, as `World` will."""
+        return Sampling(
+            flow=self.sampling_flow,
+            num_steps=self.num_steps,
+            multistep=self.multistep,
+            memory_noise=self.memory_noise,
+        )
 
-Video = tuple[Cameras, np.ndarray]  # cameras and latents [T, C, h, w] of an episode
+    @property
+    def drawing(self) -> Drawing:
+        """What a source of samples must know."""
+        return Drawing(
+            sampling=self.sampling,
+            retrieval=self.retrieval,
+            layout=TokenLayout(num_targets=self.chunk_latents, max_context=self.retrieval.max_context),
+            segments=max(1, self.train.batch_size // self.sampling.chunks),
+            slots=self.context_slots,
+            own_share=self.own_frames,
+            walks=self.own_walks,
+            seed=self.train.seed,
+        )
+
+
+class Source(WalkSource, Protocol):
+    """Where training samples come from."""
+
+    own: OwnFrames | None
+
+    def batch(self, step: int, rank: int) -> WorldBatch: ...
+
+    def blanks(self) -> list[WorldBatch]: ...
 
 
 class WorldTask:
@@ -66,164 +104,116 @@ class WorldTask:
     def __init__(
         self,
         recipe: WorldRecipe,
-        videos: list[Video],
-        held_out: list[Video],
+        source: Source,
         device: torch.device,
         codec: VideoCodec | None = None,
-        own_frames: OwnFrames | None = None,
         perceptual: Perceptual | None = None,
         teacher: WorldTransformer | None = None,
     ) -> None:
-        self.recipe, self.codec = recipe, codec
-        self.cameras = [cameras for cameras, _ in videos]
-        self.latents = LatentStore([latents for _, latents in videos], device)
-        self.held_out = held_out
-        self.own_frames, self.perceptual, self.teacher = own_frames, perceptual, teacher
-        self.layout = TokenLayout(num_targets=recipe.chunk_latents, max_context=recipe.retrieval.max_context)
-        self.segments = max(1, recipe.train.batch_size // recipe.sampling.chunks)
+        self.recipe, self.source, self.codec, self.perceptual = recipe, source, codec, perceptual
+        self.validation: Validation | None = None
+        self.export: Callable[[dict[str, Tensor]], None] | None = None  # called with the averaged weights
+        wanted = device.type == "cuda" if recipe.compile is None else recipe.compile
+        alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+        self.compiled = wanted and alone and CompiledDenoiser.fits(recipe.model)
+        self.batch = source.batch
+        self._denoisers: dict[int, Any] = {}
+        self.teacher = None if teacher is None else self._denoiser(teacher)
+        self.walks: OwnWalks | None = None
+        if source.own is not None and codec is not None:
+            model = WorldTransformer(recipe.model).to(device).requires_grad_(False)
+            denoiser = CompiledDenoiser(model, masked=True) if self.compiled else model
+            self.walks = OwnWalks(
+                recipe.own_walks, source, model, denoiser, codec, recipe.walk_sampling, fixed_slots=self.compiled
+            )
+            self._walks_autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
-    def _draw(self, rng: np.random.Generator, slots: int) -> tuple[Segment, int]:
-        number = int(rng.integers(len(self.cameras)))
-        layout = replace(self.layout, max_context=slots)
-        rule = replace(self.recipe.retrieval, max_context=slots)
-        segment = sample_segment(self.cameras[number], layout, rule, self.recipe.sampling, rng)
-        return segment, int(self.latents.first_frames[number])
+    def _denoiser(self, model: Any) -> Any:
+        """What a network is called through."""
+        if not self.compiled:
+            return model
+        if id(model) not in self._denoisers:
+            self._denoisers[id(model)] = CompiledDenoiser(model)
+        return self._denoisers[id(model)]
 
-    def batch(self, step: int, rank: int) -> WorldBatch:
-        """All segments of a batch have the same number of context slots, so that short contexts cost less."""
-        rng = np.random.default_rng((self.recipe.train.seed, step, rank))
-        slots = int(rng.integers(self.recipe.min_context, self.layout.max_context + 1))
-        segments, first_frames = zip(*(self._draw(rng, slots) for _ in range(self.segments)), strict=True)
-        return collate(segments, first_frames)
-
-    def loss(self, model: Any, batch: WorldBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, model: Any, batch: WorldBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         """Mean squared error of the velocity; loss on targets only, since only they are noisy (paper section 3.1)."""
         recipe = self.recipe
-        targets = self.latents.read(batch.target_frames)
-        pixels = generator_on(targets.device, generator)  # random numbers for every latent are drawn where they lie
+        targets = self.source.read(batch.target_frames)
+        # Random numbers are drawn where the latents lie: to send them there would be to wait for all that is under way.
+        pixels = generator_on(targets.device, generator)
 
         def normal(shape: torch.Size) -> Tensor:
             return torch.randn(shape, generator=pixels, device=targets.device)
 
-        pool = weathered(self._as_generated(batch, generator), recipe.weathered, generator)
-        level = torch.rand(pool.shape[0], 1, pool.shape[2], 1, 1, generator=generator).to(pool.device)
+        pool, own = self._memory(batch)
+        pool = weathered(pool, recipe.weathered, pixels)
+        level = torch.rand(pool.shape[0], 1, pool.shape[2], 1, 1, generator=pixels, device=pool.device)
         pool = pool + recipe.context_noise * level * normal(pool.shape)
         noise = normal(targets.shape)
         if self.teacher is None:
-            sigma = recipe.flow.training_sigmas(len(targets), generator)
-            believed = sigma < 0.75  # clean frames of later steps; those of the first are blurrier than any result
+            sigma = recipe.flow.training_sigmas(len(targets), pixels)
         else:
-            grid = recipe.sampling_flow.sampling_sigmas(recipe.num_steps)
-            number = torch.randint(recipe.num_steps, (len(targets),), generator=generator)
+            grid = recipe.sampling_flow.sampling_sigmas(recipe.num_steps).to(targets.device, non_blocking=True)
+            number = torch.randint(recipe.num_steps, (len(targets),), generator=pixels, device=targets.device)
             sigma = grid[number]
-            believed = number == recipe.num_steps - 1
-        sigma = sigma.to(targets.device)
         noisy = add_noise(targets, noise, sigma)
         if self.teacher is None:
             goal = velocity(targets, noise)
         else:
-            until = grid[number + 1].to(targets.device)
-            goal = jump(self.teacher, recipe.flow, noisy, sigma, until, recipe.teacher_steps, pool, batch.inputs)
-        output = model.predict(noisy, sigma * TIMESTEPS, pool, batch.inputs).float()
+            steps, until = recipe.teacher_steps, grid[number + 1]
+            goal = jump(self.teacher, recipe.flow, noisy, sigma, until, steps, pool, batch.inputs)
+        output = self._denoiser(model).predict(noisy, sigma * TIMESTEPS, pool, batch.inputs).float()
         predicted = recipe.flow.velocity_of(output, noisy, sigma)
         error = (predicted - goal).square().mean(dim=(1, 2, 3, 4))
         loss = error.mean()
-        figures = {"context_slots": float(batch.inputs.context_mask.shape[2])}
         high = sigma > 0.5
-        if high.any():
-            figures["loss_high_noise"] = error[high].mean().item()
-        clean = clean_from_velocity(noisy, predicted, sigma)
-        if self.own_frames is not None:
-            rows = believed.to(targets.device)
-            self.own_frames.keep(batch.target_frames[rows], clean.detach()[rows])
-            figures["own_frames"] = self.own_frames.share
+        figures: dict[str, Any] = {
+            "context_slots": batch.inputs.context_mask.shape[2],
+            "loss_high_noise": (error * high).sum().detach() / high.sum().clamp_min(1),
+            "own_share": own,
+        }
+        if self.walks is not None:
+            figures |= self.walks.figures
         if self.perceptual is not None and recipe.perceptual:
             assert self.codec is not None
-            level = sigma if self.teacher is None else torch.where(believed.to(sigma.device), sigma, 1.0)
-            price = perceptual_price(self.codec, self.perceptual, clean, targets, level, generator)
-            figures["perceptual"] = price.item()
+            clean = clean_from_velocity(noisy, predicted, sigma)
+            if self.teacher is not None:  # of the steps only the last ends in pictures
+                sigma = torch.where(number == recipe.num_steps - 1, sigma, 1.0)
+            price = perceptual_price(self.codec, self.perceptual, clean, targets, sigma, pixels)
+            figures["perceptual"] = price.detach()
             ours, its = (torch.autograd.grad(x, output, retain_graph=True)[0].norm() for x in (loss, price))
             loss = loss + recipe.perceptual * ours / its.clamp_min(1e-12) * price
         return loss, figures
 
-    def _as_generated(self, batch: WorldBatch, generator: torch.Generator) -> Tensor:
-        """The pool of memory frames; in a share of the segments most of those that the denoiser has made are its."""
-        pool = self.latents.read(batch.pool_frames)
-        if self.own_frames is None:
-            return pool
-        segments = len(pool)
-        chosen = torch.rand(segments, 1, generator=generator) < self.recipe.own_frames
-        share = torch.rand(segments, 1, generator=generator).sqrt()  # mostly own frames, beside some recorded ones
-        own = torch.rand(batch.pool_frames.shape, generator=generator) < share
-        made, known = self.own_frames.read(batch.pool_frames)
-        replaced = (chosen & own).to(known.device) & known
-        return torch.where(replaced.view(segments, 1, -1, 1, 1), made, pool)
+    def _memory(self, batch: WorldBatch) -> tuple[Tensor, Tensor]:
+        """Latents of the pools [S, C, M, h, w], and the share of frames among them that are the denoiser's own."""
+        pool = self.source.read(batch.pool_frames)
+        if self.source.own is None:
+            return pool, pool.new_zeros(())
+        made, known = self.source.own.read(batch.pool_frames)
+        replaced = batch.own.unsqueeze(1) & known
+        return torch.where(replaced[:, None, :, None, None], made, pool), replaced.float().mean()
+
+    def warm_up(self, trainer: Trainer) -> None:
+        """Compile what a step needs, for every shape of batch; learns nothing."""
+        for batch in self.source.blanks():
+            with trainer.autocast():
+                loss, _ = self.loss(trainer.model, batch, torch.Generator().manual_seed(0))
+            loss.backward()
+            trainer.model.zero_grad(set_to_none=True)
+
+    def tend(self, step: int, average: Callable[[nn.Module], None]) -> None:
+        """Go on with the walks on which the denoiser's own frames are made."""
+        if self.walks is not None:
+            with self._walks_autocast:
+                self.walks.tend(step, average)
 
     def sample(self, model: Any, folder: Path, step: int) -> dict[str, float]:
-        """Generate fixed validation chunks with memory and with the recent frame only, and write them."""
-        if not self.held_out or self.codec is None:
-            return {}
-        device = next(model.parameters()).device
-        store = LatentStore([latents for _, latents in self.held_out], device)
-        batch = self._validation_batch(store).to(device)
-        targets, pool = store.read(batch.target_frames), store.read(batch.pool_frames)
-        without = replace(batch.inputs, context_mask=batch.inputs.context_mask.clone())
-        without.context_mask[:, :, 1:] = False
-        generated = {}
-        for name, inputs in (("memory", batch.inputs), ("recent_only", without)):
-            generated[name] = self._generate(model, targets.shape, pool, inputs)
-        truth = self._pictures(targets)
-        figures = {}
-        for name, latents in generated.items():
-            pictures = self._pictures(latents)
-            mse = (pictures - truth).square().mean(dim=(1, 2, 3, 4))
-            figures[f"{name}_psnr_db"] = (10 * torch.log10(4 / mse)).mean().item()
-            generated[name] = pictures
-        _write_samples(folder / f"{step:06d}", [truth, generated["memory"], generated["recent_only"]])
-        return figures
-
-    def _validation_batch(self, store: LatentStore) -> WorldBatch:
-        """Two chunks of each held-out video that begin far from the recent frame; the same ones every time."""
-        rng = np.random.default_rng(1234)
-        rule = replace(
-            self.recipe.sampling,
-            chunks=2,
-            causal=0.0,
-            recent_only=0.0,
-            random_context=0.0,
-            jump=1.0,
-        )
-        segments = [
-            sample_segment(cameras, self.layout, self.recipe.retrieval, rule, rng) for cameras, _ in self.held_out
-        ]
-        return collate(segments, store.first_frames[:-1].tolist())
-
-    def _generate(self, model: Any, shape: torch.Size, pool: Tensor, inputs: ModelInputs) -> Tensor:
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(pool.device)
-        flow = self.recipe.sampling_flow
-
-        def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
-            output = model.predict(noisy, timestep, pool, inputs).float()
-            return flow.velocity_of(output, noisy, timestep / TIMESTEPS)
-
-        return sample_flow(predict, noise, flow.sampling_sigmas(self.recipe.num_steps), self.recipe.multistep)
-
-    def _pictures(self, latents: Tensor) -> Tensor:
-        assert self.codec is not None
-        return self.codec.decode(latents).float().clamp(-1, 1).cpu()
-
-
-def _write_samples(stem: Path, rows: list[Tensor]) -> None:
-    """First eight chunks; truth, with memory, recent frame only from top to bottom: a picture of the last frames and,
-    where a video library is installed, a video of all."""
-    from PIL import Image
-
-    film = torch.cat([torch.cat(list(row[:8]), dim=-1) for row in rows], dim=-2)  # [3, T, H, W]
-    frames_u8 = to_frames(film.unsqueeze(0))
-    Image.fromarray(frames_u8[-1]).save(stem.with_suffix(".png"))
-    if find_spec("av") is not None:
-        with VideoWriter(stem.with_suffix(".mp4"), film.shape[-1], film.shape[-2], fps=4) as video:
-            video.write(np.tile(frames_u8, (4, 1, 1, 1)))  # a chunk is short: play it four times
+        """Generate validation chunks and walks, and write them and the weights."""
+        if self.export is not None:
+            self.export({name: value.detach().cpu() for name, value in model.state_dict().items()})
+        return {} if self.validation is None else self.validation.sample(model, folder, step)
 
 
 def train_world(
@@ -242,49 +232,119 @@ def train_world(
     and, to make sense, with the same codec. `perceptual` is the distance that `recipe.perceptual` weighs: a frozen
     network, two batches of images in [-1, 1] -> [N].
     """
-    if recipe.perceptual and perceptual is None:
-        raise UserError("training: this recipe weighs a perceptual distance; give its network, or set the weight to 0")
-    codec_folder = Path(codec) / "vae" if (Path(codec) / "vae").is_dir() else Path(codec)
-    vae = from_pretrained(codec_folder, expect=ImageAutoencoder)
-    if vae.latent_channels != recipe.model.in_channels:
-        raise UserError(
-            f"training: the codec has {vae.latent_channels} latent channels, "
-            f"the recipe's model {recipe.model.in_channels}; choose a recipe that fits the codec"
-        )
+    folder, vae = _codec(recipe, codec)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not (Path(cache) / "stamp.json").exists():
         raise UserError(f"training: several processes need finished latents in {cache}; run `cam encode` first")
-    quick = fast(from_pretrained(codec_folder, expect=ImageAutoencoder), pick_device(recipe.train.device))
-    episodes = encode_dataset(Path(data), Path(cache), quick, fingerprint(codec_folder))
+    device = pick_device(recipe.train.device)
+    quick = fast(from_pretrained(folder, expect=ImageAutoencoder), device).requires_grad_(False)
+    episodes = encode_dataset(Path(data), Path(cache), quick, fingerprint(folder))
     videos: dict[str, list[Video]] = {"train": [], "val": []}
     for episode in episodes:
         videos[episode.split].append((episode.cameras(), read_latents(Path(cache), episode)))
     if not videos["train"]:
         raise UserError(f"training: no episodes of the train split under {data}; make some with `cam render`")
+    source = RecordedVideos(videos["train"], recipe.drawing, device)
+    cameras = videos["train"][0][0]
+    size = (cameras.width, cameras.height)
+    return _train(recipe, source, lambda *_: videos["val"][:8], (vae, quick), size, out, init, perceptual)
+
+
+def train_world_stream(
+    recipe: WorldRecipe,
+    places: Places,
+    codec: Path,
+    out: Path,
+    init: str | Path | None = None,
+    perceptual: nn.Module | None = None,
+    until: float | None = None,
+) -> dict[str, float]:
+    """As `train_world`, on videos that are made while training goes on (`stream`), at `places`, by number.
+
+    `recipe.train.seed` chooses their range: a run that goes on from another one (`init`) sees new worlds with a new
+    seed. A resumed run sees those of its seed from the first again.
+    until: time of day (`time.time()`) at which the last step should be done, whatever building and compiling take; it
+    becomes the budget.
+    """
+    folder, vae = _codec(recipe, codec)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError("training: several processes cannot share a stream of videos; render them and give --data")
+    device = pick_device(recipe.train.device)
+    quick = fast(from_pretrained(folder, expect=ImageAutoencoder), device).requires_grad_(False)
+    first_number = SEED_RANGE * recipe.train.seed
+    # Batches are looked up where the model is: no process could make them sooner.
+    recipe = replace(recipe, train=replace(recipe.train, data_workers=0))
+    source = Stream(places, quick, recipe.drawing, recipe.stream, device, first_number)
+    try:
+        size = (places.width, places.height)
+
+        def begin(task: WorldTask, trainer: Trainer) -> list[Video]:
+            if task.compiled:  # while the first videos are made
+                task.warm_up(trainer)
+            source.wait()
+            if until is not None:
+                minutes = max(0.01, (until - time.time()) / 60)
+                trainer.config = replace(trainer.config, budget_minutes=minutes, stop_after_minutes=minutes)
+            return source.held_out
+
+        return _train(recipe, source, begin, (vae, quick), size, out, init, perceptual)
+    finally:
+        source.close()
+
+
+SEED_RANGE = 100_000  # videos that a run may see before it meets those of the next seed
+
+
+def _codec(recipe: WorldRecipe, codec: Path) -> tuple[Path, ImageAutoencoder]:
+    """The folder of the autoencoder and the autoencoder, which must fit the recipe."""
+    folder = Path(codec) / "vae" if (Path(codec) / "vae").is_dir() else Path(codec)
+    vae = from_pretrained(folder, expect=ImageAutoencoder)
+    if vae.latent_channels != recipe.model.in_channels:
+        raise UserError(
+            f"training: the codec has {vae.latent_channels} latent channels, "
+            f"the recipe's model {recipe.model.in_channels}; choose a recipe that fits the codec"
+        )
+    return folder, vae
+
+
+def _train(
+    recipe: WorldRecipe,
+    source: Source,
+    begin: Callable[["WorldTask", Trainer], list[Video]],
+    codecs: tuple[ImageAutoencoder, Any],
+    size: tuple[int, int],
+    out: Path,
+    init: str | Path | None,
+    perceptual: nn.Module | None,
+) -> dict[str, float]:
+    """Train on any source.
+
+    begin: called before the first step; returns the validation videos. codecs: the one that is saved with the weights,
+    and the same for use on this device.
+    """
+    if recipe.perceptual and perceptual is None:
+        raise UserError("training: this recipe weighs a perceptual distance; give its network, or set the weight to 0")
+    device, (vae, quick) = pick_device(recipe.train.device), codecs
     torch.manual_seed(recipe.train.seed)
     model = WorldTransformer(recipe.model)
     teacher = None
     if init is not None:
         start = from_pretrained(resolve(init) / "transformer", expect=WorldTransformer)
         load_weights(model, start.state_dict(), f"{init} (as --init)")
-        teacher = start.requires_grad_(False) if recipe.teacher_steps else None
+        teacher = start.requires_grad_(False).to(device) if recipe.teacher_steps else None
     elif recipe.teacher_steps:
         raise UserError("training: this recipe distils the denoiser that it starts from; give it with --init")
-    device = pick_device(recipe.train.device)
-    own = None
-    if recipe.own_frames:
-        frames = sum(len(cameras) for cameras, _ in videos["train"])
-        own = OwnFrames(Path(out) / "own_frames", frames, videos["train"][0][1].shape[1:], device)
-    quick.requires_grad_(False)
-    for network in (quick, perceptual, teacher):
-        if network is not None:
-            network.to(device)
-    task = WorldTask(recipe, videos["train"], videos["val"][:8], device, quick, own, perceptual, teacher)
+    if perceptual is not None:
+        perceptual.to(device)
+    task = WorldTask(recipe, source, device, quick, perceptual, teacher)
     trainer = Trainer(model, task, recipe.train, Path(out))
+    if held_out := begin(task, trainer):
+        task.validation = Validation(recipe.drawing, recipe.walk_sampling, held_out, quick, device, recipe.sheet_frames)
+    if trainer.world_size == 1:  # a run that is killed leaves the weights of its last samples
+        task.export = lambda state: export_world(recipe, state, vae, size, Path(out) / "world")
     figures = trainer.train()
     state = trainer.averaged_state()
     if trainer.rank == 0:
-        cameras = videos["train"][0][0]
-        export_world(recipe, state, vae, (cameras.width, cameras.height), Path(out) / "world")
+        export_world(recipe, state, vae, size, Path(out) / "world")
     return figures
 
 

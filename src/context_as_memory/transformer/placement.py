@@ -41,7 +41,19 @@ def ray_table(
     device: torch.device,
     cameras: CameraTensors | None,
 ) -> Tensor:
-    """Unit complex numbers [B, F, n, heads, pairs] of the rotary code over frame, and yaw and pitch of ray points.
+    """Unit complex numbers [B, F, n, heads, pairs] at the angles of `ray_angles`."""
+    angle = ray_angles(config, frames, grid, device, cameras)
+    return torch.polar(torch.ones_like(angle), angle)
+
+
+def ray_angles(
+    config: TransformerConfig,
+    frames: tuple[int, ...],
+    grid: tuple[int, int],
+    device: torch.device,
+    cameras: CameraTensors | None,
+) -> Tensor:
+    """Angles [B, F, n, heads, pairs] of the rotary code over frame, and yaw and pitch of ray points.
 
     Two tokens show the same thing where their rays meet the same surface. Its depth is not known, so every head
     supposes another one (`ray_depths_m`, log-spaced): the point at that depth along the token's ray, seen from the
@@ -50,10 +62,10 @@ def ray_table(
     so that what arrives at a query tells how far it lies from it. RayRoPE (arXiv 2601.15275) predicts a depth per token
     instead. Without cameras every frame is seen by itself, through a lens of 90 degrees.
     """
-    y, x = token_centres(grid).to(device).unbind(-1)
+    y, x = token_centres(grid).to(device, non_blocking=True).unbind(-1)
     if cameras is None:
         c2w = torch.eye(4, device=device).expand(1, len(frames), 4, 4)
-        K = torch.tensor([1.0, grid[1] / grid[0], 0.0, 0.0], device=device).expand(1, len(frames), 4)
+        K = torch.tensor([1.0, grid[1] / grid[0], 0.0, 0.0]).to(device, non_blocking=True).expand(1, len(frames), 4)
     else:
         c2w, K = cameras.c2w.float(), cameras.K.float()
     fx, fy, cx, cy = K.unsqueeze(-2).unbind(-1)
@@ -70,10 +82,9 @@ def ray_table(
     frequency = RAY_FINEST ** torch.linspace(0, 1, count, device=device)
     frequency = frequency.round()
     rate = 4.0 ** -torch.arange(pairs - 2 * count, device=device, dtype=torch.float32)
-    frame = torch.tensor(frames, device=device, dtype=torch.float32).view(-1, 1, 1, 1) * rate
+    frame = torch.tensor(frames, dtype=torch.float32).to(device, non_blocking=True).view(-1, 1, 1, 1) * rate
     parts = (yaw.unsqueeze(-1) * frequency, pitch.unsqueeze(-1) * frequency)
-    angle = torch.cat((frame.expand(*yaw.shape, -1), *parts), dim=-1)
-    return torch.polar(torch.ones_like(angle), angle)
+    return torch.cat((frame.expand(*yaw.shape, -1), *parts), dim=-1)
 
 
 def projections(cameras: CameraTensors, scale_m: float) -> tuple[Tensor, Tensor]:
