@@ -17,11 +17,12 @@ from context_as_memory import __version__
 from context_as_memory.camera import Cameras, cameras_from_actions, look, parse_actions, pinhole, write_poses
 from context_as_memory.cli.main import main
 from context_as_memory.data.episode import write_episode
-from context_as_memory.evaluation.config import Strategy
-from context_as_memory.evaluation.generate import DEMO_ACTIONS, OUTPUTS
 from context_as_memory.evaluation.returns import find_returns, visits
 from context_as_memory.retrieval import STRATEGIES
 from context_as_memory.video import read_image, read_video, write_image
+from context_as_memory.walk.config import Strategy
+from context_as_memory.walk.recorder import OUTPUTS
+from context_as_memory.walk.request import DEMO_ACTIONS
 from tiny_world import HEIGHT, WIDTH, paint_room, save_tiny_world
 
 SOURCE = str(Path(__file__).resolve().parents[1] / "src")
@@ -351,7 +352,7 @@ def test_check_names_broken_episodes(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_other_commands_explain_missing_data(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     none = tmp_path / "none"
     for arguments in (
-        words("evaluate-returns", "--data", none, "--weights", world),
+        words("evaluate", "--suite", "returns", "--data", none, "--weights", world),
         words("encode", "--data", none, "--weights", world, "--cache", tmp_path / "cache"),
         words("train", "codec", "--data", none, "--out", tmp_path / "run"),
         words("train", "world", "--data", none, "--codec", none, "--cache", none, "--out", tmp_path / "run"),

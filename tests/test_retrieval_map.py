@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from context_as_memory.camera import look, pinhole, write_poses, write_realestate10k, write_unreal_json
+from context_as_memory.cli.retrieve import read_any_cameras, retrieve_command
 from context_as_memory.errors import UserError
-from context_as_memory.evaluation.retrieval_map import read_any_cameras, retrieve_command
 from context_as_memory.retrieval import STRATEGIES
 
 FRAMES = 60
