@@ -60,6 +60,7 @@ def decode_picture(
     *,
     kinds: Sequence[str] | None = None,
     max_pixels: int = MAX_IMAGE_PIXELS,
+    min_side: int = 1,
     around: tuple[int, int] | None = None,
 ) -> Picture:
     """The same for the bytes of a picture file.
@@ -67,10 +68,10 @@ def decode_picture(
     Args:
         name: what errors call it.
         kinds: Pillow's names of the formats that are allowed; all that can be read if None.
-        max_pixels: more are refused before anything is unpacked.
+        max_pixels, min_side: larger and smaller pictures are refused before anything is unpacked.
         around: width and height that it will be scaled to cover; a JPEG is unpacked no larger than that needs.
     """
-    return _decode(io.BytesIO(data), name, kinds, max_pixels, around)
+    return _decode(io.BytesIO(data), name, kinds, max_pixels, min_side, around)
 
 
 def _decode(
@@ -78,6 +79,7 @@ def _decode(
     name: str,
     kinds: Sequence[str] | None = None,
     max_pixels: int = MAX_IMAGE_PIXELS,
+    min_side: int = 1,
     around: tuple[int, int] | None = None,
 ) -> Picture:
     from PIL import Image, UnidentifiedImageError
@@ -99,6 +101,9 @@ def _decode(
                         f"{name} has {image.width}x{image.height} pixels; shrink it below "
                         f"{max_pixels / 1e6:g} megapixels"
                     )
+                if min(image.size) < min_side:
+                    size = f"{image.width}x{image.height}"
+                    raise UserError(f"{name} has {size} pixels; that is too few to see anything, give a larger one")
                 if around is not None:
                     image.draft("RGB", around)
                 if (number := getattr(image, "n_frames", 1)) > 1:
@@ -114,8 +119,9 @@ def _decode(
     except UserError:
         raise
     except UnidentifiedImageError as error:
-        offered = "JPEG, PNG or WebP" if kinds else "PNG, JPEG or WebP"
-        raise UserError(f"{name} is not a picture that can be read; give a {offered} file") from error
+        if kinds:
+            raise UserError(f"that is no picture; give a file of {', '.join(kinds)}") from error
+        raise UserError(f"{name} is not a picture that can be read; give a PNG, JPEG or WebP file") from error
     except Image.DecompressionBombError as error:
         raise UserError(f"{name} has far too many pixels; shrink it below {max_pixels / 1e6:g} megapixels") from error
     except MemoryError as error:

@@ -5,7 +5,6 @@ from fractions import Fraction
 
 import numpy as np
 
-from context_as_memory.errors import UserError
 from context_as_memory.formats.pictures import decode_picture, fit_frame
 
 CONTENT_TYPES = {"jpeg": "image/jpeg", "h264": "video/h264", "raw": "application/x-raw-rgb"}
@@ -55,8 +54,5 @@ def decode_upload(data: bytes, width: int, height: int, max_pixels: int) -> np.n
     Read as `read_picture` reads files: upright, in sRGB, opaque. Its size is read from its header and judged before it
     is unpacked. `UserError` for anything but a whole JPEG, PNG or WebP picture of at most `max_pixels`.
     """
-    shown = decode_picture(data, kinds=UPLOADS, max_pixels=max_pixels, around=(width, height)).frame
-    if min(shown.shape[:2]) < 8:
-        size = f"{shown.shape[1]}x{shown.shape[0]}"
-        raise UserError(f"the picture has {size} pixels; that is too few to see anything, give a larger one")
+    shown = decode_picture(data, kinds=UPLOADS, max_pixels=max_pixels, min_side=8, around=(width, height)).frame
     return fit_frame(shown, width, height)[0]
