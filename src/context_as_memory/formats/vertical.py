@@ -48,13 +48,12 @@ def quarter_turns(c2w: np.ndarray, up: np.ndarray) -> int:
     """
     if not len(c2w):
         return 0
-    x, y = (np.einsum("nji,j->ni", c2w[:, :3, :3], up)[:, :2]).mean(0)
+    x, y = np.einsum("nji,j->in", c2w[:, :3, :3], up)[:2]
     strength = np.hypot(x, y)
-    if strength < 0.3:
-        return 0
-    shares = np.array([-y, x, y, -x]) / strength
-    best = int(np.argmax(shares))
-    return best if shares[best] > np.cos(np.radians(35)) else 0
+    shares = np.stack([-y, x, y, -x], axis=1) / np.maximum(strength, 1e-9)[:, None]
+    clear = (shares > np.cos(np.radians(35))) & (strength > 0.3)[:, None]
+    best = int(np.argmax(clear.mean(0)))
+    return best if clear[:, best].mean() > 0.8 else 0
 
 
 def turned(cameras: Cameras, turns: int) -> Cameras:

@@ -8,7 +8,7 @@ that decoding gives, in the order in which they are shown, turned upright as the
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -110,37 +110,42 @@ def read_frames(path: str | Path, numbers: Sequence[int] | np.ndarray, facts: Vi
 
     facts: of `measure_video`; with them decoding begins at the nearest key frame instead of at the start.
     """
-    path = Path(path)
-    wanted = np.unique(np.asarray(numbers, np.int64))
+    path, rows = Path(path), np.asarray(numbers, np.int64)
+    wanted = np.unique(rows)
     if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < facts.num_frames:
         raise UserError(f"video {path} has {facts.num_frames} frames; frame {wanted[-1]} is not among them")
-    found: dict[int, np.ndarray] = {}
-    if not len(wanted):
-        return np.empty((0, facts.height, facts.width, 3), np.uint8)
-    if facts.times is not None:
-        _read_by_seeking(path, wanted, facts, facts.times, found)
-    if len(found) < len(wanted):  # a container that cannot seek
+    frames = np.empty((len(rows), facts.height, facts.width, 3), np.uint8)
+    missing = set(wanted.tolist())
+
+    def keep(number: int, frame: Any) -> None:
+        frames[rows == number] = _picture(frame, facts.matrix)
+        missing.discard(number)
+
+    if missing and facts.times is not None:
+        _read_by_seeking(path, wanted, facts, facts.times, keep)
+    if missing:  # a container that cannot seek
         with _opened(path) as (container, stream):
             for number, frame in enumerate(container.decode(stream)):
-                if number > wanted[-1]:
+                if number in missing:
+                    keep(number, frame)
+                if not missing:
                     break
-                if number in wanted:
-                    found[number] = _picture(frame, facts.matrix)
-    if len(found) < len(wanted):
+    if missing:
         raise UserError(f"video {path} gives other frames than before; is it being written?")
-    return np.stack([found[int(number)] for number in numbers])
+    return frames
 
 
 def _read_by_seeking(
-    path: Path, wanted: np.ndarray, facts: VideoFacts, times: tuple[int, ...], found: dict[int, np.ndarray]
+    path: Path, wanted: np.ndarray, facts: VideoFacts, times: tuple[int, ...], keep: Callable[[int, Any], None]
 ) -> None:
-    """Fill `found` with the wanted frames, told by their times; leaves out what seeking does not lead to."""
+    """Give the wanted frames to `keep`, told by their times; leaves out what seeking does not lead to."""
     number_of = {time: number for number, time in enumerate(times)}
     keys = np.array(facts.keys)
     group_of = keys[np.maximum(np.searchsorted(keys, wanted, side="right") - 1, 0)]
     with _opened(path) as (container, stream):
         for key in np.unique(group_of):
             missing = {int(number) for number in wanted[group_of == key]}
+            last = max(missing)
             try:
                 container.seek(times[int(key)], stream=stream, backward=True)
             except Exception:  # FFmpeg's demuxers refuse in many ways
@@ -148,9 +153,9 @@ def _read_by_seeking(
             for frame in container.decode(stream):
                 number = number_of.get(frame.pts, -1) if frame.pts is not None else -1
                 if number in missing:
-                    found[number] = _picture(frame, facts.matrix)
+                    keep(number, frame)
                     missing.discard(number)
-                if not missing or number > max(missing):
+                if not missing or number > last:
                     break
 
 

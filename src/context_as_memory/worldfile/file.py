@@ -149,6 +149,19 @@ class WorldFile:
             ) from error
 
     @property
+    def up(self) -> np.ndarray | None:
+        """Upwards in this world, unit [3]; None in files that do not say it, whose frames tell."""
+        value = self.settings.get("up")
+        if value is None:
+            return None
+        if isinstance(value, list) and len(value) == 3 and all(type(part) in (int, float) for part in value):
+            up = np.array(value, np.float64)
+            length = np.linalg.norm(up)
+            if np.isfinite(length) and length > 1e-6:
+                return np.asarray(up / length)
+        raise UserError(f"the world in {self.folder} has {str(value)[:60]} for up; restore it from an export or a copy")
+
+    @property
     def size(self) -> tuple[int, int]:
         """Width and height of the pictures."""
         settings = self.settings
