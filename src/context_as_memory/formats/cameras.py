@@ -24,17 +24,11 @@ from context_as_memory.formats.video import VIDEOS
 
 SUFFIXES = (".npy", ".npz", ".json", ".jsonl", ".txt", ".csv", ".tsv", ".traj", ".tum", ".bin")
 # Where the cameras of a folder stand, most certain first; the others are told to be unused.
-_IN_FOLDERS = ("poses.npy", "poses.npz", "cameras.npz", "transforms.json", "metadata", "metadata.json", "unreal.json")
-_IN_FOLDERS += (
-    "groundtruth.txt",
-    "pose_left.txt",
-    "poses.txt",
-    "poses.csv",
-    "cameras.csv",
-    "cameras.json",
-    "poses.json",
+_IN_FOLDERS = (
+    *("poses.npy", "poses.npz", "cameras.npz", "transforms.json", "metadata", "metadata.json", "unreal.json"),
+    *("groundtruth.txt", "pose_left.txt", "poses.txt", "poses.csv", "cameras.csv", "cameras.json", "poses.json"),
+    *("lowres_wide.traj", "mav0/state_groundtruth_estimate0/data.csv", "state_groundtruth_estimate0/data.csv"),
 )
-_IN_FOLDERS += ("lowres_wide.traj", "mav0/state_groundtruth_estimate0/data.csv", "state_groundtruth_estimate0/data.csv")
 _MODELS = (".", "sparse/0", "sparse", "colmap/sparse/0", "dense/sparse")
 _MATRIX_FOLDERS = (".", "pose", "poses", "seq-01")
 _PHONE_FOLDERS = ("keyframes/corrected_cameras", "keyframes/cameras", "corrected_cameras", "cameras", ".")
@@ -217,8 +211,8 @@ def _find(path: Path) -> tuple[Found, Path]:
     for name in _PHONE_FOLDERS:
         files = [f for f in (path / name).glob("*.json") if not is_litter(f)]
         files = sorted(files, key=lambda file: documents.natural(file.name))
-        if len(files) > 1 and (found := _phone(files)) is not None:
-            return found, files[0].parent
+        if len(files) > 1 and (phone := _phone(files)) is not None:
+            return phone, files[0].parent
     single = [f for f in sorted(path.iterdir()) if f.suffix.lower() in SUFFIXES and not is_litter(f)]
     single = [f for f in single if f.name.lower() not in (*_LENSES, "episode.json", "calib.txt")]
     if len(single) == 1:

@@ -55,7 +55,9 @@ def read_colmap(folder: Path) -> Found:
     from context_as_memory.formats.documents import natural
 
     images.sort(key=lambda image: natural(image[2]))
-    K, size, notes = [], (0, 0), []
+    K: list[list[float]] = []
+    notes: list[str] = []
+    size = (0, 0)
     for _, camera, name in images:
         if camera not in lenses:
             raise UserError(

@@ -15,8 +15,10 @@ from context_as_memory.formats.poses import Found, matrices, quaternion_poses
 PAPER_HFOV_DEG = 52.67  # the lens of the paper's data set, which its files do not name
 PAPER_SIZE = (640, 360)
 SCENE_MEM_HFOV_DEG = 90.0  # Unreal's default: the files of SceneMemBench do not name theirs
-POSE_NAMES = ("c2w", "cam_c2w", "poses", "camera_poses", "cam2world", "camera_to_world", "transforms", "w2c")
-POSE_NAMES += ("cam_w2c", "world2cam", "world_to_camera")
+POSE_NAMES = (
+    *("c2w", "cam_c2w", "poses", "camera_poses", "cam2world", "camera_to_world", "transforms"),
+    *("w2c", "cam_w2c", "world2cam", "world_to_camera"),
+)
 LENS_NAMES = ("intrinsics", "intrinsic", "K", "Ks", "cam_K", "camera_intrinsics")
 _ARKIT_UP = (0.0, 1.0, 0.0)
 _FISHEYE = ("FISHEYE", "EQUIRECTANGULAR", "ORTHOPHOTO", "OMNIDIRECTIONAL", "FTHETA")
@@ -216,7 +218,10 @@ def _record3d(data: Mapping[str, Any]) -> Found:
 
 def phone_frames(frames: Sequence[tuple[str, Any]]) -> Found:
     """One JSON file a frame, with its name: Polycam (t_00 ... t_23) or 3D Scanner App (cameraPoseARFrame)."""
-    poses, lenses, sizes, times = [], [], [], []
+    poses: list[np.ndarray] = []
+    lenses: list[np.ndarray] = []
+    sizes: list[tuple[int, int] | None] = []
+    times: list[float] = []
     kind = "an ARKit export"
     for name, data in frames:
         try:

@@ -22,6 +22,7 @@ STRETCH = (0.02, 0.5)  # how far fx / fy may be from 1 in silence, and at all
 STAND_IN = 640  # width of the image where only proportions are known
 # Width to height of the images that cameras and models make; a size that was guessed must be one of these.
 _USUAL = [(1, 1), (5, 4), (4, 3), (3, 2), (16, 10), (5, 3), (16, 9), (2, 1), (21, 9), (26, 15), (7, 4)]
+Size = tuple[int, int] | tuple[float, float]
 SAY_SIZE = "say the size of the image that they are for with --width and --height"
 
 
@@ -106,22 +107,23 @@ def fit_lens(
             f"{where} is for images of {stated[0]}x{stated[1]}, but --width --height say {said[0]}x{said[1]}; "
             "leave them away"
         )
-    size, how = said or stated, f"from {where}"
     if not len(K):
-        return Lens(K, *(size or picture or (STAND_IN, 360)), how)
+        return Lens(K, *(said or stated or picture or (STAND_IN, 360)), f"from {where}")
+    size: Size | None = said or stated
+    how = f"from {where}"
     if shares is None:
         shares = bool((K[:, :2] < SHARES).all())
     notes: list[str] = []
     if shares:
         if ((K[:, 2:] < 0) | (K[:, 2:] > 1)).any():
             bad = int(np.argmax(((K[:, 2:] < 0) | (K[:, 2:] > 1)).any(1)))
-            image = "image" if size is None else f"{size[0]}x{size[1]} image"
+            image = "image" if size is None else f"{size[0]:.0f}x{size[1]:.0f} image"
             raise UserError(
                 f"camera {bad} has its centre outside the {image}: cx cy = {K[bad, 2]:.6g} {K[bad, 3]:.6g} are no "
                 "shares of its size; give the image size that the intrinsics are for, and pixels"
             )
         size = size or _size_of_shares(K, picture)
-        K = K * [*size, *size]
+        K = K * np.tile(size, 2)
         how += ", in shares of the size"
     elif size is None:
         size, told = _size_of_pixels(K, picture, where)
@@ -136,16 +138,17 @@ def fit_lens(
         if crop.max() > 0.02 * min(picture):
             side = "left and right" if crop[2] > crop[3] else "top and bottom"
             notes.append(
-                f"the lens is for {size[0]}x{size[1]}, the picture is {picture[0]}x{picture[1]}: it is taken for the "
-                f"middle of that image, cut at the {side}"
+                f"the lens is for {size[0]:.0f}x{size[1]:.0f}, the picture is {picture[0]}x{picture[1]}: it is taken for "
+                f"the middle of that image, cut at the {side}"
             )
-        how += f", scaled from {size[0]}x{size[1]}"
+        how += f", scaled from {size[0]:.0f}x{size[1]:.0f}"
         K, size = scale * K - crop, picture
-    return Lens(K, *size, how, tuple(notes))
+    return Lens(K, int(size[0]), int(size[1]), how, tuple(notes))
 
 
-def _size_of_shares(K: np.ndarray, picture: tuple[int, int] | None) -> tuple[int, int]:
-    """The image that shares are of, by its square pixels: as large as the picture where their proportions agree."""
+def _size_of_shares(K: np.ndarray, picture: tuple[int, int] | None) -> Size:
+    """The image that shares are of, by its square pixels: as large as the picture where their proportions agree, else
+    the smallest one that covers it, not rounded to whole pixels."""
     aspect = float(np.median(K[:, 1] / K[:, 0]))  # width to height of an image with fx = fy
     if not 0.3 < aspect < 3.5:
         raise UserError(
@@ -154,8 +157,8 @@ def _size_of_shares(K: np.ndarray, picture: tuple[int, int] | None) -> tuple[int
     if picture is not None:
         if abs(aspect * picture[1] / picture[0] - 1) <= 0.02:
             return picture
-        tall = max(picture[1], picture[0] / aspect)  # the smallest image that covers the picture
-        return max(round(tall * aspect), 1), max(round(tall), 1)
+        tall = max(picture[1], picture[0] / aspect)
+        return tall * aspect, tall
     return STAND_IN, max(round(STAND_IN / aspect), 1)
 
 
@@ -187,9 +190,7 @@ def _is_usual(size: tuple[int, int]) -> bool:
     return any(abs(aspect * high / wide - 1) < 0.012 for wide, high in _USUAL)
 
 
-def _lingbot(
-    K: np.ndarray, size: tuple[int, int], picture: tuple[int, int] | None
-) -> tuple[np.ndarray, tuple[int, int], str]:
+def _lingbot(K: np.ndarray, size: Size, picture: tuple[int, int] | None) -> tuple[np.ndarray, Size, str]:
     """LingBot-World stretches its 832x480 images to the size that it generates, so their lens is stretched too."""
     if picture is None or size != LINGBOT_SIZE or picture == size:
         return K, size, ""
@@ -199,12 +200,12 @@ def _lingbot(
     return K * stretch, picture, ", stretched from 832x480 as LingBot-World does"
 
 
-def _oddities(K: np.ndarray, size: tuple[int, int], explicit: bool, where: str) -> list[str]:
+def _oddities(K: np.ndarray, size: Size, explicit: bool, where: str) -> list[str]:
     """What is odd about a lens; `UserError` for what cannot be, or can hardly be and was not said explicitly."""
     outside = ((K[:, 2:] < 0) | (K[:, 2:] > size)).any(1)
     if outside.any():
         raise UserError(
-            f"camera {int(np.argmax(outside))} has its centre outside the {size[0]}x{size[1]} image; "
+            f"camera {int(np.argmax(outside))} has its centre outside the {size[0]:.0f}x{size[1]:.0f} image; "
             "give the image size that the intrinsics are for (--width, --height)"
         )
     wide = np.degrees(2 * np.arctan(size[0] / (2 * K[:, 0])))
@@ -212,7 +213,7 @@ def _oddities(K: np.ndarray, size: tuple[int, int], explicit: bool, where: str) 
     off = np.abs(K[:, 2:] / size - 0.5).max(1)
     doubts = []
     if wide.max() > WIDEST_DEG:
-        doubts.append(f"sees {wide.max():.0f} degrees wide in {size[0]}x{size[1]}")
+        doubts.append(f"sees {wide.max():.0f} degrees wide in {size[0]:.0f}x{size[1]:.0f}")
     if stretch.max() > STRETCH[1]:
         doubts.append(f"has fx / fy = {float((K[:, 0] / K[:, 1])[np.argmax(stretch)]):.3g}")
     if doubts and not explicit:
@@ -223,5 +224,7 @@ def _oddities(K: np.ndarray, size: tuple[int, int], explicit: bool, where: str) 
         )
     if off.max() > FAR_OFF_CENTRE:
         i = int(np.argmax(off))
-        doubts.append(f"has its centre at {K[i, 2]:.5g} {K[i, 3]:.5g} of {size[0]}x{size[1]}, far from the middle")
+        doubts.append(
+            f"has its centre at {K[i, 2]:.5g} {K[i, 3]:.5g} of {size[0]:.0f}x{size[1]:.0f}, far from the middle"
+        )
     return [f"the lens of {where} {doubt}" for doubt in doubts]

@@ -95,7 +95,7 @@ def _decode(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large pictures before the limit here speaks
-            with Image.open(file, formats=kinds) as image:
+            with Image.open(file, formats=None if kinds is None else list(kinds)) as image:
                 if image.width * image.height > max_pixels:
                     raise UserError(
                         f"{name} has {image.width}x{image.height} pixels; shrink it below "

@@ -28,6 +28,8 @@ def measured_up(c2w: np.ndarray) -> tuple[np.ndarray, str]:
     # A direction of the world that every camera sees alike is the axis of all turning.
     U, strength, Vt = np.linalg.svd(R.mean(0))
     axis, seen = U[:, 0], Vt[0]
+    if up[2] > np.cos(np.radians(15)):  # as in most worlds: it looked up and down
+        return up, "image"
     if strength[0] < ONE_AXIS or abs(seen[0]) < np.cos(np.radians(35)):
         return up, "image"
     level = R[:, :, 2] - np.outer(R[:, :, 2] @ axis, axis)
@@ -69,7 +71,7 @@ def turned(cameras: Cameras, turns: int) -> Cameras:
 
 def doubts(c2w: np.ndarray, up: np.ndarray, *, scale_known: bool = True, far_m: float = FAR_M) -> list[str]:
     """What looks wrong about a path [N,4,4] with this vertical [3], in plain sentences that say what to try."""
-    found = []
+    found: list[str] = []
     if len(c2w) == 0:
         return found
     tilt = np.degrees(np.arccos(np.clip(-c2w[:, :3, 1] @ up, -1, 1)))

@@ -168,7 +168,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         raise UserError(f"no video at {path}; check the path")
     try:
         with av.open(str(path), metadata_errors="replace") as container:
-            stream = container.streams.best("video")
+            stream: Any = container.streams.best("video")
             if stream is None:
                 raise UserError(f"{path} holds no video; give a file with a video stream")
             stream.codec_context.options = dict(_STRICT)
