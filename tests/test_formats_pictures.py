@@ -14,11 +14,13 @@ from PIL import Image, ImageCms
 from context_as_memory.camera import Cameras, cameras_from_actions, look, pinhole
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.foreign import score_video
+from context_as_memory.evaluation.inspector import InspectedChunk, draw_inspector
 from context_as_memory.formats import write
 from context_as_memory.formats.importers import import_videos
 from context_as_memory.formats.options import PoseOptions
 from context_as_memory.formats.pictures import decode_picture, read_image, read_picture, write_image
 from context_as_memory.formats.video import VideoWriter, measure_video, read_frames, read_video
+from context_as_memory.retrieval import Retrieval
 from context_as_memory.server.pictures import decode_upload
 
 
@@ -393,3 +395,11 @@ def test_a_long_video_is_scored_in_little_memory(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 450
+
+
+def test_names_of_files_are_drawn_as_they_are(tmp_path):
+    """Signs of mathematical text in a name are no reason to lose a picture."""
+    found = Retrieval(np.array([0, 4]), np.array([1.0, 0.5]), np.array([0, 1, 2]))
+    chunks = [InspectedChunk(5, found)]
+    draw_inspector(tmp_path / "i.png", CAMERAS, list(FRAMES), chunks, title="t", subtitle="price_$5_{a$.png")
+    assert (tmp_path / "i.png").exists()

@@ -138,8 +138,8 @@ def fit_lens(
         if crop.max() > 0.02 * min(picture):
             side = "left and right" if crop[2] > crop[3] else "top and bottom"
             notes.append(
-                f"the lens is for {size[0]:.0f}x{size[1]:.0f}, the picture is {picture[0]}x{picture[1]}: it is taken for "
-                f"the middle of that image, cut at the {side}"
+                f"the lens is for {size[0]:.0f}x{size[1]:.0f}, the picture is {picture[0]}x{picture[1]}: it is "
+                f"taken for the middle of that image, cut at the {side}"
             )
         how += f", scaled from {size[0]:.0f}x{size[1]:.0f}"
         K, size = scale * K - crop, picture

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from context_as_memory.camera import Cameras
 from context_as_memory.errors import UserError
-from context_as_memory.video import partial_path
+from context_as_memory.formats.files import atomic
 from context_as_memory.worldfile import schema
 from context_as_memory.worldfile.lease import Lease
 
@@ -536,21 +536,8 @@ def appearing(folder: Path) -> Iterator[Path]:
 
 def _write_file(path: Path, data: bytes) -> None:
     """Write a file so that it is on the disk, whole, when this returns."""
-    partial = partial_path(path)
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with atomic(path, sync=True) as partial:
+        partial.write_bytes(data)
 
 
 def _sha256(data: bytes) -> str:
