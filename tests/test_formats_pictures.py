@@ -61,7 +61,7 @@ TURNS += [
 ]
 
 
-@pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 8])
+@pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8])
 @pytest.mark.parametrize("odd", [None, "signed rational", "maker note"])
 def test_pictures_are_upright_whatever_else_their_exif_holds(tmp_path, orientation, odd):
     picture, exif = gradient(), Image.Exif()

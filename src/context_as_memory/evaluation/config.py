@@ -116,8 +116,8 @@ class EvaluateConfig:
     """The true videos, if they are known: a folder of the same layout and names."""
     image: Path | None = None
     """revisit: the picture to start from; the shipped ones if not given."""
-    hfov_deg: float = 90.0
-    """revisit: horizontal field of view of that picture, in degrees."""
+    hfov_deg: float | None = None
+    """Horizontal field of view in degrees: of --image (90 if not given), or of --videos whose cameras have no lens."""
     clips: int = 48
     """proof: number of returns; paper: number of chunks; both spread evenly over the episodes. revisit: at most so many
     walks."""

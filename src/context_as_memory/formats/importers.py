@@ -25,6 +25,7 @@ from context_as_memory.formats.video import VIDEOS, VideoFacts, measure_video, r
 
 # Where the pictures of a clip's folder lie, if not in it.
 _INSIDE = ("images", "rgb", "color", "frames", "image_left", "image_2", "image_0", "mav0/cam0/data", "cam0/data")
+Said = tuple[PoseOptions, float | None]  # about cameras: how to read them, and their field of view
 SAME_TIME = 0.5  # of the time between two pictures: a pose nearer than that is its own
 
 
@@ -139,7 +140,11 @@ def _part(source: Source) -> int:
 
 
 def import_videos(
-    videos: Path, cameras: Path | None = None, truth: Path | None = None, options: PoseOptions | None = None
+    videos: Path,
+    cameras: Path | None = None,
+    truth: Path | None = None,
+    options: PoseOptions | None = None,
+    hfov_deg: float | None = None,
 ) -> list[ImportedVideo]:
     """The videos of a folder with their cameras, sorted by name, in whichever layout the folders have.
 
@@ -154,22 +159,23 @@ def import_videos(
         cameras: where the cameras (and recorded context) are, in the same layout; the same folder if not given.
         truth: true videos of the same layout and names, for all videos; of SceneMemBench, its own `eval.mp4` files.
         options: what the camera files do not say.
+        hfov_deg: the horizontal field of view of the pictures, for camera files without a lens.
 
     Raises:
         UserError: naming the file and what is wrong in it: nothing to read, no cameras, damaged or impossible numbers,
             unequal numbers of pictures, cameras and true pictures.
     """
     poses = cameras or videos
-    options = options or PoseOptions()
+    said = (options or PoseOptions(), hfov_deg)
     for folder in (videos, poses, truth or videos):
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder; give --videos, --cameras and --truth a folder each")
     if (poses / "jsons").is_dir():
-        found = _paper(videos, poses, truth, options)
+        found = _paper(videos, poses, truth, said)
     elif cases := sorted(path.parents[1] for path in poses.rglob("pose/poses.json")):
-        found = _scene_mem(cases, videos, poses, truth, options)
+        found = _scene_mem(cases, videos, poses, truth, said)
     else:
-        found = _plain(videos, poses, truth, options)
+        found = _plain(videos, poses, truth, said)
     if not found:
         raise UserError(f"no videos ({', '.join(VIDEOS)}, or folders of pictures) in {videos}")
     return found
@@ -178,7 +184,7 @@ def import_videos(
 # -- layouts -----------------------------------------------------------------------------------------------------------
 
 
-def _paper(videos: Path, poses: Path, truth: Path | None, options: PoseOptions) -> list[ImportedVideo]:
+def _paper(videos: Path, poses: Path, truth: Path | None, said: Said) -> list[ImportedVideo]:
     """The paper's data set (arXiv 2506.03141): frames/<video> holds PNG files 0000.png ...; the poses are
     jsons/<video>.json, see `read_unreal_json`. Transparency in the PNG files is laid on black. What a system made may
     also be video files, in `frames` or without such a folder."""
@@ -186,12 +192,10 @@ def _paper(videos: Path, poses: Path, truth: Path | None, options: PoseOptions) 
     def pictures(folder: Path) -> Path:
         return folder / "frames" if (folder / "frames").is_dir() else folder
 
-    return _plain(pictures(videos), poses / "jsons", None if truth is None else pictures(truth), options)
+    return _plain(pictures(videos), poses / "jsons", None if truth is None else pictures(truth), said)
 
 
-def _scene_mem(
-    cases: list[Path], videos: Path, poses: Path, truth: Path | None, options: PoseOptions
-) -> list[ImportedVideo]:
+def _scene_mem(cases: list[Path], videos: Path, poses: Path, truth: Path | None, said: Said) -> list[ImportedVideo]:
     """SceneMemBench: context.mp4 is recorded and given, eval.mp4 was made and is scored, the poses cover both in that
     order. A case is named by its path below `poses`; one without an eval.mp4 in `videos` was not generated and is left
     out. The true eval.mp4 of the benchmark counts as truth only if its folder is given as `truth`."""
@@ -206,11 +210,11 @@ def _scene_mem(
         true = None if truth is None else (context, _existing(truth / name / "eval.mp4"))
         sources = (open_source(context), open_source(made))
         poses_json = case / "pose" / "poses.json"
-        found.append(_pair(name, sources, poses_json, true, options, recorded=sources[0].num_frames))
+        found.append(_pair(name, sources, poses_json, true, said, recorded=sources[0].num_frames))
     return found
 
 
-def _plain(videos: Path, poses: Path, truth: Path | None, options: PoseOptions) -> list[ImportedVideo]:
+def _plain(videos: Path, poses: Path, truth: Path | None, said: Said) -> list[ImportedVideo]:
     """A video file or a folder of pictures each, cameras (and true videos) of the same stem."""
     found: dict[str, Path] = {}
     left: list[str] = []
@@ -239,7 +243,7 @@ def _plain(videos: Path, poses: Path, truth: Path | None, options: PoseOptions) 
             if there is None:
                 raise UserError(f"{source} has no true video: {truth} holds no {name}; add it, or leave --truth out")
             true = (there,)
-        imported.append(_pair(name, (open_source(source),), cameras, true, options))
+        imported.append(_pair(name, (open_source(source),), cameras, true, said))
     if left and imported:
         first = imported[0]
         note = f"in {videos} nothing was made of {', '.join(left[:8])}{' and others' if len(left) > 8 else ''}"
@@ -286,7 +290,7 @@ def _pair(
     sources: tuple[Source, ...],
     poses: Path,
     truth: tuple[Path, ...] | None,
-    options: PoseOptions,
+    said: Said,
     recorded: int = 0,
 ) -> ImportedVideo:
     """Pictures and cameras that belong together, once their numbers agree."""
@@ -297,7 +301,7 @@ def _pair(
                 f"{sources[0].width}x{sources[0].height}; bring them to one size"
             )
     size = (sources[0].width, sources[0].height)
-    track = read_track(poses, options, picture=size)
+    track = read_track(poses, said[0], picture=size, hfov_deg=said[1])
     notes = [note for source in sources for note in source.notes]
     cameras, picked = _matched(sources, track, notes)
     cameras = turned(cameras, track.turns)
@@ -429,8 +433,8 @@ def ordered_pictures(folder: Path) -> tuple[list[Path], np.ndarray | None, list[
     words = [re.findall(r"\d+", f.stem) for f in files]
     if all(re.fullmatch(r"\d{5,}\.\d+", f.stem) for f in files):
         times = np.array([float(f.stem) for f in files])
-        order = np.argsort(times, kind="stable")
-        return [files[i] for i in order], times[order], notes
+        by_time = np.argsort(times, kind="stable")
+        return [files[i] for i in by_time], times[by_time], notes
     numbers = _differing(files, words)
     order = sorted(range(len(files)), key=lambda i: numbers[i])
     ordered, values = [files[i] for i in order], [numbers[i] for i in order]

@@ -42,6 +42,8 @@ def evaluate(config: EvaluateConfig) -> Report:
         raise UserError("give either --suite, or --videos")
     if config.videos is None and (config.cameras is not None or config.truth is not None):
         raise UserError("--cameras and --truth belong to --videos; give the videos too, or leave them out")
+    if config.hfov_deg is not None and config.videos is None and config.image is None:
+        raise UserError("--hfov-deg is for --image or --videos; leave it away")
     if config.videos is None and config.poses != PoseOptions():
         raise UserError("--axes, --w2c, --unit, --up, --width and --height are for the cameras of --videos")
     if config.videos is not None:
@@ -256,7 +258,7 @@ def anywhere(episodes: Sequence[Episode], chunk_frames: int, clips: int, seed: i
 
 def run_videos(videos: Path, config: EvaluateConfig) -> Report:
     """Score the returns in videos of another system, see `foreign`."""
-    imported = import_videos(videos, config.cameras, config.truth, config.poses)
+    imported = import_videos(videos, config.cameras, config.truth, config.poses, config.hfov_deg)
     for video in imported:
         if video.track is not None:
             print(f"{video.name}: lens {video.track.lens}")
@@ -286,7 +288,7 @@ def run_revisit(system: System, config: EvaluateConfig) -> Report:
     if config.image is not None:
         frame = read_image(config.image)
         side, tall = frame.shape[1], frame.shape[0]
-        camera = look((0.0, 0.0, 0.0), 0.0, pinhole(config.hfov_deg, side, tall), side, tall)
+        camera = look((0.0, 0.0, 0.0), 0.0, pinhole(config.hfov_deg or 90.0, side, tall), side, tall)
         starts[config.image.stem] = (fit_frame(frame, width, height)[0], camera.resized(width, height))
     else:
         for name in start_names():
