@@ -469,3 +469,23 @@ def test_folders_name_what_they_hold_and_do_not_use(tmp_path):
     for name, content in (("a.h5", b"\x89HDF\r\n"), ("a.pt", b"PK\x03\x04"), ("a.pkl", b"\x80\x04\x95")):
         (tmp_path / name).write_bytes(content)
         assert "numpy.save" in complaint(tmp_path / name)
+
+
+def test_half_a_size_and_files_of_other_kinds_are_refused_in_one_sentence(tmp_path):
+    np.save(tmp_path / "poses.npy", walk().c2w)
+    assert "only one of --width and --height" in complaint(tmp_path, PoseOptions(width=30), hfov_deg=70)
+    assert "at least 1 pixel" in complaint(tmp_path, PoseOptions(width=30, height=0), hfov_deg=70)
+    for name, content, words in (
+        ("a.png", b"\x89PNG\r\n\x1a\n", "is a picture"),
+        ("a.txt", b"1 2 3\n4 5 6\n", "rows of 3 numbers"),
+        ("b.txt", b"1 2 3 4 5 6 7 8\n1 2 3\n", "line 2 has 3 entries, the others 8"),
+        ("c.txt", b"1 2 3 4 5 6 7 8\n1 2 3 x 5 6 7 8\n", "line 2: 'x' is not a number"),
+        ("d.csv", b"time,x,y,z,roll,pitch,yaw\n0,1,2,3,0,0,0\n", "give quaternions"),
+        ("e.txt", b"0 1 2 3 0 0 0 0\n", "quaternion of length 0"),
+        ("f.json", b'{"a":' + b"[" * 99_999, "damaged"),
+        ("g.json", b'{"frames": [{"transform_matrix": [[1, 2], [3]]}]}', "transform_matrix of frame 0"),
+        ("h.mp4", b"\0\0\0\x18ftypisom", "is a video"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        told = complaint(tmp_path / name, hfov_deg=70)
+        assert words in told and told.startswith(str(tmp_path / name)), told

@@ -403,3 +403,10 @@ def test_names_of_files_are_drawn_as_they_are(tmp_path):
     chunks = [InspectedChunk(5, found)]
     draw_inspector(tmp_path / "i.png", CAMERAS, list(FRAMES), chunks, title="t", subtitle="price_$5_{a$.png")
     assert (tmp_path / "i.png").exists()
+
+
+def test_heic_is_read_where_its_reader_is_installed(tmp_path):
+    heif = pytest.importorskip("pillow_heif", reason="the extra heic is not installed")
+    heif.register_heif_opener()
+    Image.fromarray(gradient()).save(tmp_path / "p.heic", quality=95)
+    assert np.abs(read_image(tmp_path / "p.heic").astype(int) - gradient()).mean() < 3

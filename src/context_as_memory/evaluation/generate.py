@@ -341,12 +341,12 @@ def prepare_scene(config: GenerateConfig) -> Scene:
         assumed_hfov_deg=ASSUMED_HFOV_DEG if config.image is not None else float(np.degrees(camera.hfov_rad[0])),
         intrinsics=config.intrinsics,
     )
-    for line in track.lines():
-        note(line)
     if len(track) < 2:
         raise UserError(
             f"trajectory {config.trajectory} holds {len(track)} pose(s); give the start pose and at least one more"
         )
+    for line in track.lines():
+        note(line)
     if track.turns:
         note(f"{name} and its cameras are turned by {90 * track.turns} degrees to be upright")
     path = track.upright()
@@ -374,6 +374,8 @@ def continue_scene(config: GenerateConfig) -> Scene:
     assert config.world is not None
     given = [f"--{name}" for name in ("image", "start", "demo", "trajectory") if getattr(config, name)]
     given += ["--hfov-deg"] if config.hfov_deg is not None else []
+    given += ["--intrinsics"] if config.intrinsics is not None else []
+    given += ["--axes, --w2c and the like"] if config.poses != PoseOptions() else []
     if given:
         raise UserError(f"the world in {config.world} goes on from its last frame; leave {given[0]} away")
     if config.actions is None:

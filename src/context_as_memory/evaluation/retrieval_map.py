@@ -63,9 +63,9 @@ def retrieve_command(
     path, asked = track.upright(), query
     if len(path) == 0:
         raise UserError(f"{cameras} holds no cameras: give a file with at least one pose")
+    query = track.frame(asked)
     for line in track.lines():
         print(f"cam: {line}", file=sys.stderr)
-    query = track.frame(asked)
     numbers = np.arange(len(path)) if track.numbers is None else np.array(track.numbers)
     answer = retrieve_for_frame(path, query, config, seed=seed, past_only=past_only)
     wide_deg = float(np.degrees(path.hfov_rad[query]))

@@ -40,6 +40,9 @@ _OTHERS = {
     b"Kaydara": "an FBX file",
     b"PXR-USDC": "a USD file",
     b"#usda": "a USD file",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+    b"RIFF": "a picture or a video",
 }
 
 
@@ -130,7 +133,7 @@ def read_track(
         UserError: naming the file, for anything that cannot be read or understood.
     """
     options = options or PoseOptions()
-    path = Path(path)
+    path, _ = Path(path), options.size  # says at once if that cannot be
     found, source = _find(path)
     notes = found.notes
     with reading(source):
@@ -261,7 +264,7 @@ def _read_file(path: Path) -> Found:
         raise UserError(f"{path} is an archive of arrays; name it .npz, or give a single array saved with numpy.save")
     for mark, what in _OTHERS.items():
         if head.startswith(mark):
-            raise UserError(f"{path} is {what}; save its poses as [N,4,4] with numpy.save")
+            raise UserError(f"{path} is {what}; name a camera file, such as poses [N,4,4] saved with numpy.save")
     if bare.startswith((b"{", b"[")) or head.startswith((b"\xff\xfe{", b"\xff\xfe[")):
         return documents.read_document(path)
     return tables.read_table(path)

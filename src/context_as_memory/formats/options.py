@@ -29,14 +29,13 @@ class PoseOptions:
     height: int | None = None
     """Height of that image."""
 
-    def __post_init__(self) -> None:
-        if (self.width is None) != (self.height is None):
-            raise UserError("only one of --width and --height is given; give both or neither")
-        for name, value in (("width", self.width), ("height", self.height)):
-            if value is not None and value < 1:
-                raise UserError(f"--{name} is {value}; give at least 1")
-
     @property
     def size(self) -> tuple[int, int] | None:
-        """Width and height, if they are given."""
-        return None if self.width is None or self.height is None else (self.width, self.height)
+        """Width and height, if they are given. `UserError` for only one of them, or impossible ones."""
+        if self.width is None and self.height is None:
+            return None
+        if self.width is None or self.height is None:
+            raise UserError("only one of --width and --height is given; give both or neither")
+        if min(self.width, self.height) < 1:
+            raise UserError(f"--width and --height are {self.width}x{self.height}; give at least 1 pixel")
+        return self.width, self.height
