@@ -13,9 +13,13 @@ from PIL import Image, ImageCms
 
 from context_as_memory.camera import Cameras, cameras_from_actions, look, pinhole
 from context_as_memory.errors import UserError
+from context_as_memory.evaluation.config import GenerateConfig
 from context_as_memory.evaluation.foreign import score_video
+from context_as_memory.evaluation.generate import prepare_scene
 from context_as_memory.evaluation.inspector import InspectedChunk, draw_inspector
 from context_as_memory.formats import write
+from context_as_memory.formats.cameras import read_track
+from context_as_memory.formats.colmap import write_colmap
 from context_as_memory.formats.importers import import_videos
 from context_as_memory.formats.options import PoseOptions
 from context_as_memory.formats.pictures import decode_picture, read_image, read_picture, write_image
@@ -410,3 +414,33 @@ def test_heic_is_read_where_its_reader_is_installed(tmp_path):
     heif.register_heif_opener()
     Image.fromarray(gradient()).save(tmp_path / "p.heic", quality=95)
     assert np.abs(read_image(tmp_path / "p.heic").astype(int) - gradient()).mean() < 3
+
+
+@pytest.mark.parametrize("kind", ["npy", "folder", "npz", "transforms", "re10k", "colmap", "csv", "unreal"])
+def test_every_command_reads_a_camera_file_alike(tmp_path, kind):
+    """`retrieve`, `generate` and `evaluate` see the same cameras and the same lens in one file."""
+    writers = {"transforms": ("walk.json", write.write_transforms), "re10k": ("walk.txt", write.write_realestate10k)}
+    writers |= {"csv": ("walk.csv", write.write_csv), "unreal": ("walk.json", write.write_unreal_json)}
+    cameras = Cameras(CAMERAS.c2w, pinhole(52.67, 640, 360), 640, 360)
+    path = tmp_path / "walk"
+    if kind in writers:
+        path = tmp_path / writers[kind][0]
+        writers[kind][1](cameras, path)
+    elif kind == "colmap":
+        write_colmap(cameras, path / "sparse" / "0")
+    elif kind == "npz":
+        path = tmp_path / "walk.npz"
+        np.savez(path, c2w=cameras.c2w, intrinsics=cameras.K)
+    else:
+        write.write_poses(cameras, path)
+        path = path / "poses.npy" if kind == "npy" else path
+    encode(tmp_path / "walk.mp4", moving(len(cameras), 64, 36))
+    write_image(tmp_path / "photo.png", gradient(64, 36))
+    (video,) = import_videos(tmp_path)
+    scene = prepare_scene(GenerateConfig(out=tmp_path, image=tmp_path / "photo.png", trajectory=path))
+    generated = Cameras.concat([scene.camera, scene.targets])
+    for found in (video.cameras, generated, read_track(path).cameras):
+        np.testing.assert_allclose(found.c2w, cameras.c2w, atol=1e-9)
+        np.testing.assert_allclose(np.degrees(found.hfov_rad), 52.67, atol=0.01)
+    assert (video.cameras.width, generated.width) == (64, 64)
+    np.testing.assert_allclose(scene.up, [0, 0, 1], atol=1e-9)

@@ -144,7 +144,7 @@ class World:
             "height": config.height,
             "config": asdict(config),
             "made_with": engine.made_with,
-            "up": np.asarray(up, np.float64).tolist(),
+            "up": (np.asarray(up, np.float64) + 0.0).tolist(),
         }
         store = BranchStore(WorldFile.create(path, settings))
         return cls(world.model, world.codec, config, str(world.device), store)

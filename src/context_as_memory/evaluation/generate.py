@@ -289,7 +289,7 @@ def _conclude(
         "start": {"name": scene.name, "width": width, "height": height, "resized": (width, height) != worlds.size},
         "lens": lens_report(scene),
         "cameras": None if scene.track is None else scene.track.report(),
-        "up": np.round(scene.up, 6).tolist(),
+        "up": (np.round(scene.up, 6) + 0.0).tolist(),
         "seed": config.seed,
         "weights": worlds.weights,
         "environment": environment(),

@@ -91,7 +91,7 @@ class CameraTrack:
             "kind": self.kind,
             "frames": len(self),
             "lens": self.lens.report() if len(self) else None,
-            "up": np.round(self.up, 6).tolist(),
+            "up": (np.round(self.up, 6) + 0.0).tolist(),
             "turned_by_deg": 90 * self.turns,
             "notes": list(self.notes),
         }
