@@ -13,7 +13,7 @@ from context_as_memory.formats.importers import ImportedVideo
 MEASURES = ("psnr_db", "ssim", "lpips")
 LPIPS_SIDE = 32  # pixels: its network cannot take smaller pictures
 BATCH = 16  # pictures compared at once
-HELD_BYTES = 200_000_000  # of pictures that are held at once, however long a video is
+HELD_BYTES = 128_000_000  # of pictures that are held at once, however long a video is
 SCORED_BYTES = 8_000_000  # of pictures that are scored at once: scores take about 30 times as much
 Read = Callable[[np.ndarray], np.ndarray | None]
 
