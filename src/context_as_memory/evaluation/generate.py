@@ -14,8 +14,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from context_as_memory.camera import (
+    Z_UP,
     Cameras,
     cameras_from_actions,
     look,
@@ -410,8 +412,8 @@ def prepare_folder(folder: Path) -> None:
         clear_partials(folder, name)
 
 
-def load_worlds(config: GenerateConfig, up: np.ndarray | None = None) -> Worlds:
-    """Load the weights once; both worlds share them. up: upwards in a new world that is kept, z if not given."""
+def load_worlds(config: GenerateConfig, up: ArrayLike = Z_UP) -> Worlds:
+    """Load the weights once; both worlds share them. up: upwards in a new world that is kept."""
     from context_as_memory import weights
     from context_as_memory.compute import use_threads
     from context_as_memory.world import World
