@@ -14,7 +14,7 @@ import skimage.data
 
 from context_as_memory.data.episode import list_episodes
 from context_as_memory.evaluation.report import environment, write_json
-from context_as_memory.video import fit_frame
+from context_as_memory.formats.pictures import fit_frame
 from context_as_memory.walk.look import look_distance, training_look
 from context_as_memory.world import World
 

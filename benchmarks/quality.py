@@ -18,7 +18,7 @@ from context_as_memory.evaluation.config import EvaluateConfig
 from context_as_memory.evaluation.metric_networks import LPIPS_VARIANT, load_lpips
 from context_as_memory.evaluation.report import environment, write_json
 from context_as_memory.evaluation.suite.run import evaluate
-from context_as_memory.video import read_image, write_image
+from context_as_memory.formats.pictures import read_image, write_image
 
 SHEET_ROWS = 12
 

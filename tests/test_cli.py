@@ -18,8 +18,9 @@ from context_as_memory.camera import Cameras, cameras_from_actions, look, parse_
 from context_as_memory.cli.main import main
 from context_as_memory.data.episode import write_episode
 from context_as_memory.evaluation.returns import find_returns, visits
+from context_as_memory.formats.pictures import read_image, write_image
+from context_as_memory.formats.video import read_video
 from context_as_memory.retrieval import STRATEGIES
-from context_as_memory.video import read_image, read_video, write_image
 from context_as_memory.walk.config import Strategy
 from context_as_memory.walk.recorder import OUTPUTS
 from context_as_memory.walk.request import DEMO_ACTIONS

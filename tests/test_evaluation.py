@@ -22,11 +22,11 @@ from context_as_memory.evaluation.returns import (
     seen_share,
     visits,
 )
-from context_as_memory.evaluation.start import known_place, start_folder, start_frame, start_names
+from context_as_memory.formats.pictures import read_image, write_image
+from context_as_memory.formats.places import known_place, start_folder, start_frame, start_names
 from context_as_memory.pictures.inspector import InspectedChunk, draw_inspector
 from context_as_memory.pictures.sheets import Comparison, contact_sheet
 from context_as_memory.retrieval import Retrieval, RetrievalConfig, retrieve
-from context_as_memory.video import read_image, write_image
 from context_as_memory.walk.recorder import choose_chunks
 from context_as_memory.walk.report import closure_report, returns_report, timing
 from tiny_world import HEIGHT, WIDTH, paint_room

@@ -19,8 +19,8 @@ from context_as_memory.evaluation.suite.proof import kept_share
 from context_as_memory.evaluation.suite.result import ClipStore
 from context_as_memory.evaluation.suite.run import evaluate, run_suite
 from context_as_memory.evaluation.suite.system import WorldSystem
+from context_as_memory.formats.video import VideoWriter
 from context_as_memory.retrieval import RetrievalConfig
-from context_as_memory.video import VideoWriter
 from context_as_memory.world import World
 from tiny_world import HEIGHT, WIDTH, paint_room, save_tiny_world
 
@@ -313,7 +313,7 @@ def test_another_recording_of_the_same_name_is_refused(episodes, tmp_path):
 
 
 def test_another_picture_of_the_same_name_is_refused(tmp_path, capsys):
-    from context_as_memory.video import write_image
+    from context_as_memory.formats.pictures import write_image
 
     weights = save_tiny_world(tmp_path / "weights")
     words = ["evaluate", "--suite", "revisit", "--image", str(tmp_path / "photo.png"), "--weights", str(weights)]
@@ -354,7 +354,7 @@ def test_reports_name_the_archives_of_their_networks():
 
 
 def test_revisit_from_a_picture(tmp_path, capsys):
-    from context_as_memory.video import write_image
+    from context_as_memory.formats.pictures import write_image
 
     weights = save_tiny_world(tmp_path / "weights")
     write_image(tmp_path / "photo.png", np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8))

@@ -12,7 +12,8 @@ from context_as_memory.cli.main import main
 from context_as_memory.evaluation.config import EvaluateConfig
 from context_as_memory.evaluation.suite.run import evaluate
 from context_as_memory.evaluation.suite.videos import own_output
-from context_as_memory.video import read_video, write_image
+from context_as_memory.formats.pictures import write_image
+from context_as_memory.formats.video import read_video
 from context_as_memory.walk.config import GenerateConfig
 from context_as_memory.walk.look import FAR_LOOK, look_report
 from context_as_memory.walk.recorder import Frames, Recorder
@@ -97,8 +98,8 @@ def test_a_request_is_a_value_and_needs_no_model(photo: Path, tmp_path: Path) ->
 
 
 def test_a_picture_far_from_training_is_told_from_one_of_it(weights: Path) -> None:
-    from context_as_memory.evaluation.start import start_frame
-    from context_as_memory.video import fit_frame
+    from context_as_memory.formats.pictures import fit_frame
+    from context_as_memory.formats.places import start_frame
 
     world = World.from_pretrained(weights, device="cpu")
     known = fit_frame(start_frame(None).frame, WIDTH, HEIGHT)[0]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from context_as_memory.errors import UserError
+from context_as_memory.formats.options import PoseOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +28,16 @@ class EvaluateConfig:
     videos: Path | None = None
     """Instead of a suite: a folder of videos whose returns are scored, or an output folder of `cam generate`."""
     cameras: Path | None = None
-    """The cameras of those videos: a folder with walk.npy, .npz, .json, .txt or walk/poses.npy for each walk.mp4, the
-    paper's data set, or SceneMemBench; the folder of the videos if not given."""
+    """The cameras of those videos: a folder with a camera file or folder `walk` for each walk.mp4, in any format of
+    docs/formats.md, the paper's data set, or SceneMemBench; the folder of the videos if not given."""
+    poses: PoseOptions = PoseOptions()
+    """How the camera files are to be understood."""
     truth: Path | None = None
     """The true videos, if they are known: a folder of the same layout and names."""
     image: Path | None = None
     """revisit: the picture to start from; the shipped ones if not given."""
-    hfov_deg: float = 90.0
-    """revisit: horizontal field of view of that picture, in degrees."""
+    hfov_deg: float | None = None
+    """Horizontal field of view in degrees: of --image (90 if not given), or of --videos whose cameras have no lens."""
     clips: int = 48
     """Number of recorded chunks or returns, spread evenly over the episodes. revisit: at most so many walks."""
     walks: int | None = None

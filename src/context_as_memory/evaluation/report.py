@@ -4,8 +4,6 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import numpy as np
 
 from context_as_memory import __version__
 from context_as_memory.evaluation.metrics import Interval
-from context_as_memory.video import partial_path
+from context_as_memory.formats.files import atomic as whole
 
 SCHEMA = 2  # of report.json, as the suites write it and `cam compare` reads it
 
@@ -24,17 +22,6 @@ def write_json(path: str | Path, value: dict[str, Any]) -> None:
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     with whole(Path(path)) as partial:
         partial.write_text(text)
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Gives the file to write instead of `path`; it gets that name at the end, and goes if the writing fails."""
-    partial = partial_path(path)
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def environment() -> dict[str, Any]:

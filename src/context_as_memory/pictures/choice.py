@@ -40,10 +40,22 @@ def apart(query: int, index: int) -> str:
     return f"{frames} frame{'s' if frames > 1 else ''} {'earlier' if index < query else 'later'}"
 
 
-def draw_retrieval_map(path: Path, cameras: Cameras, query: int, answer: Retrieval, config: RetrievalConfig) -> None:
+def draw_retrieval_map(
+    path: Path,
+    cameras: Cameras,
+    query: int,
+    answer: Retrieval,
+    config: RetrievalConfig,
+    numbers: np.ndarray | None = None,
+) -> None:
     """Write a picture (PNG): the path from above with the query looking up the page, all candidate views faint, the
-    selected ones coloured by rank, a table of them, and where in time they lie."""
+    selected ones coloured by rank, a table of them, and where in time they lie.
+
+    numbers: what the frames are called, int [N]; by their place if None.
+    """
     from matplotlib import colormaps
+
+    numbers = np.arange(len(cameras)) if numbers is None else numbers
 
     recent = query - 1 if query > 0 else None
     number = len(answer.indices)
@@ -55,11 +67,12 @@ def draw_retrieval_map(path: Path, cameras: Cameras, query: int, answer: Retriev
         f"{number} selected  ·  {np.degrees(cameras.hfov_rad[query]):.1f}° field of view"
     )
     with figure_file(path, 11.5, 8.2, DPI) as figure:
-        figure.text(0.035, 0.955, f"What frame {query} remembers", size=17, weight="bold", color=INK, va="center")
+        title = f"What frame {numbers[query]} remembers"
+        figure.text(0.035, 0.955, title, size=17, weight="bold", color=INK, va="center")
         figure.text(0.035, 0.918, subtitle, size=10.5, color=MUTED, va="center")
         views = from_above(cameras, query)
         depth_m = _draw_map(figure.add_axes((0.035, 0.17, 0.645, 0.72)), views, query, answer, colours)
-        _draw_table(figure.add_axes((0.715, 0.17, 0.255, 0.72)), query, answer, colours, depth_m, config)
+        _draw_table(figure.add_axes((0.715, 0.17, 0.255, 0.72)), query, answer, colours, depth_m, config, numbers)
         _draw_time(figure.add_axes((0.035, 0.06, 0.935, 0.062)), len(cameras), query, answer, colours)
 
 
@@ -106,7 +119,13 @@ def _draw_badges(axes: "Axes", views: PlanarViews, answer: Retrieval, colours: l
 
 
 def _draw_table(
-    axes: "Axes", query: int, answer: Retrieval, colours: list[Any], depth_m: float, config: RetrievalConfig
+    axes: "Axes",
+    query: int,
+    answer: Retrieval,
+    colours: list[Any],
+    depth_m: float,
+    config: RetrievalConfig,
+    numbers: np.ndarray,
 ) -> None:
     """Rank, frame, gap and score of each selected frame, and what the colours mean."""
     axes.set(xlim=(0, 1), ylim=(1, 0))
@@ -121,7 +140,7 @@ def _draw_table(
         axes.barh(y + 0.36 * step, score / largest, height=0.07 * step, left=0, color=colours[rank], alpha=0.55)
         axes.scatter(0.045, y, s=min(180, 3600 * step), color=colours[rank], clip_on=False)
         axes.text(0.045, y, str(rank + 1), size=8, weight="bold", color=PAPER, ha="center", va="center_baseline")
-        axes.text(0.13, y, f"{index}", size=9.5, weight="bold", color=INK, va="center_baseline")
+        axes.text(0.13, y, f"{numbers[index]}", size=9.5, weight="bold", color=INK, va="center_baseline")
         note = apart(query, index)
         axes.text(0.36, y, note, size=9, color=INK, va="center_baseline")
         axes.text(1.0, y, f"{score:.2f}", size=9.5, color=INK, ha="right", va="center_baseline")
@@ -152,6 +171,6 @@ def _draw_time(axes: "Axes", frames: int, query: int, answer: Retrieval, colours
     axes.plot([query, query], [0, 0.72], color=TARGET, linewidth=2.8, solid_capstyle="butt", zorder=5)
     axes.scatter(query, 0.78, s=46, marker="v", color=TARGET, zorder=6, clip_on=False)
     axes.tick_params(labelsize=8.5, length=2, color=FAINT, labelcolor=MUTED)
-    axes.set_xlabel("frame number", size=9, color=MUTED, labelpad=2)
+    axes.set_xlabel("frame, by its place in the file", size=9, color=MUTED, labelpad=2)
     for side in axes.spines.values():
         side.set_visible(False)

@@ -7,14 +7,13 @@ retrieved for it, grey is the most recent frame, green is a first visit.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from os import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from context_as_memory.camera import Cameras, PlanarViews, ground_basis, planar, wedge_polygon
-from context_as_memory.video import partial_path
+from context_as_memory.formats.files import atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -148,9 +147,5 @@ def figure_file(path: str | Path, width: float, height: float, dpi: int) -> Iter
     FigureCanvasAgg(figure)
     yield figure
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_path(path)
-    try:
+    with atomic(path) as partial:
         figure.savefig(partial, format="png", dpi=dpi)
-        replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

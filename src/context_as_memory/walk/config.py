@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from context_as_memory.errors import UserError
+from context_as_memory.formats.options import PoseOptions
 
 Strategy = Literal["coverage", "visible", "frustum", "paper", "recent", "random", "first"]  # of `retrieval.STRATEGIES`
 
@@ -25,11 +26,11 @@ class GenerateConfig:
     actions: str | None = None
     """Path as keys and frames, e.g. "w-40,l-24,w-40,j-24": wasd move, jl turn, ik look up and down, none waits."""
     trajectory: Path | None = None
-    """Path as a file, instead of --actions: poses.npy [N,4,4] (camera-to-world, x right, y down, z forward, metres), a
-    folder with it, an Unreal JSON or a RealEstate10K file. The first pose is the camera of the picture, the others are
-    generated."""
+    """Path as a file or folder, instead of --actions: poses.npy [N,4,4] (camera-to-world, x right, y down, z forward,
+    metres), transforms.json, COLMAP, TUM, KITTI, RealEstate10K, Unreal JSON and others (docs/formats.md). The first
+    pose is the camera of the picture, the others are generated."""
     intrinsics: Path | None = None
-    """With a poses.npy: fx fy cx cy [4] or [N,4] in pixels of the picture as given. Otherwise --hfov-deg is used."""
+    """Lens of --trajectory: fx fy cx cy in pixels, as an array or as text, instead of that in or beside the file."""
     world: Path | None = None
     """Folder of a world file: a new one keeps every frame of this walk; one that exists goes on from its last frame."""
     branch: str = "main"
@@ -47,8 +48,11 @@ class GenerateConfig:
     """Same seed, same video."""
     weights: str = "default"
     """`default` or a folder made by `cam train world`."""
-    hfov_deg: float = 90.0
-    """Horizontal field of view of the picture as given, in degrees."""
+    hfov_deg: float | None = None
+    """Horizontal field of view of the picture as given, in degrees; 90 where nothing says it. Not together with a
+    trajectory that has a lens."""
+    poses: PoseOptions = PoseOptions()
+    """How --trajectory is to be understood."""
     fps: float = 15.0
     """Frames per second of the videos."""
     threads: int | None = None

@@ -7,13 +7,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from context_as_memory.camera import Cameras
 from context_as_memory.evaluation.report import environment, peak_memory_mib, write_json
-from context_as_memory.video import fit_frame
+from context_as_memory.formats.pictures import fit_frame
 from context_as_memory.walk.config import GenerateConfig
 from context_as_memory.walk.look import look_report
 from context_as_memory.walk.recorder import OUTPUTS, Recorder, prepare_folder
-from context_as_memory.walk.request import Request, read_request
+from context_as_memory.walk.request import Request, lens_report, read_request
 from context_as_memory.walk.terminal import Progress, StopOnInterrupt, note
 
 if TYPE_CHECKING:
@@ -82,7 +84,7 @@ def open_worlds(config: GenerateConfig, request: Request) -> Iterator[dict[str, 
         weights = None if config.weights == "default" else config.weights
         worlds = {"with_memory": World.open(config.world, config.branch, weights=weights)}
     else:
-        worlds = _new_worlds(config)
+        worlds = _new_worlds(config, request.start.up)
     worlds["with_memory"].depth = depth
     try:
         yield worlds
@@ -90,7 +92,7 @@ def open_worlds(config: GenerateConfig, request: Request) -> Iterator[dict[str, 
         worlds["with_memory"].close()
 
 
-def _new_worlds(config: GenerateConfig) -> dict[str, "World"]:
+def _new_worlds(config: GenerateConfig, up: np.ndarray) -> dict[str, "World"]:
     from context_as_memory.world import World
 
     base = World.from_pretrained(config.weights)
@@ -111,7 +113,7 @@ def _new_worlds(config: GenerateConfig) -> dict[str, "World"]:
         worlds = {"with_memory": fresh(settings)}
     else:
         changes: dict[str, Any] = {"retrieval": rule, "num_steps": settings.num_steps, "seed": config.seed}
-        worlds = {"with_memory": World.create(config.world, config.weights, networks=base, **changes)}
+        worlds = {"with_memory": World.create(config.world, config.weights, networks=base, up=up, **changes)}
     if config.compare and config.memory == "recent":
         note("--memory recent is what a comparison would compare with; comparison.mp4 is left out")
     elif config.compare:
@@ -130,6 +132,9 @@ def describe(config: GenerateConfig, request: Request, world: "World") -> dict[s
         "settings": {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()},
         "world": asdict(world.config) | {"chunk_frames": world.chunk_frames},
         "start": {"name": request.start.name, "width": width, "height": height, "resized": (width, height) != size},
+        "lens": lens_report(request),
+        "cameras": None if request.track is None else request.track.report(),
+        "up": (np.round(request.start.up, 6) + 0.0).tolist(),
         "seed": config.seed,
         "weights": weights,
         "environment": environment(),

@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from context_as_memory.evaluation.start import start_frame, start_names
-from context_as_memory.video import fit_frame, to_video
+from context_as_memory.formats.pictures import fit_frame
+from context_as_memory.formats.places import start_frame, start_names
+from context_as_memory.formats.video import to_video
 
 if TYPE_CHECKING:
     from context_as_memory.world import World

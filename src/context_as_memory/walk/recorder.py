@@ -16,10 +16,11 @@ import numpy as np
 from context_as_memory.camera import Cameras, write_poses
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.returns import find_returns, visits
+from context_as_memory.formats.files import clear_partials
+from context_as_memory.formats.video import VideoWriter
 from context_as_memory.pictures.inspector import InspectedChunk, draw_inspector
 from context_as_memory.pictures.sheets import Comparison
 from context_as_memory.retrieval import Retrieval
-from context_as_memory.video import VideoWriter, clear_partials
 from context_as_memory.walk.report import closure_report, returns_report, timing
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from context_as_memory.data.episode import Episode
 from context_as_memory.data.voxel.styles import UNSEEN
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.returns import return_tasks
-from context_as_memory.evaluation.start import start_frame, start_names
-from context_as_memory.video import fit_frame, read_image
+from context_as_memory.formats.pictures import fit_frame, read_image
+from context_as_memory.formats.places import start_frame, start_names
 
 T = TypeVar("T")
 
@@ -130,14 +130,15 @@ def start_of(task: Task) -> Start:
     return Start(task.name, task.episode.name, frames[task.start], cameras[[task.start]], Z_UP)
 
 
-def picture_starts(image: Path | None, hfov_deg: float, size: tuple[int, int]) -> list[Start]:
-    """A picture file with its horizontal field of view, or the shipped start pictures if None, fitted to a size (width,
-    height)."""
+def picture_starts(image: Path | None, hfov_deg: float | None, size: tuple[int, int]) -> list[Start]:
+    """A picture file with its horizontal field of view (90 degrees if None), or the shipped start pictures if None,
+    fitted to a size (width, height)."""
     if image is None:
         shipped = [start_frame(name) for name in start_names()]
         found = [(start.name, start.frame, start.camera) for start in shipped]
     else:
         frame = read_image(image)
         height, width = frame.shape[:2]
-        found = [(image.stem, frame, look((0.0, 0.0, 0.0), 0.0, pinhole(hfov_deg, width, height), width, height))]
+        lens = pinhole(90.0 if hfov_deg is None else hfov_deg, width, height)
+        found = [(image.stem, frame, look((0.0, 0.0, 0.0), 0.0, lens, width, height))]
     return [Start(name, name, fit_frame(frame, *size)[0], camera.resized(*size)) for name, frame, camera in found]

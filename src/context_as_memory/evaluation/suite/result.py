@@ -26,8 +26,9 @@ from context_as_memory.evaluation.metric_networks import (
 from context_as_memory.evaluation.metrics import Interval, mean_interval, psnr, ssim
 from context_as_memory.evaluation.protocols import PROTOCOLS, protocol_of
 from context_as_memory.evaluation.report import SCHEMA, environment, whole, write_json
+from context_as_memory.formats.files import clear_partials
+from context_as_memory.formats.pictures import write_image
 from context_as_memory.pictures.sheets import contact_sheet
-from context_as_memory.video import clear_partials, write_image
 
 Clip = dict[str, float | None]  # metric name -> value; None where it could not be measured
 

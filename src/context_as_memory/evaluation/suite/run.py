@@ -15,6 +15,7 @@ from context_as_memory.evaluation.suite.result import ClipStore, Report, fetched
 from context_as_memory.evaluation.suite.setup import Setup, Suite
 from context_as_memory.evaluation.suite.system import System, WorldSystem
 from context_as_memory.evaluation.suite.videos import run_videos
+from context_as_memory.formats.options import PoseOptions
 
 SUITES: dict[str, Suite] = {
     "proof": proof.SUITE,
@@ -28,6 +29,10 @@ SUITES: dict[str, Suite] = {
 def evaluate(config: EvaluateConfig) -> Report:
     """Run the suite that the settings name; returns what it found."""
     config.check()
+    if config.hfov_deg is not None and config.videos is None and config.image is None:
+        raise UserError("--hfov-deg is for --image or --videos; leave it away")
+    if config.videos is None and config.poses != PoseOptions():
+        raise UserError("--axes, --w2c, --unit, --up, --width and --height are for the cameras of --videos")
     if config.videos is not None and config.suite is None:
         config.folder.mkdir(parents=True, exist_ok=True)
         return run_videos(config.videos, config)

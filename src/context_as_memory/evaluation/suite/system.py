@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from context_as_memory.camera import Cameras
+from context_as_memory.formats.video import to_frames, to_video
 from context_as_memory.retrieval import Retrieval, RetrievalConfig
-from context_as_memory.video import to_frames, to_video
 
 if TYPE_CHECKING:
     from context_as_memory.world import World

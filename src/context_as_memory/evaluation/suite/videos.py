@@ -4,17 +4,24 @@ import json
 from functools import partial
 from pathlib import Path
 
-from context_as_memory.camera import read_cameras, read_poses
 from context_as_memory.evaluation.config import EvaluateConfig
 from context_as_memory.evaluation.foreign import MEASURES, conclude, empty_report, score_video
-from context_as_memory.evaluation.importers import ImportedVideo, import_videos
 from context_as_memory.evaluation.suite.result import Case, ClipStore, Measured, Report, fetched
 from context_as_memory.evaluation.suite.write import Table, number, titles, write_reports
+from context_as_memory.formats.cameras import read_cameras
+from context_as_memory.formats.importers import ImportedVideo, import_videos
 
 
 def run_videos(videos: Path, config: EvaluateConfig) -> Report:
     """Score the returns in videos, see `foreign`. An output folder of `cam generate` is read as it is."""
-    imported = own_output(videos) or import_videos(videos, config.cameras, config.truth)
+    imported = own_output(videos) or import_videos(
+        videos, config.cameras, config.truth, config.poses, config.hfov_deg
+    )
+    for video in imported:
+        if video.track is not None:
+            print(f"{video.name}: lens {video.track.lens}")
+        for told in video.report()["notes"]:
+            print(f"{video.name}: {told}")
     networks = "lpips" in fetched()
     report = empty_report(imported, networks, str(videos))
     stamp = report.settings | {"networks": list(report.networks)}
@@ -35,11 +42,11 @@ def own_output(folder: Path) -> list[ImportedVideo]:
     video, poses, note = folder / "video.mp4", folder / "poses.npy", folder / "report.json"
     if not (video.is_file() and poses.is_file()):
         return []
-    cameras = read_cameras(folder)
+    width = height = None
     if note.is_file():
         world = json.loads(note.read_text()).get("world", {})
-        if {"width", "height"} <= world.keys():
-            cameras = read_poses(poses, width=world["width"], height=world["height"])
+        width, height = world.get("width"), world.get("height")
+    cameras = read_cameras(folder, width=width, height=height)
     return [ImportedVideo(folder.resolve().name, (video,), cameras, recorded=1)]
 
 

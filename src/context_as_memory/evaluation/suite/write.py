@@ -9,7 +9,7 @@ import numpy as np
 from context_as_memory.evaluation.report import write_json
 from context_as_memory.evaluation.suite import page
 from context_as_memory.evaluation.suite.result import Report, cell, markdown_table, write_text
-from context_as_memory.video import read_image
+from context_as_memory.formats.pictures import read_image
 
 PICTURES, FILMS = 12, 6  # at most so many in a page
 DIGITS = {"psnr_db": 2, "ssim": 3, "lpips": 3, "context_frames": 1}

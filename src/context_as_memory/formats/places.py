@@ -1,6 +1,5 @@
 """Start places shipped with the package: a picture and where it was taken, and the place as seen all around."""
 
-import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -10,7 +9,9 @@ import numpy as np
 
 from context_as_memory.camera import Cameras, look
 from context_as_memory.errors import UserError
-from context_as_memory.video import read_image, read_video
+from context_as_memory.formats.files import read_json
+from context_as_memory.formats.pictures import read_image
+from context_as_memory.formats.video import read_video
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def start_frame(name: str | None = None, folder: Path | None = None) -> StartFra
         raise UserError(f"no start frame {name!r}; choose one of {', '.join(names)}")
     frame = read_image(folder / f"{name}.png")
     try:
-        about = json.loads((folder / f"{name}.json").read_text())
+        about = read_json(folder / f"{name}.json")
         intrinsics = np.array([about[key] for key in ("fx", "fy", "cx", "cy")], dtype=np.float64)
         camera = look(
             about["position"], float(np.radians(about["yaw_deg"])), intrinsics, frame.shape[1], frame.shape[0]
