@@ -368,3 +368,24 @@ def test_retrieve_answers_for_a_pose_file(tmp_path: Path, capsys: pytest.Capture
     write_poses(cameras_from_actions(start, "j-40,l-40"), tmp_path)
     assert main(words("retrieve", "--cameras", tmp_path, "--query", 78, "--past-only", "--json")) == 0
     assert json.loads(capsys.readouterr().out)
+
+
+def test_the_report_is_written_before_its_picture(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo: Path
+) -> None:
+    """What goes wrong in drawing costs the picture, not the numbers; and the lens and the up are among these."""
+    from context_as_memory.evaluation import generate
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no picture")
+
+    monkeypatch.setattr(generate, "draw_inspector", fail)
+    path = tmp_path / "path.npy"
+    np.save(path, look(np.zeros((3, 3)), np.radians([0.0, 3.0, 6.0]), pinhole(90, 130, 70), 130, 70).c2w)
+    out = tmp_path / "out"
+    arguments = words("generate", "--image", photo, "--trajectory", path, "--hfov-deg", 80, "--weights", world)
+    with pytest.raises(RuntimeError, match="no picture"):
+        main([*arguments, *words("--out", out, "--no-compare")])
+    report = json.loads((out / "report.json").read_text())
+    assert report["frames_generated"] == 2 and report["lens"]["hfov_deg"] == pytest.approx(80)
+    assert report["up"] == [0, 0, 1] and report["cameras"]["kind"] == "a pose array"
