@@ -12,16 +12,9 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 import reference_retrieval as reference
-from context_as_memory.camera import (
-    Cameras,
-    PlanarViews,
-    ground_basis,
-    look,
-    pinhole,
-    planar,
-    read_unreal_json,
-)
+from context_as_memory.camera import Cameras, PlanarViews, ground_basis, look, pinhole, planar
 from context_as_memory.errors import UserError
+from context_as_memory.formats.cameras import read_unreal_json
 from context_as_memory.retrieval import (
     STRATEGIES,
     Retrieval,
