@@ -89,14 +89,18 @@ def main() -> None:
             choices[f"ms_{short}" if name == "bounded" else f"spread_ms_{short}"] = ours
             if name == "bounded" and stored <= 10_000:
                 rng = np.random.default_rng(0)
-                few = {
+                few: dict[str, Callable[[int], object]] = {
                     "monte_carlo": lambda n, bank=bank, chunk=chunk, rng=rng: [
                         worldmem(bank, frame, PICKS, rng) for frame in chunk(n)
                     ],
                     "frustum_samples": lambda n, bank=bank, chunk=chunk: memorizon(bank, chunk(n), PICKS),
                 }
+
+                def chunks(n: int, ours: Callable[[int], object] = ours) -> list[object]:
+                    return [ours(CHUNKS * n + i) for i in range(CHUNKS)]
+
                 compared = times_ms(
-                    {"ours": lambda n, ours=ours: [ours(CHUNKS * n + i) for i in range(CHUNKS)], **few},
+                    {"ours": chunks, **few},
                     turns=21 if stored == 1_000 else 5,
                 )
                 for rule in few:

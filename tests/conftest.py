@@ -9,6 +9,12 @@ os.environ.setdefault("MPLBACKEND", "Agg")  # no display
 
 import pytest
 from hypothesis import settings
+from jaxtyping import install_import_hook  # before the package: `shapes` then has real types
+
+from shape_checks import METHOD
+
+# Types and array shapes of the method are checked at every call, in tests only: the package itself pays nothing.
+install_import_hook(METHOD, "shape_checks.check")
 
 # The same examples on every machine, and no deadline: a busy machine is slow, not wrong.
 settings.register_profile("repository", derandomize=True, deadline=None, database=None)
@@ -18,16 +24,16 @@ settings.load_profile("repository")
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A folder of tiny weights."""
-    from tiny_world import save_tiny_world
+    from tiny import save_world
 
-    return save_tiny_world(tmp_path_factory.mktemp("weights"))
+    return save_world(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture
 def shelf(tmp_path, weights):
     """Worlds of the explorer, painted instead of generated."""
     from context_as_memory.server.shelf import FolderShelf
-    from painted_world import PaintedWorld
+    from tiny import PaintedWorld
 
     return FolderShelf(tmp_path / "worlds", weights, "cpu", PaintedWorld)
 

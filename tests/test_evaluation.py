@@ -29,7 +29,9 @@ from context_as_memory.pictures.sheets import Comparison, contact_sheet
 from context_as_memory.retrieval import Retrieval, RetrievalConfig, retrieve
 from context_as_memory.walk.recorder import choose_chunks
 from context_as_memory.walk.report import closure_report, returns_report, timing
-from tiny_world import HEIGHT, WIDTH, paint_room
+from tiny import ROOM_HEIGHT as HEIGHT
+from tiny import ROOM_WIDTH as WIDTH
+from tiny import paint_room
 
 
 def path_of(actions: str, width: int = WIDTH, height: int = HEIGHT) -> Cameras:

@@ -21,7 +21,9 @@ from context_as_memory.evaluation.suite.run import evaluate, run_suite
 from context_as_memory.evaluation.suite.system import WorldSystem
 from context_as_memory.retrieval import RetrievalConfig
 from context_as_memory.world import World
-from tiny_world import HEIGHT, WIDTH, paint_room, save_tiny_world
+from tiny import ROOM_HEIGHT as HEIGHT
+from tiny import ROOM_WIDTH as WIDTH
+from tiny import paint_room, save_world
 
 
 class Painter:
@@ -70,7 +72,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_world(tmp_path_factory.mktemp("weights") / "tiny")
+    return save_world(tmp_path_factory.mktemp("weights") / "tiny")
 
 
 def start() -> Start:

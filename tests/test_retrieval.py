@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -473,7 +474,8 @@ def test_bad_input_is_refused() -> None:
         retrieve(bank, bank[:1], config, recent=-1)
     with pytest.raises(UserError, match="target"):
         retrieve(bank, bank[:0], config, recent=None)
-    for mask in (np.ones(4, bool), np.ones(5)):
+    masks: list[Any] = [np.ones(4, bool), np.ones(5)]
+    for mask in masks:
         with pytest.raises(UserError, match="allowed"):
             retrieve(bank, bank[:1], config, recent=None, allowed=mask)
         with pytest.raises(UserError, match="given"):

@@ -20,12 +20,14 @@ from context_as_memory.walk.look import FAR_LOOK, look_report
 from context_as_memory.walk.recorder import Frames, Recorder
 from context_as_memory.walk.request import read_request
 from context_as_memory.world import World
-from tiny_world import HEIGHT, WIDTH, paint_room, save_tiny_world
+from tiny import ROOM_HEIGHT as HEIGHT
+from tiny import ROOM_WIDTH as WIDTH
+from tiny import paint_room, save_world
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_world(tmp_path_factory.mktemp("weights") / "tiny")
+    return save_world(tmp_path_factory.mktemp("weights") / "tiny")
 
 
 @pytest.fixture(scope="module")

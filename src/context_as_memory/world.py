@@ -28,8 +28,10 @@ from .compute import fast, pick_device
 from .diffusion import TIMESTEPS, FlowMatching, sample_flow
 from .engine import ContextCache, Engine, differences, open_engine
 from .errors import UserError
+from .front_door import Walk, first_view, gathered, path_from
 from .memory import MemoryBank, MergePolicy
 from .retrieval import Retrieval, RetrievalConfig, ViewIndex, retrieve
+from .shapes import Float, UInt8
 from .tokens import ModelInputs, TokenLayout, build_model_inputs
 from .transformer import WorldTransformer
 from .weights import build_config, fingerprint, from_pretrained, open_codec, read_json, resolve
@@ -64,7 +66,7 @@ class WorldConfig:
 class Chunk:
     """What one step returns: new frames, where they were seen from, what was remembered, and what it cost."""
 
-    frames_u8: np.ndarray  # [t, H, W, 3]
+    frames_u8: UInt8[np.ndarray, "t H W 3"]
     cameras: Cameras  # t
     retrieval: Retrieval  # indices are frame numbers: entry i of the bank is frame i, start frames first
     seconds: dict[str, float]  # retrieve, denoise, decode, encode (with `World.depth`, if that is set)
@@ -305,6 +307,18 @@ class World:
         for start in range(0, len(cameras), self.chunk_frames):
             yield self.step(cameras[start : start + self.chunk_frames])
 
+    # -- the front door ------------------------------------------------------------------------------------------
+
+    def start(self, source: str | Path | np.ndarray | None = None) -> "World":
+        """Begin anew from a picture file, a picture uint8 [H, W, 3] or a start place by name; see `front_door`."""
+        self.reset(*first_view(source, self.config.width, self.config.height))
+        return self
+
+    def walk(self, actions: str | Cameras) -> Walk:
+        """Walk on from the last frame by an action string such as "w-40,j-30", or along cameras; all of it at once."""
+        chunks = self.rollout(path_from(self.bank.cameras[-1], actions))
+        return gathered((chunk.frames_u8, chunk.cameras, chunk.retrieval.indices) for chunk in chunks)
+
     # -- pieces --------------------------------------------------------------------------------------------------
 
     @property
@@ -341,7 +355,7 @@ class World:
         missing = self.chunk_frames - len(cameras)
         return Cameras.concat([cameras, *[cameras[-1]] * missing]) if missing else cameras
 
-    def _context_latents(self, entries: list[int]) -> Tensor:
+    def _context_latents(self, entries: list[int]) -> Float[Tensor, "c k h w"]:
         """Latents of bank entries as the denoiser is given them, [C, K, h, w]; those of generated frames with their own
         bit of noise, always the same."""
         latents = self.bank.latents(np.array(entries))

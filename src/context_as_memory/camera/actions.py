@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from context_as_memory.camera.core import Cameras, floats
 from context_as_memory.camera.views import level_heading
 from context_as_memory.errors import UserError
+from context_as_memory.shapes import Float
 
 PITCH_LIMIT_RAD = radians(85.0)
 MAX_ACTION_FRAMES = 1_000_000
@@ -120,8 +121,8 @@ def cameras_from_actions(
     return Cameras(c2w, start.K[0], start.width, start.height)
 
 
-def _rotations_about(axis: np.ndarray, angle_rad: np.ndarray) -> np.ndarray:
+def _rotations_about(axis: Float[np.ndarray, "3"], angle_rad: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 3 3"]:
     """Rotations [N,3,3] by `angle_rad` [N] about a unit `axis` [3] (Rodrigues)."""
     cross = np.cross(np.eye(3), axis)  # rows e_i x axis, which is the matrix of v -> axis x v
     cos, sin = np.cos(angle_rad)[:, None, None], np.sin(angle_rad)[:, None, None]
-    return cos * np.eye(3) + sin * cross + (1 - cos) * np.outer(axis, axis)
+    return np.asarray(cos * np.eye(3) + sin * cross + (1 - cos) * np.outer(axis, axis))

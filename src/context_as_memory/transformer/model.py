@@ -11,6 +11,7 @@ from torch.nn.functional import gelu, silu
 
 from context_as_memory.compute import attention_kernel
 from context_as_memory.errors import UserError
+from context_as_memory.shapes import Float
 from context_as_memory.tokens import CameraTensors, ModelInputs
 from context_as_memory.transformer.config import TransformerConfig
 from context_as_memory.transformer.placement import PIXEL_OCTAVES, RAY_FRAME_PAIRS, Placement, pixel_features
@@ -19,12 +20,18 @@ KeysValues = list[tuple[Tensor, Tensor]]  # one pair per layer
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]  # (layer, q, k, v), each [B, F, n, heads, hd] -> same as q
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+def _attention(
+    q: Float[Tensor, "b f n heads hd"],
+    k: Float[Tensor, "b g m heads hd"],
+    v: Float[Tensor, "b g m heads hd"],
+    bias: Tensor | None = None,
+) -> Float[Tensor, "b f n heads hd"]:
     """All frames of q attend to all frames of k and v; [B, F, n, heads, hd] in and out."""
     frames = q.shape[1]
     q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v))  # views: kernels read strides
     out = attention_kernel(q.device.type)(q, k, v, bias)
-    return out.transpose(1, 2).unflatten(1, (frames, -1))
+    result: Tensor = out.transpose(1, 2).unflatten(1, (frames, -1))  # type: ignore[no-untyped-call]
+    return result
 
 
 class _RMSNorm(nn.RMSNorm):
@@ -44,15 +51,18 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
         self.norm_q, self.norm_k = _RMSNorm(width, eps), _RMSNorm(width, eps)
 
-    def project(self, x: Tensor, source: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def project(
+        self, x: Float[Tensor, "b f n d"], source: Tensor | None = None
+    ) -> tuple[Float[Tensor, "b f n heads hd"], Float[Tensor, "b g m heads hd"], Float[Tensor, "b g m heads hd"]]:
         """Queries from x, keys and values from `source` (x itself if None): [B, F, n, d] -> [B, F, n, heads, hd]."""
         source = x if source is None else source
         q, k, v = self.norm_q(self.to_q(x)), self.norm_k(self.to_k(source)), self.to_v(source)
         q, k, v = (y.unflatten(-1, (self.heads, -1)) for y in (q, k, v))
         return q.to(v.dtype), k.to(v.dtype), v
 
-    def merge(self, o: Tensor) -> Tensor:
-        return self.to_out[0](o.flatten(-2))
+    def merge(self, o: Float[Tensor, "b f n heads hd"]) -> Float[Tensor, "b f n d"]:
+        result: Tensor = self.to_out[0](o.flatten(-2))
+        return result
 
 
 @torch.no_grad()
@@ -78,7 +88,8 @@ class FeedForward(nn.Module):
         self.net = nn.Sequential(_GELUProjection(width, hidden), nn.Identity(), nn.Linear(hidden, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
+        result: Tensor = self.net(x)
+        return result
 
 
 class Block(nn.Module):
@@ -124,7 +135,8 @@ class _TwoLayers(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear_2(self.activation(self.linear_1(x)))
+        result: Tensor = self.linear_2(self.activation(self.linear_1(x)))
+        return result
 
 
 class ConditionEmbedder(nn.Module):
@@ -136,7 +148,7 @@ class ConditionEmbedder(nn.Module):
         if config.text_dim is not None:
             self.text_embedder = _TwoLayers(config.text_dim, config.width, lambda x: gelu(x, approximate="tanh"))
 
-    def forward(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, timestep: Float[Tensor, "b f"]) -> tuple[Float[Tensor, "b f d"], Float[Tensor, "b f 6 d"]]:
         """timestep [B, F] in [0, 1000] -> embedding [B, F, d], modulation [B, F, 6, d]."""
         half = self.freq_dim // 2
         rates = torch.exp(-math.log(10000.0) * torch.arange(half, device=timestep.device, dtype=torch.float32) / half)
@@ -192,7 +204,7 @@ class WorldTransformer(nn.Module):
 
     # -- shared pieces -------------------------------------------------------------------------------------------
 
-    def _embed(self, latents: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def _embed(self, latents: Float[Tensor, "b c f h w"]) -> tuple[Float[Tensor, "b f n d"], tuple[int, int]]:
         """Latents [B, C, F, h, w] -> tokens [B, F, n, d] and the token grid (rows, columns)."""
         x = self.patch_embedding(latents.to(self.patch_embedding.weight.dtype))
         grid = (x.shape[-2], x.shape[-1])
@@ -219,12 +231,15 @@ class WorldTransformer(nn.Module):
             tokens = block(tokens, modulation, layer, attend, pose, text)
         return tokens, embedding
 
-    def _head(self, tokens: Tensor, embedding: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _head(
+        self, tokens: Float[Tensor, "b f n d"], embedding: Float[Tensor, "b f d"], grid: tuple[int, int]
+    ) -> Float[Tensor, "b c f h w"]:
         """Tokens [B, F, n, d] -> [B, C, F, h, w]."""
         shift, scale = (self.scale_shift_table + embedding.float().unsqueeze(2)).chunk(2, dim=2)
         x = self.proj_out((self.norm_out(tokens.float()) * (1 + scale) + shift).type_as(tokens))
         _, rows, columns = self.config.patch_size
-        return rearrange(x, "b f (h w) (p q c) -> b c f (h p) (w q)", h=grid[0], p=rows, q=columns)
+        result: Tensor = rearrange(x, "b f (h w) (p q c) -> b c f (h p) (w q)", h=grid[0], p=rows, q=columns)
+        return result
 
     def _pose(self, cameras: CameraTensors | None) -> Tensor | None:
         """The paper's camera vector: rows of the 3x4 pose, lengths in model units; [B, F, 12]."""
@@ -237,14 +252,14 @@ class WorldTransformer(nn.Module):
 
     def forward(
         self,
-        hidden_states: Tensor,
-        timestep: Tensor,
+        hidden_states: Float[Tensor, "b c f h w"],
+        timestep: Float[Tensor, " b *f"],
         encoder_hidden_states: Tensor | None = None,
         *,
         frame_positions: tuple[int, ...] | None = None,
         cameras: CameraTensors | None = None,
         bias: Tensor | None = None,
-    ) -> Tensor:
+    ) -> Float[Tensor, "b out f h w"]:
         """All frames attend to all frames; without the keyword arguments this is `WanTransformer3DModel.forward`.
 
         hidden_states [B, C, F, h, w]; timestep [B] or, one per frame, [B, F], in [0, 1000]; encoder_hidden_states
@@ -266,7 +281,7 @@ class WorldTransformer(nn.Module):
 
     def encode_context(
         self,
-        latents: Tensor,
+        latents: Float[Tensor, "b c k h w"],
         frame_positions: tuple[int, ...] | None = None,
         cameras: CameraTensors | None = None,
         bias: Tensor | None = None,
@@ -297,7 +312,11 @@ class WorldTransformer(nn.Module):
         return kept
 
     def prepare(
-        self, pool: Tensor, inputs: ModelInputs, text: Tensor | None = None, encoded: KeysValues | None = None
+        self,
+        pool: Float[Tensor, "s c m h w"],
+        inputs: ModelInputs,
+        text: Tensor | None = None,
+        encoded: KeysValues | None = None,
     ) -> Context:
         """Read the context of S x G chunks whose frames lie in pools of M clean latents, [S, C, M, h, w].
 
@@ -321,7 +340,7 @@ class WorldTransformer(nn.Module):
                 (k.flatten(0, 1).index_select(0, flat), v.flatten(0, 1).index_select(0, flat))
                 for k, v in encoded or self.encode_context(pool, text=text)
             ]
-            kept = [(k.unflatten(0, mask.shape), v.unflatten(0, mask.shape)) for k, v in kept]
+            kept = [(k.unflatten(0, mask.shape), v.unflatten(0, mask.shape)) for k, v in kept]  # type: ignore[no-untyped-call]
         else:
             gathered = rearrange(pool, "s c m h w -> (s m) c h w").index_select(0, flat)
             latents = rearrange(gathered, "(b k) c h w -> b c k h w", k=mask.shape[1])
@@ -333,8 +352,13 @@ class WorldTransformer(nn.Module):
         return Context([(place.key(k), place.value(v)) for k, v in kept], None, bias)
 
     def denoise(
-        self, noisy: Tensor, timestep: Tensor, context: Context, inputs: ModelInputs, text: Tensor | None = None
-    ) -> Tensor:
+        self,
+        noisy: Float[Tensor, "b c p h w"],
+        timestep: Float[Tensor, " b"],
+        context: Context,
+        inputs: ModelInputs,
+        text: Tensor | None = None,
+    ) -> Float[Tensor, "b out p h w"]:
         """Velocity of noisy targets [B, C, P, h, w] at timestep [B] in [0, 1000], given their context; B = S G."""
         frames = noisy.shape[2]
         cameras = inputs.target_cameras.flatten(0, 1)
@@ -370,7 +394,7 @@ class WorldTransformer(nn.Module):
         if bias is not None:
             tokens = bias.shape[-1] // latents.shape[2] * noisy.shape[2]
             bias = torch.cat((bias.new_zeros(*bias.shape[:3], tokens), bias), dim=-1)
-        return self(
+        predicted: Tensor = self(
             torch.cat((noisy, latents.to(noisy.dtype)), dim=2),
             torch.cat((times, times.new_zeros(len(times), latents.shape[2])), dim=1),
             text,
@@ -378,9 +402,15 @@ class WorldTransformer(nn.Module):
             cameras=cameras,
             bias=bias,
         )
+        return predicted
 
     def predict(
-        self, noisy: Tensor, timestep: Tensor, pool: Tensor, inputs: ModelInputs, text: Tensor | None = None
-    ) -> Tensor:
+        self,
+        noisy: Float[Tensor, "b c p h w"],
+        timestep: Float[Tensor, " b"],
+        pool: Float[Tensor, "s c m h w"],
+        inputs: ModelInputs,
+        text: Tensor | None = None,
+    ) -> Float[Tensor, "b out p h w"]:
         """`prepare` and `denoise` in one call, as training uses them."""
         return self.denoise(noisy, timestep, self.prepare(pool, inputs, text), inputs, text)
