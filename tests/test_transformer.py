@@ -14,7 +14,7 @@ import tiny
 from context_as_memory.camera import Cameras, look, pinhole
 from context_as_memory.compute import blocked_attention, fused_attention
 from context_as_memory.errors import UserError
-from context_as_memory.retrieval import RetrievalConfig, retrieve
+from context_as_memory.retrieval import Retrieval
 from context_as_memory.tokens import CameraTensors, ModelInputs, TokenLayout, build_model_inputs
 from context_as_memory.transformer import TransformerConfig, WorldTransformer, from_diffusers_config
 from context_as_memory.transformer.placement import Place, projections, ray_table
@@ -72,10 +72,7 @@ def _inputs(
     cameras = tiny.walk(40)
     cameras = cameras if rigid is None else cameras.transformed(rigid)
     layout = TokenLayout(num_targets=targets, max_context=8)
-    found = replace(
-        retrieve(cameras, cameras[start : start + targets], RetrievalConfig(strategy="first"), recent=0),
-        indices=np.array(context, np.int64),
-    )
+    found = Retrieval(np.array(context, np.int64), np.zeros(len(context)), np.array(context, np.int64))
     built = build_model_inputs(layout, cameras, cameras[start : start + targets], found, slots)
     return replace(built, context_index=torch.arange(len(built.context_positions)).view(1, 1, -1) * built.context_mask)
 
