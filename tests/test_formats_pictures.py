@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def encode(path: Path, frames: np.ndarray, *, codec: str = "libx264", container:
     import av
 
     with av.open(str(path), "w", format=container) as file:
-        stream = file.add_stream(codec, rate=15)
+        stream: Any = file.add_stream(codec, rate=15)
         stream.width, stream.height = frames.shape[2], frames.shape[1]
         stream.pix_fmt = settings.pop("pix_fmt", "yuv420p")
         stream.options = settings.pop("options", {"crf": "8"} if codec == "libx264" else {})
@@ -214,7 +215,7 @@ def test_untagged_video_is_read_as_players_read_it(tmp_path, size, matrix):
     path = tmp_path / "v.mp4"
     with av.open(str(path), "w") as file:
         stream = file.add_stream("libx264", rate=15)
-        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        (stream.width, stream.height), stream.pix_fmt = size, "yuv420p"
         stream.options = {"crf": "5"}
         picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p", dst_colorspace=matrix)
         picture.colorspace = 2

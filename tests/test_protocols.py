@@ -34,15 +34,15 @@ class Painter:
     def __init__(self, darker: int = 0) -> None:
         self.darker = darker
 
-    def generate(self, context_u8, context, targets, seed):  # type: ignore[no-untyped-def]
+    def generate(self, context_u8, context, targets, seed):
         return paint_room(targets)
 
-    def walk(self, start_u8, start, path, rule, seed):  # type: ignore[no-untyped-def]
+    def walk(self, start_u8, start, path, rule, seed):
         frames = paint_room(path).astype(int)
         loss = np.arange(1, len(frames) + 1)[:, None, None, None] * self.darker
         return np.clip(frames - loss, 0, 255).astype(np.uint8)
 
-    def identity(self):  # type: ignore[no-untyped-def]
+    def identity(self):
         return {"name": "painter", "sha256": ""}
 
 
@@ -144,7 +144,7 @@ def test_bad_input_is_named(data: Path, weights: Path, tmp_path: Path) -> None:
         ({"weights": str(tmp_path / "none")}, "weights"),
     ):
         with pytest.raises(UserError, match=words):
-            evaluate(replace(good, **change))  # type: ignore[arg-type]
+            evaluate(replace(good, **change))
     for name, cameras, words in (("small", path_of("w-20", 32, 24), "32x24"), ("line", path_of("w-40"), "returns")):
         about = {"name": "s", "split": "test", "fps": 15}
         write_episode(tmp_path / name / "s", paint_room(cameras), cameras, about, raw=True)
@@ -175,10 +175,10 @@ def test_the_way_back_is_the_mirror_of_the_way_out() -> None:
 
 def test_closure_compares_the_given_picture_with_the_frame_of_the_return() -> None:
     for seed in (0, 1):
-        found = own.measure_closure(Painter(), start(), seed, False)  # type: ignore[arg-type]
+        found = own.measure_closure(Painter(), start(), seed, False)
         assert found.values["closure.psnr_db"] > 60  # type: ignore[operator]
         assert (found.arrays["film"][own.AWAY] != found.arrays["film"][0]).mean() > 0.3
-    faded = own.measure_closure(Painter(darker=1), start(), 0, False)  # type: ignore[arg-type]
+    faded = own.measure_closure(Painter(darker=1), start(), 0, False)
     loss = 2 * own.AWAY  # grey levels after the whole turn, where none is cut off at black
     assert faded.values["closure.psnr_db"] == pytest.approx(20 * np.log10(255 / loss), abs=1.0)
 
@@ -193,8 +193,8 @@ def test_closure_turns_by_90_degrees_and_sway_by_10() -> None:
 
 
 def test_a_world_that_fades_while_standing_still_is_seen() -> None:
-    still = own.measure_still(Painter(), start(), 0, False)  # type: ignore[arg-type]
-    fading = own.measure_still(Painter(darker=1), start(), 0, False)  # type: ignore[arg-type]
+    still = own.measure_still(Painter(), start(), 0, False)
+    fading = own.measure_still(Painter(darker=1), start(), 0, False)
     for name in ("still", "still_early", "sway"):
         assert still.values[f"{name}.psnr_db"] > 60  # type: ignore[operator]
         assert fading.values[f"{name}.psnr_db"] < 20  # type: ignore[operator]
@@ -221,10 +221,10 @@ def test_long_walks_start_where_the_recording_goes_on(data: Path) -> None:
 def test_sharpness_of_a_walk_is_that_of_its_recording_or_falls(data: Path) -> None:
     episodes = list_episodes(data, "test")
     task = Task(episodes[0], 0, 0)
-    same = territory.measure_territory(Painter(), task, episodes, 120, 0, False)  # type: ignore[arg-type]
+    same = territory.measure_territory(Painter(), task, episodes, 120, 0, False)
     assert same.arrays["series_sharpness_ratio"] == pytest.approx([1.0, 1.0])
     assert same.values["sharpness_last"] == same.values["sharpness_recorded_last"]
-    faded = territory.measure_territory(Painter(darker=1), task, episodes, 120, 0, False)  # type: ignore[arg-type]
+    faded = territory.measure_territory(Painter(darker=1), task, episodes, 120, 0, False)
     assert faded.arrays["series_sharpness_ratio"][-1] < 0.9
     assert faded.values["colour_shift_255"] > 40  # type: ignore[operator]
 

@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -270,7 +271,7 @@ def test_distillation_goes_on_from_its_teacher_and_saves_its_steps(data, codec_r
     assert 0 < max(changes) < 0.1
 
 
-def _codec_trainer(folder: Path, **changes: object) -> Trainer:
+def _codec_trainer(folder: Path, **changes: Any) -> Trainer:
     recipe = recipes.codec_tiny()
     recipe = replace(recipe, crop=16, train=replace(recipe.train, steps=8, sample_every=100, **changes))
     torch.manual_seed(0)
@@ -353,6 +354,7 @@ sys.path[:0] = {paths!r}
 import os, torch, tiny
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from context_as_memory.cli import recipes
 from context_as_memory.training.rollout import Rollouts, Sampling, plan_rollout
 from context_as_memory.training.trainer import Trainer
@@ -520,7 +522,7 @@ class _Rooms:
         return lambda cameras: torch.from_numpy(tiny.pictures(len(cameras), place)).to(device)
 
 
-def _stream(**changes: object) -> Stream:
+def _stream(**changes: Any) -> Stream:
     recipe = replace(recipes.world_tiny(), own_frames=0.5)
     stream = Stream(
         _Rooms(), tiny.codec(), recipe.drawing, replace(recipe.stream, **changes), torch.device("cpu"), first_number=9

@@ -196,7 +196,7 @@ def test_dataset_and_world_build_identical_inputs():
             seen.update(pool=pool, inputs=inputs)
             return original(pool, inputs, **more)
 
-        world.model.prepare = spy  # type: ignore[method-assign]
+        world.model.prepare = spy
         world.step(cameras[targets])
         slots = seen["inputs"].context_mask.shape[2]
         mask = batch.inputs.context_mask[0, 0]

@@ -131,7 +131,7 @@ class _Interrupted:
 def test_ctrl_c_in_an_append_keeps_the_whole_chunk_or_nothing(tmp_path, statement, kept):
     with _filled(tmp_path / "world", 2) as world:
         database = world._database
-        world._database = _Interrupted(database, statement)  # type: ignore[assignment]
+        world._database = _Interrupted(database, statement)
         with pytest.raises(KeyboardInterrupt):
             _append(world, 9)
         world._database = database
