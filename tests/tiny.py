@@ -46,7 +46,9 @@ def codec(seed: int = 0) -> ImageAutoencoder:
     return ImageAutoencoder(recipes.codec_tiny().model).eval()
 
 
-def world(seed: int = 0, **changes: object) -> World:
+def world(
+    seed: int = 0, networks: tuple[WorldTransformer, ImageAutoencoder] | None = None, **changes: object
+) -> World:
     settings = {
         "width": WIDTH,
         "height": HEIGHT,
@@ -55,4 +57,5 @@ def world(seed: int = 0, **changes: object) -> World:
         "retrieval": RetrievalConfig(max_context=4),
         "engine": "plain",  # the others are held to it in test_engine.py
     }
-    return World(model(), codec(), WorldConfig(**{**settings, "seed": seed, **changes}), device="cpu")
+    denoiser, autoencoder = networks or (model(), codec())
+    return World(denoiser, autoencoder, WorldConfig(**{**settings, "seed": seed, **changes}), device="cpu")
