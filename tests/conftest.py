@@ -9,6 +9,12 @@ os.environ.setdefault("MPLBACKEND", "Agg")  # no display
 
 import pytest
 from hypothesis import settings
+from jaxtyping import install_import_hook
+
+from shape_checks import METHOD
+
+# Types and array shapes of the method are checked at every call, in tests only: the package itself pays nothing.
+install_import_hook(METHOD, "shape_checks.check")
 
 # The same examples on every machine, and no deadline: a busy machine is slow, not wrong.
 settings.register_profile("repository", derandomize=True, deadline=None, database=None)

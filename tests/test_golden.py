@@ -1,6 +1,6 @@
 """Golden fingerprints: a walk of three chunks gives the frames and contexts that it gave when they were stored.
 
-One walk for each way of reading the context (`joint`, `cached`, `per_frame`), with fixed tiny weights, in float32, on the
+One walk for each way of reading the context (`joint`, `cached`, `per_frame`): fixed tiny weights, float32, the
 plain network in torch. Compared are:
 
 - the frame numbers of every context, exactly. Retrieval calculates in float64 and rounds before it compares.
@@ -28,7 +28,7 @@ LEVELS, MEAN_LEVELS = 1, 0.01  # measured with SSE4, AVX and AVX2 arithmetic: 0
 
 
 def walked(mode: str, **changes: object) -> list[Chunk]:
-    """Three chunks of two frames from two start frames, in a small room: every context is chosen among several frames."""
+    """Three chunks of two frames in a small room: every context is chosen among several frames."""
     model, codec = tiny.model(context_mode=mode, **changes), tiny.codec()
     with torch.no_grad():  # open gates, sharp attention and full contrast: what the networks see has to show in colours
         for block in model.blocks:

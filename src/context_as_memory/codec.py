@@ -11,10 +11,11 @@ about zero mean and unit variance per channel.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from .errors import UserError
@@ -22,6 +23,7 @@ from .errors import UserError
 Perceptual = Callable[[Tensor, Tensor], Tensor]  # two batches of images in [-1, 1] -> distances [N]
 
 
+@runtime_checkable
 class VideoCodec(Protocol):
     """What the rest of the package needs from an autoencoder."""
 
@@ -29,19 +31,21 @@ class VideoCodec(Protocol):
     spatial_factor: int
     latent_channels: int
 
-    def encode_frames(self, video: Tensor) -> Tensor:
+    def encode_frames(self, video: Float[Tensor, "b 3 t H W"]) -> Float[Tensor, "b c t h w"]:
         """Encode each frame alone: [B, 3, T, H, W] -> [B, C, T, h, w]."""
         ...
 
-    def encode_clip(self, video: Tensor) -> Tensor:
+    def encode_clip(self, video: Float[Tensor, "b 3 t H W"]) -> Float[Tensor, "b c f h w"]:
         """Encode a continuous clip: [B, 3, 1 + n r, H, W] -> [B, C, 1 + n, h, w]."""
         ...
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b 3 t H W"]:
         """Decode a whole clip: [B, C, 1 + n, h, w] -> [B, 3, 1 + n r, H, W]."""
         ...
 
-    def decode_next(self, latents: Tensor, cache: Any = None) -> tuple[Tensor, Any]:
+    def decode_next(
+        self, latents: Float[Tensor, "b c f h w"], cache: Any = None
+    ) -> tuple[Float[Tensor, "b 3 t H W"], Any]:
         """Decode the next latents of a stream; `cache=None` starts a clip. Equal to `decode` over any split."""
         ...
 
@@ -90,7 +94,7 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         return x + self.conv2(nn.functional.silu(self.conv1(nn.functional.silu(x))))
 
 
@@ -176,7 +180,7 @@ class ImageAutoencoder(nn.Module):
     def latent_channels(self) -> int:
         return self.config.latent_channels
 
-    def encode_images(self, images: Tensor) -> Tensor:
+    def encode_images(self, images: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
         """[N, 3, H, W] in [-1, 1] -> raw latents [N, C, h, w] (not normalised; used in training)."""
         factor = self.spatial_factor
         if images.shape[-1] % factor or images.shape[-2] % factor:
@@ -186,24 +190,26 @@ class ImageAutoencoder(nn.Module):
             )
         return self.encoder(images)
 
-    def decode_images(self, latents: Tensor) -> Tensor:
+    def decode_images(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
         """Raw latents [N, C, h, w] -> [N, 3, H, W], about [-1, 1] (not clipped)."""
         return self.decoder(latents)
 
-    def encode_frames(self, video: Tensor) -> Tensor:
+    def encode_frames(self, video: Float[Tensor, "b 3 t H W"]) -> Float[Tensor, "b c t h w"]:
         batch = video.shape[0]
         raw = self.encode_images(rearrange(video, "b c t h w -> (b t) c h w").to(self.latent_mean.dtype))
         raw = (raw - self.latent_mean.view(1, -1, 1, 1)) / self.latent_std.view(1, -1, 1, 1)
         return rearrange(raw, "(b t) c h w -> b c t h w", b=batch)
 
-    def encode_clip(self, video: Tensor) -> Tensor:
+    def encode_clip(self, video: Float[Tensor, "b 3 t H W"]) -> Float[Tensor, "b c f h w"]:
         return self.encode_frames(video)
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b 3 t H W"]:
         batch = latents.shape[0]
         raw = rearrange(latents, "b c t h w -> (b t) c h w").to(self.latent_mean.dtype)
         raw = raw * self.latent_std.view(1, -1, 1, 1) + self.latent_mean.view(1, -1, 1, 1)
         return rearrange(self.decode_images(raw), "(b t) c h w -> b c t h w", b=batch)
 
-    def decode_next(self, latents: Tensor, cache: Any = None) -> tuple[Tensor, Any]:
+    def decode_next(
+        self, latents: Float[Tensor, "b c f h w"], cache: Any = None
+    ) -> tuple[Float[Tensor, "b 3 t H W"], Any]:
         return self.decode(latents), "stateless" if cache is None else cache

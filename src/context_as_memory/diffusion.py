@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from .errors import UserError
@@ -31,7 +32,9 @@ class FlowMatching:
     def _shifted(self, sigma: Tensor) -> Tensor:
         return self.shift * sigma / (1 + (self.shift - 1) * sigma)
 
-    def velocity_of(self, output: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
+    def velocity_of(
+        self, output: Float[Tensor, " b *x"], noisy: Float[Tensor, " b *x"], sigma: Float[Tensor, " b"]
+    ) -> Float[Tensor, " b *x"]:
         """The velocity that a network output stands for, at noise levels sigma [B].
 
         Plain networks predict it themselves, which at high noise means to copy the noise through all layers without
@@ -45,37 +48,44 @@ class FlowMatching:
         variance = level.square() + (1 - level).square()
         return (2 * level - 1) / variance * noisy + variance.rsqrt() * output
 
-    def training_sigmas(self, count: int, generator: torch.Generator) -> Tensor:
+    def training_sigmas(self, count: int, generator: torch.Generator) -> Float[Tensor, " count"]:
         """Random noise levels [count] in (0, 1), on the generator's device."""
         normal = torch.randn(count, generator=generator, device=generator.device) * self.logit_std + self.logit_mean
         return self._shifted(normal.sigmoid())
 
-    def sampling_sigmas(self, steps: int) -> Tensor:
+    def sampling_sigmas(self, steps: int) -> Float[Tensor, " levels"]:
         """Falling noise levels [steps + 1] from 1 to 0."""
         if steps < 1:
             raise UserError(f"diffusion: {steps} steps; give at least 1")
         return self._shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64)).float()
 
 
-def add_noise(x: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+def add_noise(
+    x: Float[Tensor, " b *x"], noise: Float[Tensor, " b *x"], sigma: Float[Tensor, " b"]
+) -> Float[Tensor, " b *x"]:
     """Noisy version of x at levels sigma [B] (one per batch entry)."""
     level = sigma.to(x).view(-1, *[1] * (x.ndim - 1))
     return (1 - level) * x + level * noise
 
 
-def velocity(x: Tensor, noise: Tensor) -> Tensor:
+def velocity(x: Float[Tensor, "*x"], noise: Float[Tensor, "*x"]) -> Float[Tensor, "*x"]:
     """What the network learns to predict."""
     return noise - x
 
 
-def clean_from_velocity(noisy: Tensor, predicted: Tensor, sigma: Tensor) -> Tensor:
+def clean_from_velocity(
+    noisy: Float[Tensor, " b *x"], predicted: Float[Tensor, " b *x"], sigma: Float[Tensor, " b"]
+) -> Float[Tensor, " b *x"]:
     """The clean sample that a velocity prediction implies."""
     return noisy - sigma.to(noisy).view(-1, *[1] * (noisy.ndim - 1)) * predicted
 
 
 def sample_flow(
-    predict: Callable[[Tensor, Tensor], Tensor], noise: Tensor, sigmas: Tensor, multistep: bool = True
-) -> Tensor:
+    predict: Callable[[Tensor, Tensor], Tensor],
+    noise: Float[Tensor, " b *x"],
+    sigmas: Float[Tensor, " levels"],
+    multistep: bool = True,
+) -> Float[Tensor, " b *x"]:
     """Follow the flow from noise to a sample.
 
     A step of second order (Adams and Bashforth) looks back at the velocity of the step before and costs nothing more

@@ -8,10 +8,11 @@ pictures and latents lie is the business of a `Store`: in working memory (`RamSt
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
 from .camera import PROFILE, Cameras, checked_profiles
@@ -20,10 +21,17 @@ from .errors import UserError
 MIN_DEPTH_M = 0.001  # depths are noted to the millimetre, and none is 0
 
 
+@runtime_checkable
 class Store(Protocol):
     """Keeps what a bank remembers. Entries are numbered from 0 in the order of their making and never change."""
 
-    def append(self, frames_u8: np.ndarray, cameras: Cameras, latents: Tensor, note: Mapping[str, Any]) -> None:
+    def append(
+        self,
+        frames_u8: UInt8[np.ndarray, "t H W 3"],
+        cameras: Cameras,
+        latents: Float[Tensor, "c t h w"],
+        note: Mapping[str, Any],
+    ) -> None:
         """Keep t frames uint8 [t, H, W, 3], their cameras and latents [C, t, h, w], all or nothing. `note` says where
         they come from, as JSON values. Raises `UserError` when that fails; the store is then unchanged."""
         ...
@@ -32,15 +40,15 @@ class Store(Protocol):
         """Cameras of all entries, None if there are none. Asked for once, when a bank is opened."""
         ...
 
-    def frames_u8(self, rows: Sequence[int]) -> np.ndarray:
+    def frames_u8(self, rows: Sequence[int]) -> UInt8[np.ndarray, "n H W 3"]:
         """Frames of the given entries, uint8 [n, H, W, 3]."""
         ...
 
-    def latents(self, rows: Sequence[int]) -> Tensor:
+    def latents(self, rows: Sequence[int]) -> Float[Tensor, "c n h w"]:
         """Latents of the given entries, [C, n, h, w]."""
         ...
 
-    def readable(self) -> np.ndarray | None:
+    def readable(self) -> Bool[np.ndarray, " n"] | None:
         """Which entries can be read, bool [N]; None if all can."""
         ...
 
@@ -58,7 +66,13 @@ class RamStore:
         self._latents: list[Tensor] = []
         self._notes: list[tuple[int, Mapping[str, Any]]] = []
 
-    def append(self, frames_u8: np.ndarray, cameras: Cameras, latents: Tensor, note: Mapping[str, Any]) -> None:
+    def append(
+        self,
+        frames_u8: UInt8[np.ndarray, "t H W 3"],
+        cameras: Cameras,
+        latents: Float[Tensor, "c t h w"],
+        note: Mapping[str, Any],
+    ) -> None:
         kept = [frame.copy() for frame in frames_u8], [latent.detach().clone() for latent in latents.unbind(1)]
         self._frames += kept[0]  # all of it is there: from here on nothing fails
         self._latents += kept[1]
@@ -68,13 +82,13 @@ class RamStore:
     def cameras(self) -> Cameras | None:
         return Cameras.concat(self._cameras) if self._cameras else None
 
-    def frames_u8(self, rows: Sequence[int]) -> np.ndarray:
+    def frames_u8(self, rows: Sequence[int]) -> UInt8[np.ndarray, "n H W 3"]:
         return np.stack([self._frames[row] for row in rows])
 
-    def latents(self, rows: Sequence[int]) -> Tensor:
+    def latents(self, rows: Sequence[int]) -> Float[Tensor, "c n h w"]:
         return torch.stack([self._latents[row] for row in rows], dim=1)
 
-    def readable(self) -> np.ndarray | None:
+    def readable(self) -> Bool[np.ndarray, " n"] | None:
         return None
 
     def notes(self) -> Sequence[tuple[int, Mapping[str, Any]]]:
@@ -113,7 +127,7 @@ class _Merger:
         self._readable, self._offered = np.empty(0, bool), np.empty(0, bool)
         self._cells: dict[tuple[int, ...], list[int]] = {}  # offered entries by place
 
-    def offered(self, cameras: Cameras, readable: np.ndarray | None) -> np.ndarray:
+    def offered(self, cameras: Cameras, readable: Bool[np.ndarray, " n"] | None) -> Bool[np.ndarray, " n"]:
         """Of all entries so far, bool [N]. readable: bool [N], those that are not lost (None: all); a lost view is not
         offered and stands for no other."""
         readable = np.ones(len(cameras), bool) if readable is None else readable
@@ -143,7 +157,7 @@ class _Merger:
         return True
 
 
-def _sides(cameras: Cameras) -> np.ndarray:
+def _sides(cameras: Cameras) -> Float[np.ndarray, "n 4"]:
     """How far each lens sees to the left, right, top and bottom, as tangents [N, 4]."""
     fx, fy, cx, cy = cameras.K.T
     return np.stack([cx / fx, (cameras.width - cx) / fx, cy / fy, (cameras.height - cy) / fy], axis=1)
@@ -229,24 +243,24 @@ class MemoryBank:
         return Cameras.known_good(c2w, K, *self._size)
 
     @property
-    def profiles_m(self) -> np.ndarray:
+    def profiles_m(self) -> Float32[np.ndarray, "n profile"]:
         """Depth along the horizon of all stored frames, float32 [N, PROFILE], inf where unknown."""
         return self._profiles_m[: len(self)]
 
     @property
-    def generated(self) -> np.ndarray:
+    def generated(self) -> Bool[np.ndarray, " n"]:
         """Which stored frames were generated, not given, bool [N]."""
         return self._generated[: len(self)]
 
-    def frames_u8(self, index: int | slice | np.ndarray) -> np.ndarray:
+    def frames_u8(self, index: int | slice | np.ndarray) -> UInt8[np.ndarray, "n H W 3"]:
         """Stored frames, uint8 [n, H, W, 3] (an integer index gives n = 1)."""
         return self.store.frames_u8(np.atleast_1d(np.arange(len(self))[index]).tolist())
 
-    def latents(self, index: np.ndarray) -> Tensor:
+    def latents(self, index: np.ndarray) -> Float[Tensor, "c n h w"]:
         """Latents of the given entries, [C, n, h, w]."""
         return self.store.latents(np.asarray(index).tolist())
 
-    def offered(self) -> np.ndarray | None:
+    def offered(self) -> Bool[np.ndarray, " n"] | None:
         """Which entries retrieval may choose from, bool [N]; None if all: not those that a damaged world file has lost,
         nor those that were merged."""
         readable = self.store.readable()
@@ -255,7 +269,7 @@ class MemoryBank:
         return self._merger.offered(self.cameras, readable)
 
 
-def _noted_profiles(note: Mapping[str, Any], frames: int) -> np.ndarray:
+def _noted_profiles(note: Mapping[str, Any], frames: int) -> Float32[np.ndarray, "frames profile"]:
     """Depth profiles of the frames of one append, as its note has them: all unknown if it has none."""
     rows = note.get("profiles_m")
     if rows is None:

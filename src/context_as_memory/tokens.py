@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .camera import Cameras
@@ -26,8 +27,8 @@ from .retrieval import Retrieval
 class CameraTensors(NamedTuple):
     """Cameras as the model sees them: `c2w` [..., F, 4, 4] in metres, `K` [..., F, 4] in image units [-1, 1]."""
 
-    c2w: Tensor
-    K: Tensor
+    c2w: Float[Tensor, "*batch 4 4"]
+    K: Float[Tensor, "*batch 4"]
 
     def flatten(self, first: int, last: int) -> "CameraTensors":
         return CameraTensors(self.c2w.flatten(first, last), self.K.flatten(first, last))
@@ -60,8 +61,10 @@ class TokenLayout:
 class ModelInputs:
     """Everything but latents that the denoiser needs for S segments of G chunks each."""
 
-    context_index: Tensor  # int64 [S, G, K]: entries of the memory (or of the segment's pool); 0 in empty slots
-    context_mask: Tensor  # bool [S, G, K]: False in empty slots
+    context_index: Int[
+        Tensor, "s g k"
+    ]  # int64 [S, G, K]: entries of the memory (or of the segment's pool); 0 in empty slots
+    context_mask: Bool[Tensor, "s g k"]  # False in empty slots
     context_cameras: CameraTensors  # [S, G, K]
     target_cameras: CameraTensors  # [S, G, P]
     context_positions: tuple[int, ...]  # K frame positions
@@ -92,7 +95,9 @@ class ModelInputs:
         )
 
 
-def _relative(cameras: Cameras, anchor_w2c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _relative(
+    cameras: Cameras, anchor_w2c: Float[np.ndarray, "4 4"]
+) -> tuple[Float[np.ndarray, "n 4 4"], Float[np.ndarray, "n 4"]]:
     return (anchor_w2c @ cameras.c2w).astype(np.float32), cameras.normalized_K().astype(np.float32)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from .camera import Cameras
@@ -62,7 +63,7 @@ class WorldConfig:
 class Chunk:
     """What one step returns: new frames, where they were seen from, what was remembered, and what it cost."""
 
-    frames_u8: np.ndarray  # [t, H, W, 3]
+    frames_u8: UInt8[np.ndarray, "t H W 3"]
     cameras: Cameras  # t
     retrieval: Retrieval  # indices are frame numbers: entry i of the bank is frame i, start frames first
     seconds: dict[str, float]  # retrieve, denoise, decode, encode (with `World.depth`, if that is set)
@@ -331,7 +332,7 @@ class World:
         missing = self.chunk_frames - len(cameras)
         return Cameras.concat([cameras, *[cameras[-1]] * missing]) if missing else cameras
 
-    def _context_latents(self, entries: list[int]) -> Tensor:
+    def _context_latents(self, entries: list[int]) -> Float[Tensor, "c k h w"]:
         """Latents of bank entries as the denoiser is given them, [C, K, h, w]; those of generated frames with their own
         bit of noise, always the same."""
         latents = self.bank.latents(np.array(entries))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import isfinite, radians
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from context_as_memory.camera.core import Cameras, floats
@@ -120,7 +121,7 @@ def cameras_from_actions(
     return Cameras(c2w, start.K[0], start.width, start.height)
 
 
-def _rotations_about(axis: np.ndarray, angle_rad: np.ndarray) -> np.ndarray:
+def _rotations_about(axis: Float[np.ndarray, "3"], angle_rad: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 3 3"]:
     """Rotations [N,3,3] by `angle_rad` [N] about a unit `axis` [3] (Rodrigues)."""
     cross = np.cross(np.eye(3), axis)  # rows e_i x axis, which is the matrix of v -> axis x v
     cos, sin = np.cos(angle_rad)[:, None, None], np.sin(angle_rad)[:, None, None]

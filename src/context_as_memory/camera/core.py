@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import radians, tan
 
 import numpy as np
+from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
 from context_as_memory.errors import UserError
@@ -27,8 +28,8 @@ class Cameras:
             1e-4 with determinant +1, bottom row 0 0 0 1) or has a focal length that is not positive.
     """
 
-    c2w: np.ndarray
-    K: np.ndarray
+    c2w: Float[np.ndarray, "n 4 4"]
+    K: Float[np.ndarray, "n 4"]
     width: int
     height: int
 
@@ -54,7 +55,9 @@ class Cameras:
             object.__setattr__(self, name, value)
 
     @classmethod
-    def known_good(cls, c2w: np.ndarray, K: np.ndarray, width: int, height: int) -> "Cameras":
+    def known_good(
+        cls, c2w: Float[np.ndarray, "n 4 4"], K: Float[np.ndarray, "n 4"], width: int, height: int
+    ) -> "Cameras":
         """Cameras from arrays that were checked before (they come out of other `Cameras`); no copy, no second check.
 
         The arrays must not change afterwards.
@@ -98,47 +101,47 @@ class Cameras:
         return Cameras(np.concatenate([p.c2w for p in parts]), np.concatenate([p.K for p in parts]), width, height)
 
     @property
-    def position(self) -> np.ndarray:
+    def position(self) -> Float[np.ndarray, "n 3"]:
         """Camera centres, [N,3] metres."""
         return self.c2w[:, :3, 3]
 
     @property
-    def right(self) -> np.ndarray:
+    def right(self) -> Float[np.ndarray, "n 3"]:
         """Unit camera x axes in the world, [N,3]."""
         return self.c2w[:, :3, 0]
 
     @property
-    def down(self) -> np.ndarray:
+    def down(self) -> Float[np.ndarray, "n 3"]:
         """Unit camera y axes in the world, [N,3]."""
         return self.c2w[:, :3, 1]
 
     @property
-    def forward(self) -> np.ndarray:
+    def forward(self) -> Float[np.ndarray, "n 3"]:
         """Unit view directions in the world, [N,3]."""
         return self.c2w[:, :3, 2]
 
     @property
-    def half_width_tan(self) -> np.ndarray:
+    def half_width_tan(self) -> Float[np.ndarray, " n"]:
         """Tangent of half the horizontal field of view, width / (2 fx), [N]."""
         return self.width / (2 * self.K[:, 0])
 
     @property
-    def half_height_tan(self) -> np.ndarray:
+    def half_height_tan(self) -> Float[np.ndarray, " n"]:
         """Tangent of half the vertical field of view, height / (2 fy), [N]."""
         return self.height / (2 * self.K[:, 1])
 
     @property
-    def hfov_rad(self) -> np.ndarray:
+    def hfov_rad(self) -> Float[np.ndarray, " n"]:
         """Full horizontal field of view, [N] radians."""
         return 2 * np.arctan(self.half_width_tan)
 
     @property
-    def vfov_rad(self) -> np.ndarray:
+    def vfov_rad(self) -> Float[np.ndarray, " n"]:
         """Full vertical field of view, [N] radians."""
         return 2 * np.arctan(self.half_height_tan)
 
     @property
-    def w2c(self) -> np.ndarray:
+    def w2c(self) -> Float[np.ndarray, "n 4 4"]:
         """World-to-camera matrices, [N,4,4]: the true inverse of `c2w`, also where it is only orthonormal to 1e-4."""
         w2c = np.tile(np.eye(4), (len(self), 1, 1))
         w2c[:, :3, :3] = np.linalg.inv(self.c2w[:, :3, :3])
@@ -163,13 +166,13 @@ class Cameras:
         check_poses(rigid[None])
         return Cameras(rigid @ self.c2w, self.K, self.width, self.height)
 
-    def normalized_K(self) -> np.ndarray:
+    def normalized_K(self) -> Float[np.ndarray, "n 4"]:
         """Intrinsics for image coordinates in [-1,1]: (2fx/W, 2fy/H, (2cx-W)/W, (2cy-H)/H), [N,4]."""
         size = np.array([self.width, self.height], dtype=np.float64)
         return np.concatenate([2 * self.K[:, :2] / size, (2 * self.K[:, 2:] - size) / size], axis=1)
 
 
-def pinhole(hfov_deg: float, width: int, height: int) -> np.ndarray:
+def pinhole(hfov_deg: float, width: int, height: int) -> Float[np.ndarray, "4"]:
     """Intrinsics [4] of square pixels and a centred principal point from a horizontal field of view in degrees."""
     check_size(width, height)
     if not 0 < hfov_deg < 180:
@@ -217,13 +220,13 @@ def floats(value: object, name: str) -> np.ndarray:
         raise UserError(f"{name} is not an array of real numbers; give one") from None
 
 
-def refuse(bad: np.ndarray, complaint: str) -> None:
+def refuse(bad: Bool[np.ndarray, " n"], complaint: str) -> None:
     """Raise for the first True in `bad` [N]."""
     if bad.any():
         raise UserError(f"camera {int(np.argmax(bad))} {complaint}")
 
 
-def check_poses(c2w: np.ndarray) -> None:
+def check_poses(c2w: Float[np.ndarray, "n 4 4"]) -> None:
     finite = np.isfinite(c2w).all((1, 2))
     refuse(~finite, "has a pose that is not finite; remove or repair it")
     R = c2w[:, :3, :3]

@@ -1,6 +1,7 @@
 """How deep a frame looks along its horizon: the little depth that retrieval can use."""
 
 import numpy as np
+from jaxtyping import Float, Float32
 from numpy.typing import ArrayLike
 
 from context_as_memory.camera.actions import Z_UP
@@ -10,7 +11,9 @@ from context_as_memory.errors import UserError
 PROFILE = 32  # depths along the horizon, in equal image columns from left to right
 
 
-def horizon_profile(depth_m: np.ndarray, horizon: float | None = None) -> np.ndarray:
+def horizon_profile(
+    depth_m: Float[np.ndarray, "*batch h w"], horizon: float | None = None
+) -> Float32[np.ndarray, "*batch profile"]:
     """The profile of a depth map: [..., H, W], metres along the viewing direction -> float32 [..., PROFILE].
 
     horizon: the row at eye level as a share of the height; the middle if None. A profile's column is the median over
@@ -29,7 +32,7 @@ def horizon_profile(depth_m: np.ndarray, horizon: float | None = None) -> np.nda
     return np.stack(columns, axis=-1)
 
 
-def eye_level(cameras: Cameras, up: ArrayLike = Z_UP) -> np.ndarray:
+def eye_level(cameras: Cameras, up: ArrayLike = Z_UP) -> Float[np.ndarray, " n"]:
     """The row at eye level as a share of the height, [N] in [0, 1]: where a level ray ahead meets the picture, or the
     edge it passes beyond. up: [3], upwards in the world; cameras do not roll."""
     above = floats(up, "up")
@@ -38,7 +41,7 @@ def eye_level(cameras: Cameras, up: ArrayLike = Z_UP) -> np.ndarray:
     return np.asarray(np.clip(row / cameras.height, 0, 1))
 
 
-def checked_profiles(profiles_m: np.ndarray, frames: int) -> np.ndarray:
+def checked_profiles(profiles_m: np.ndarray, frames: int) -> Float32[np.ndarray, "frames profile"]:
     """float32 [frames, PROFILE] without NaN; `UserError` for other shapes and depths that are not positive."""
     profiles = np.asarray(profiles_m, np.float32)
     if profiles.shape != (frames, PROFILE):

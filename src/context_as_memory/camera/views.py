@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from context_as_memory.camera.core import Cameras
 from context_as_memory.errors import UserError
@@ -12,12 +13,12 @@ from context_as_memory.errors import UserError
 class PlanarViews:
     """Cameras seen from above: origin [N,2] metres, heading [N,2] unit, half_width_tan [N]."""
 
-    origin: np.ndarray
-    heading: np.ndarray
-    half_width_tan: np.ndarray
+    origin: Float[np.ndarray, "n 2"]
+    heading: Float[np.ndarray, "n 2"]
+    half_width_tan: Float[np.ndarray, " n"]
 
 
-def ground_basis(cameras: Cameras, up: np.ndarray | None = None) -> np.ndarray:
+def ground_basis(cameras: Cameras, up: Float[np.ndarray, "3"] | None = None) -> Float[np.ndarray, "2 3"]:
     """Orthonormal basis [2,3] of the plane orthogonal to the mean up (-down) of the cameras, or to `up` [3].
 
     The first row is the level heading of the first camera and the second points to its left, so that rows and up are
@@ -33,7 +34,7 @@ def ground_basis(cameras: Cameras, up: np.ndarray | None = None) -> np.ndarray:
     return np.stack([ahead, np.cross(up, ahead)])
 
 
-def planar(cameras: Cameras, basis: np.ndarray) -> PlanarViews:
+def planar(cameras: Cameras, basis: Float[np.ndarray, "2 3"]) -> PlanarViews:
     """Project cameras onto the plane spanned by `basis` [2,3] (see `ground_basis`).
 
     A camera that looks straight up or down keeps the heading of its image: the one with its x axis to the right.
@@ -48,13 +49,13 @@ def planar(cameras: Cameras, basis: np.ndarray) -> PlanarViews:
     return PlanarViews(origin, heading / length[:, None], cameras.half_width_tan)
 
 
-def coordinates(vectors: np.ndarray, basis: np.ndarray) -> np.ndarray:
+def coordinates(vectors: Float[np.ndarray, "n 3"], basis: Float[np.ndarray, "axes 3"]) -> Float[np.ndarray, "n axes"]:
     """vectors [N,3] along the rows of a basis [n,3]: [N,n]. Written out, since the last digit of a library's
     matrix product depends on how many rows it is given, and a bank that grew must equal one that was read at once."""
     return vectors[:, :1] * basis[:, 0] + vectors[:, 1:2] * basis[:, 1] + vectors[:, 2:] * basis[:, 2]
 
 
-def wedge_polygon(views: PlanarViews, near_m: float, far_m: float) -> np.ndarray:
+def wedge_polygon(views: PlanarViews, near_m: float, far_m: float) -> Float[np.ndarray, "n 4 2"]:
     """What each view covers between two depths: trapezoids [N,4,2] metres, counter-clockwise from near right.
 
     A point at depth z along the heading and x across it is inside when near <= z <= far and |x| <= half_width_tan z.
@@ -66,13 +67,15 @@ def wedge_polygon(views: PlanarViews, near_m: float, far_m: float) -> np.ndarray
     return views.origin[:, None] + depth[:, None] * views.heading[:, None] + across[..., None] * left[:, None]
 
 
-def _image_edges(cameras: Cameras) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _image_edges(
+    cameras: Cameras,
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """x/z at the left and right and y/z at the top and bottom edge of the image, each [N]; heeds cx and cy."""
     fx, fy, cx, cy = cameras.K.T
     return -cx / fx, (cameras.width - cx) / fx, -cy / fy, (cameras.height - cy) / fy
 
 
-def frustum_corners(cameras: Cameras, near_m: float, far_m: float) -> np.ndarray:
+def frustum_corners(cameras: Cameras, near_m: float, far_m: float) -> Float[np.ndarray, "n 8 3"]:
     """Corners [N,8,3] metres: near then far, each top left, top right, bottom right, bottom left in the image."""
     check_range(near_m, far_m)
     left, right, top, bottom = _image_edges(cameras)
@@ -83,7 +86,7 @@ def frustum_corners(cameras: Cameras, near_m: float, far_m: float) -> np.ndarray
     return local @ cameras.c2w[:, :3, :3].transpose(0, 2, 1) + cameras.position[:, None]
 
 
-def frustum_planes(cameras: Cameras, near_m: float, far_m: float) -> np.ndarray:
+def frustum_planes(cameras: Cameras, near_m: float, far_m: float) -> Float[np.ndarray, "n 6 4"]:
     """Planes [N,6,4] as (unit normal, d), a point is inside when n.x + d >= 0: near, far, left, right, top, bottom."""
     check_range(near_m, far_m)
     left, right, top, bottom = _image_edges(cameras)
@@ -105,7 +108,9 @@ def frustum_planes(cameras: Cameras, near_m: float, far_m: float) -> np.ndarray:
     return np.concatenate([normal, offset[..., None]], axis=2)
 
 
-def level_heading(up: np.ndarray, right: np.ndarray, forward: np.ndarray) -> np.ndarray:
+def level_heading(
+    up: Float[np.ndarray, "3"], right: Float[np.ndarray, "3"], forward: Float[np.ndarray, "3"]
+) -> Float[np.ndarray, "3"]:
     """Unit heading [3] square to `up`: from the camera's x axis, which stays level however far the camera tilts."""
     ahead = np.cross(up, right)
     if np.linalg.norm(ahead) < 1e-3:  # rolled on its side: x is vertical, so the view direction is level

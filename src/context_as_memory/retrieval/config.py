@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float64, Int64
 from numpy.typing import NDArray
 
 from context_as_memory.camera import PlanarViews
@@ -115,9 +116,9 @@ class Retrieval:
     one: all retrievable entries); the most recent frame is among them if it passes.
     """
 
-    indices: Indices
-    scores: Floats
-    candidates: Indices
+    indices: Int64[np.ndarray, " m"]
+    scores: Float64[np.ndarray, " m"]
+    candidates: Int64[np.ndarray, " c"]
 
 
 def check_depths(near_m: float, far_m: float) -> None:

@@ -6,9 +6,10 @@ Used on the ground (`coverage`) and in space (`frustum`), which differ in what a
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, Float, Int, UInt64
 from numpy.typing import NDArray
 
-from context_as_memory.retrieval.config import Bools, Floats, Indices, RetrievalConfig
+from context_as_memory.retrieval.config import RetrievalConfig
 
 SHORTLIST = 256  # candidates that enter the greedy stage, best overlap first
 ALIKE_LENS = 0.2  # difference in the logarithm of a lens' width from which views of one place are no duplicates
@@ -24,13 +25,13 @@ class Offer:
     for near-duplicates. given: which were not generated, bool [C + R]. tie_break: [C] in [0, 1], more is better.
     """
 
-    claims: Bools
-    poses: Floats
-    given: Bools
-    tie_break: Floats
+    claims: Bool[np.ndarray, "n samples"]
+    poses: Float[np.ndarray, "d n"]
+    given: Bool[np.ndarray, " n"]
+    tie_break: Float[np.ndarray, " c"]
 
 
-def cover(offer: Offer, budget: int, config: RetrievalConfig) -> tuple[list[int], Floats]:
+def cover(offer: Offer, budget: int, config: RetrievalConfig) -> tuple[list[int], Float[np.ndarray, " picks"]]:
     """Picks at most `budget` candidates: rows in the order of picking and their scores [m] (see `Retrieval`).
 
     In each of `layers` rounds the candidate is picked, again and again, that explains most of what is left to explain.
@@ -84,7 +85,7 @@ def cover(offer: Offer, budget: int, config: RetrievalConfig) -> tuple[list[int]
     return rows, np.array(scores)
 
 
-def _apart(apart: Floats, offer: Offer, chosen: int) -> Floats:
+def _apart(apart: Float[np.ndarray, " c"], offer: Offer, chosen: int) -> Float[np.ndarray, " c"]:
     """Squared distances [C] to the most similar chosen frame, when one more is chosen. A generated frame makes no given
     one superfluous."""
     poses, count = offer.poses, len(apart)
@@ -93,7 +94,7 @@ def _apart(apart: Floats, offer: Offer, chosen: int) -> Floats:
     return nearer if offer.given[chosen] else np.where(offer.given[:count], apart, nearer)
 
 
-def packed(claims: Bools) -> Words:
+def packed(claims: Bool[np.ndarray, "*n samples"]) -> UInt64[np.ndarray, "*n words"]:
     """Claims [..., S] as bits in 64-bit words: a pick of the greedy stage is then an AND and a bit count."""
     octets = np.packbits(claims, axis=-1)
     words = np.zeros((*octets.shape[:-1], -(-octets.shape[-1] // 8) * 8), np.uint8)
@@ -101,7 +102,7 @@ def packed(claims: Bools) -> Words:
     return words.view(np.uint64)
 
 
-def shortlist(overlap: Floats, size: int) -> tuple[Floats, Indices]:
+def shortlist(overlap: Float[np.ndarray, " c"], size: int) -> tuple[Float[np.ndarray, " c"], Int[np.ndarray, " best"]]:
     """Candidates (ascending, with their overlaps [C]) newest first: overlaps in that order, and the `size` best."""
     tie_break = overlap[::-1].round(6)  # rounded, so that equal views tie whatever their last digit
     if len(tie_break) <= size:

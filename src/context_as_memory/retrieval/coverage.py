@@ -5,9 +5,10 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from context_as_memory.camera import PlanarViews
-from context_as_memory.retrieval.config import Bools, Floats, Indices, RetrievalConfig, Samples, take
+from context_as_memory.retrieval.config import RetrievalConfig, Samples, take
 from context_as_memory.retrieval.cover import ALIKE_LENS, SHORTLIST, Offer, cover, shortlist
 from context_as_memory.retrieval.query import Query
 from context_as_memory.retrieval.visibility import foreseen_surfaces, in_sight
@@ -18,12 +19,12 @@ STAND_IN_MOVE, STAND_IN_TURN = 0.1, 0.25  # shares of the far limit and the fiel
 VIEWS_AT_ONCE = 129  # intermediate arrays stay in the processor's cache
 
 
-def key_rows(number: int) -> Indices:
+def key_rows(number: int) -> Int[np.ndarray, " keys"]:
     """Which of a chunk's poses are its key poses: the first, the middle and the last (fewer when it has fewer)."""
     return np.array(sorted({0, number // 2, number - 1}))
 
 
-def ranking_rows(keys: PlanarViews, far_m: float) -> Indices:
+def ranking_rows(keys: PlanarViews, far_m: float) -> Int[np.ndarray, " ranking"]:
     """The key poses by which candidates are ranked: all, or just the middle one if the others hardly differ from it."""
     middle = len(keys.origin) // 2
     moved = np.sqrt(((keys.origin - keys.origin[middle]) ** 2).sum(axis=1))
@@ -48,13 +49,15 @@ def target_samples(keys: PlanarViews, near_m: float, far_m: float, columns: int 
 
 
 @lru_cache(maxsize=8)
-def _sample_grid(near_m: float, far_m: float, columns: int, rows: int) -> tuple[Floats, Floats]:
+def _sample_grid(
+    near_m: float, far_m: float, columns: int, rows: int
+) -> tuple[Float[np.ndarray, " columns"], Float[np.ndarray, " rows"]]:
     """Image columns in [-1, 1] and log-spaced depths in metres."""
     column = (np.arange(columns) + 0.5) / columns * 2 - 1
     return column, near_m * (far_m / near_m) ** ((np.arange(rows) + 0.5) / rows)
 
 
-def explained(samples: Samples, views: PlanarViews, config: RetrievalConfig) -> Bools:
+def explained(samples: Samples, views: PlanarViews, config: RetrievalConfig) -> Bool[np.ndarray, "c samples"]:
     """Which of the target's samples [S] each view [C] explains: bool [C, S].
 
     A sample counts when it lies in the view's wedge, is seen from a direction at most `parallax_rad` away from the
@@ -99,7 +102,9 @@ def explained(samples: Samples, views: PlanarViews, config: RetrievalConfig) -> 
     return inside
 
 
-def coverage(query: Query, candidates: Indices, overlap: Floats) -> tuple[Indices, Floats]:
+def coverage(
+    query: Query, candidates: Int[np.ndarray, " c"], overlap: Float[np.ndarray, " c"]
+) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, " m"]]:
     """Picks and their scores among the candidates (ascending indices with their overlaps [C]).
 
     With depth profiles the samples are the surfaces that the candidates foresee, if any.
@@ -125,7 +130,7 @@ def coverage(query: Query, candidates: Indices, overlap: Floats) -> tuple[Indice
     return rows[picked], scores
 
 
-def places(views: PlanarViews, config: RetrievalConfig) -> Floats:
+def places(views: PlanarViews, config: RetrievalConfig) -> Float[np.ndarray, "5 n"]:
     """Views as points [5, N] that are at most 1 apart for near-duplicates: `alike_m` of way, `alike_rad` of turn or a
     lens a fifth wider."""
     turn = views.heading.T / (2 * math.sin(config.alike_rad / 2))

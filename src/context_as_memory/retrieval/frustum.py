@@ -5,9 +5,10 @@ same two depths, and everything is asked of sample points: image columns x rows 
 """
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from context_as_memory.camera import Cameras
-from context_as_memory.retrieval.config import Bools, Floats, Indices, RetrievalConfig, Samples
+from context_as_memory.retrieval.config import Floats, RetrievalConfig, Samples
 from context_as_memory.retrieval.cover import ALIKE_LENS, SHORTLIST, Offer, cover, shortlist
 from context_as_memory.retrieval.query import Query
 
@@ -33,7 +34,9 @@ def frustum_samples(keys: Cameras, config: RetrievalConfig) -> Samples:
     return points.reshape(-1, 3), (step / distance[..., None]).reshape(-1, 3), distance.ravel()
 
 
-def inside_frusta(points: Floats, views: Cameras, config: RetrievalConfig) -> Bools:
+def inside_frusta(
+    points: Float[np.ndarray, "samples 3"], views: Cameras, config: RetrievalConfig
+) -> Bool[np.ndarray, "n samples"]:
     """Which points [S, 3] lie in each view's frustum between the two depths: bool [N, S]."""
     result = np.empty((len(views), len(points)), bool)
     fx, fy, cx, cy = views.normalized_K().T[..., None]
@@ -47,7 +50,7 @@ def inside_frusta(points: Floats, views: Cameras, config: RetrievalConfig) -> Bo
     return result
 
 
-def explained_in_space(samples: Samples, views: Cameras, config: RetrievalConfig) -> Bools:
+def explained_in_space(samples: Samples, views: Cameras, config: RetrievalConfig) -> Bool[np.ndarray, "n samples"]:
     """Which samples each view explains, bool [N, S]: as `coverage.explained`, with frusta in place of wedges."""
     points, rays, distance = samples
     offset = points - views.position[:, None]
@@ -58,7 +61,7 @@ def explained_in_space(samples: Samples, views: Cameras, config: RetrievalConfig
     return inside_frusta(points, views, config) & alike & usable
 
 
-def spheres(cameras: Cameras, near_m: float, far_m: float) -> tuple[Floats, Floats]:
+def spheres(cameras: Cameras, near_m: float, far_m: float) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, " n"]]:
     """A sphere around each frustum, with its centre on the view axis: centres [N, 3], radii [N], metres."""
     fx, fy, cx, cy = cameras.normalized_K().T
     k = np.hypot((1 + np.abs(cx)) / fx, (1 + np.abs(cy)) / fy)
@@ -66,13 +69,17 @@ def spheres(cameras: Cameras, near_m: float, far_m: float) -> tuple[Floats, Floa
     return cameras.position + ahead[:, None] * cameras.forward, np.hypot(k * far_m, far_m - ahead)
 
 
-def frustum_overlap(samples: Floats, pool: Indices, bank: Cameras, config: RetrievalConfig) -> Floats:
+def frustum_overlap(
+    samples: Float[np.ndarray, "samples 3"], pool: Int[np.ndarray, " n"], bank: Cameras, config: RetrievalConfig
+) -> Float[np.ndarray, " n"]:
     """Share of the samples [S, 3] that lie in the frustum of each of the given views, [len(pool)]."""
     part = Cameras.known_good(bank.c2w[pool], bank.K[pool], bank.width, bank.height)
     return inside_frusta(samples, part, config).mean(axis=1)
 
 
-def coverage_in_space(query: Query, samples: Samples, candidates: Indices, overlap: Floats) -> tuple[Indices, Floats]:
+def coverage_in_space(
+    query: Query, samples: Samples, candidates: Int[np.ndarray, " c"], overlap: Float[np.ndarray, " c"]
+) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, " m"]]:
     """Picks and their scores among the candidates, as `coverage.coverage`, by samples in space."""
     config = query.config
     tie_break, best = shortlist(overlap, SHORTLIST)
@@ -89,7 +96,7 @@ def coverage_in_space(query: Query, samples: Samples, candidates: Indices, overl
     return rows[picked], scores
 
 
-def places_in_space(cameras: Cameras, config: RetrievalConfig) -> Floats:
+def places_in_space(cameras: Cameras, config: RetrievalConfig) -> Float[np.ndarray, "14 n"]:
     """Cameras as points [14, N] that are at most 1 apart for near-duplicates, as `coverage.places`; turns about any
     axis count alike."""
     # The columns of two rotations differ by 2 sqrt(2) sin(angle / 2) in all.

@@ -8,9 +8,10 @@ that look at the same place. The others stay stored: where the newest frame of a
 one stands for it. Frames that were given have bins of their own, so that none is hidden by what was made of it.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from context_as_memory.camera import Cameras, PlanarViews, coordinates, ground_basis, planar
 from context_as_memory.retrieval.config import Bools, Floats, Indices, RetrievalConfig
@@ -24,6 +25,7 @@ PLACE = 5  # numbers by which a view is found: see ViewIndex._places
 LEVEL_RAD = float(np.radians(0.5))  # the ground is laid anew when the cameras' mean up has turned by more than this
 
 
+@runtime_checkable
 class Index(Protocol):
     """What `retrieve` needs to know of a bank that grows. Views are numbered as the entries of the bank."""
 
@@ -33,7 +35,7 @@ class Index(Protocol):
         """Whether it may be asked for this rule."""
         ...
 
-    def update(self, cameras: Cameras, given: Bools | None = None) -> None:
+    def update(self, cameras: Cameras, given: Bool[np.ndarray, " n"] | None = None) -> None:
         """Take in what a bank has gained: `cameras` are all of its entries, of which the first are known already.
         given: bool [N], which of them were not generated (None: no difference is made); for an entry always the same.
         """
@@ -43,7 +45,9 @@ class Index(Protocol):
         """Views of all entries."""
         ...
 
-    def within_reach(self, targets: Cameras, allowed: Bools | None = None) -> Indices:
+    def within_reach(
+        self, targets: Cameras, allowed: Bool[np.ndarray, " n"] | None = None
+    ) -> Int[np.ndarray, " reach"]:
         """Allowed entries (bool [N]; None: all are), ascending, that retrieval shall look at for these targets."""
         ...
 
@@ -58,14 +62,16 @@ class AllViews:
     def fits(self, config: RetrievalConfig) -> bool:
         return True
 
-    def update(self, cameras: Cameras, given: Bools | None = None) -> None:
+    def update(self, cameras: Cameras, given: Bool[np.ndarray, " n"] | None = None) -> None:
         self.basis = ground_basis(cameras)
         self._views = planar(cameras, self.basis)
 
     def all_views(self) -> PlanarViews:
         return self._views
 
-    def within_reach(self, targets: Cameras, allowed: Bools | None = None) -> Indices:
+    def within_reach(
+        self, targets: Cameras, allowed: Bool[np.ndarray, " n"] | None = None
+    ) -> Int[np.ndarray, " reach"]:
         return np.arange(len(self._views.origin)) if allowed is None else np.flatnonzero(allowed)
 
 
@@ -97,7 +103,7 @@ class ViewIndex:
         self._bins: dict[tuple[int, ...], tuple[int, int, _Cell]] = {}
         self._cells: dict[tuple[int, int], _Cell] = {}
 
-    def update(self, cameras: Cameras, given: Bools | None = None) -> None:
+    def update(self, cameras: Cameras, given: Bool[np.ndarray, " n"] | None = None) -> None:
         """Take in what a bank has gained.
 
         Taking entries in at once or one by one makes the same index, bit for bit.
@@ -120,7 +126,7 @@ class ViewIndex:
                 self._start(max(64, 2 * end))
                 self._append(_part(cameras, 0, end), given[:end])
 
-    def _bounds(self, cameras: Cameras, views: PlanarViews) -> tuple[Floats, Floats]:
+    def _bounds(self, cameras: Cameras, views: PlanarViews) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, " n"]]:
         """Circles on the ground around what each camera can see: centres [N, 2], radii [N]."""
         near, far = self.config.near_m, self.config.far_m
         if self.config.strategy != "frustum":
@@ -167,7 +173,9 @@ class ViewIndex:
         """Whether only the newest allowed frame of each pose bin is a candidate."""
         return self._length > self.config.crowded
 
-    def within_reach(self, targets: Cameras, allowed: Bools | None = None) -> Indices:
+    def within_reach(
+        self, targets: Cameras, allowed: Bool[np.ndarray, " n"] | None = None
+    ) -> Int[np.ndarray, " reach"]:
         """Candidates, ascending, whose view can overlap one of the targets' views: all of them, or in a crowd the
         `NEAREST`. A mask that forbids something costs a pass over it, the one thing here that grows with the bank."""
         goals = planar(targets, self.basis)
@@ -252,7 +260,9 @@ class _Cell:
         return self._places[:, : len(self._at)]
 
 
-def pose_bins(cameras: Cameras, basis: Floats, config: RetrievalConfig) -> Indices:
+def pose_bins(
+    cameras: Cameras, basis: Float[np.ndarray, "2 3"], config: RetrievalConfig
+) -> Int[np.ndarray, "n numbers"]:
     """Which bin each view falls into: position, heading and lens, int64 [N, 4]; for frusta height, pitch and roll too,
     [N, 7]."""
     views = planar(cameras, basis)

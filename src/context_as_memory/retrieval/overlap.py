@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from context_as_memory.camera import PlanarViews
-from context_as_memory.retrieval.config import Bools, Floats, check_depths, take
+from context_as_memory.retrieval.config import Floats, check_depths, take
 
 MIN_OVERLAP = 1e-6  # overlaps below this are rounding, not shared view
 BLOCK = 2048  # candidates at once: intermediate arrays stay in the processor's cache
@@ -15,7 +16,7 @@ Segments = tuple[Floats, Floats, Floats, Floats]  # x0, z0, dx, dz
 Share = Callable[[Pose, Floats, Floats, float, float], Floats]
 
 
-def fov_overlap(target: PlanarViews, candidates: PlanarViews, near_m: float, far_m: float) -> Floats:
+def fov_overlap(target: PlanarViews, candidates: PlanarViews, near_m: float, far_m: float) -> Float[np.ndarray, "t n"]:
     """Share of each target's image that lies in each candidate's wedge: float64 [T, N] in [0, 1], exact (about 1e-7).
 
     Area is weighed by 1/depth^2 as seen from the target, i.e. measured in image column x log-depth, so a metre close by
@@ -25,12 +26,16 @@ def fov_overlap(target: PlanarViews, candidates: PlanarViews, near_m: float, far
     return _overlap(target, candidates, near_m, far_m, _image_share)
 
 
-def fov_overlap_area(target: PlanarViews, candidates: PlanarViews, near_m: float, far_m: float) -> Floats:
+def fov_overlap_area(
+    target: PlanarViews, candidates: PlanarViews, near_m: float, far_m: float
+) -> Float[np.ndarray, "t n"]:
     """Like `fov_overlap` but in plain ground area: share of the target wedge's area, float64 [T, N] in [0, 1]."""
     return _overlap(target, candidates, near_m, far_m, _ground_share)
 
 
-def touching_overlap(target: PlanarViews, candidates: PlanarViews, near_m: float, far_m: float) -> Floats:
+def touching_overlap(
+    target: PlanarViews, candidates: PlanarViews, near_m: float, far_m: float
+) -> Float[np.ndarray, " n"]:
     """`fov_overlap` of a single target where nearly all candidates are known to be within reach: [N]."""
     return _share_of(target, candidates, near_m, far_m, _image_share)
 
@@ -59,7 +64,7 @@ def _share_of(target: PlanarViews, candidates: PlanarViews, near_m: float, far_m
     return np.minimum(np.maximum(found, 0.0), 1.0)
 
 
-def _within_reach(target: PlanarViews, candidates: PlanarViews, near_m: float, far_m: float) -> Bools:
+def _within_reach(target: PlanarViews, candidates: PlanarViews, near_m: float, far_m: float) -> Bool[np.ndarray, "t n"]:
     """[T, N]: the enclosing circles of the two wedges touch. A cheap test that never rejects a true overlap."""
     (centre_t, radius_t), (centre_c, radius_c) = circles(target, near_m, far_m), circles(candidates, near_m, far_m)
     dx, dy = (centre_c[None, :, axis] - centre_t[:, None, axis] for axis in (0, 1))
@@ -67,7 +72,9 @@ def _within_reach(target: PlanarViews, candidates: PlanarViews, near_m: float, f
     return np.asarray(dx * dx + dy * dy <= reach * reach)
 
 
-def circles(views: PlanarViews, near_m: float, far_m: float) -> tuple[Floats, Floats]:
+def circles(
+    views: PlanarViews, near_m: float, far_m: float
+) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, " n"]]:
     """The smallest circle on the heading that encloses each wedge: centres [N, 2], radii [N], metres."""
     k = views.half_width_tan
     ahead = np.minimum(far_m, (1 + k * k) * (near_m + far_m) / 2)

@@ -1,15 +1,16 @@
 """The strategy `paper`: the rule of Context-as-Memory (arXiv 2506.03141, section 3.3 and figure 4)."""
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from context_as_memory.camera import PlanarViews
-from context_as_memory.retrieval.config import Bools, Floats, Indices, RetrievalConfig, take
+from context_as_memory.retrieval.config import Indices, RetrievalConfig, take
 from context_as_memory.retrieval.overlap import relative_pose
 
 MEET_EPS_M = 1e-6  # rays "meet" only beyond this distance: at the apex of coinciding cameras the sign is rounding noise
 
 
-def paper_overlap(target: PlanarViews, candidates: PlanarViews, config: RetrievalConfig) -> Bools:
+def paper_overlap(target: PlanarViews, candidates: PlanarViews, config: RetrievalConfig) -> Bool[np.ndarray, "t n"]:
     """The ray test of arXiv 2506.03141, figure 4: bool [T, N].
 
     A pair passes when the two left boundary rays meet and the two right ones do, and both meeting points are between
@@ -45,15 +46,15 @@ def paper_overlap(target: PlanarViews, candidates: PlanarViews, config: Retrieva
     return np.stack(rows)
 
 
-def runs(indices: Indices) -> list[Indices]:
+def runs(indices: Int[np.ndarray, " n"]) -> list[Indices]:
     """Splits ascending indices into runs of consecutive numbers."""
     return np.split(indices, np.flatnonzero(np.diff(indices) > 1) + 1) if len(indices) else []
 
 
 def thin_runs(
-    candidates: Indices,
-    origin: Floats,
-    goal: Floats,
+    candidates: Int[np.ndarray, " n"],
+    origin: Float[np.ndarray, "bank 2"],
+    goal: Float[np.ndarray, "2"],
     recent: int | None,
     budget: int,
     far_share: float,

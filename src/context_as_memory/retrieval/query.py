@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from context_as_memory.camera import Cameras, PlanarViews
-from context_as_memory.retrieval.config import Bools, Floats, Indices, RetrievalConfig, take
+from context_as_memory.retrieval.config import Bools, Indices, RetrievalConfig, take
 from context_as_memory.retrieval.overlap import fov_overlap, touching_overlap
 
 
@@ -28,7 +29,7 @@ class Query:
     given: Bools  # which entries were not generated, [N]
     seed: int
 
-    def overlap(self, entries: Indices) -> Floats:
+    def overlap(self, entries: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Exact overlap of entries with the target: the mean over the ranking poses."""
         seen, near_m, far_m = take(self.views, entries), self.config.near_m, self.config.far_m
         if len(self.rank_goals.origin) == 1:

@@ -4,16 +4,19 @@ Profiles answer two questions that poses cannot: which surfaces will the target 
 """
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from context_as_memory.camera import PROFILE, PlanarViews
-from context_as_memory.retrieval.config import Bools, Floats, Samples
+from context_as_memory.retrieval.config import Samples
 
 COLUMNS = 48  # of the horizon that is foreseen
 BETWEEN = 4  # points on a wall from one profile column to the next
 MARGIN_M, MARGIN_SHARE = 0.1, 0.02  # what lies this little behind the profile is the surface itself
 
 
-def foreseen_surfaces(keys: PlanarViews, views: PlanarViews, profiles_m: np.ndarray, far_m: float) -> Samples:
+def foreseen_surfaces(
+    keys: PlanarViews, views: PlanarViews, profiles_m: Float[np.ndarray, "c profile"], far_m: float
+) -> Samples:
     """What the key poses will show along their horizon, as far as stored frames have seen it: the nearest known surface
     in each of `COLUMNS` columns of each pose. Ground points [S, 2], unit directions to them [S, 2], distances [S].
 
@@ -38,7 +41,7 @@ def foreseen_surfaces(keys: PlanarViews, views: PlanarViews, profiles_m: np.ndar
     return np.concatenate(points), offset / distance[:, None], distance
 
 
-def _walls(views: PlanarViews, profiles_m: np.ndarray) -> Floats:
+def _walls(views: PlanarViews, profiles_m: Float[np.ndarray, "c profile"]) -> Float[np.ndarray, "n 2"]:
     """Ground points [n, 2] on the surfaces that the profiles meet, close enough together to leave no gaps where
     neighbouring columns meet one and the same wall."""
     column = (np.arange(PROFILE) + 0.5) / PROFILE * 2 - 1
@@ -55,7 +58,9 @@ def _walls(views: PlanarViews, profiles_m: np.ndarray) -> Floats:
     return points[np.broadcast_to(one_wall, depth.shape)]
 
 
-def in_sight(points: Floats, views: PlanarViews, profiles_m: np.ndarray) -> Bools:
+def in_sight(
+    points: Float[np.ndarray, "samples 2"], views: PlanarViews, profiles_m: Float[np.ndarray, "c profile"]
+) -> Bool[np.ndarray, "c samples"]:
     """Which ground points [S, 2] lie inside each view's lens and not behind its profile [C, PROFILE]: bool [C, S]."""
     offset = points[None] - views.origin[:, None]
     (hx, hy) = (views.heading[:, None, axis] for axis in (0, 1))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import gelu, silu
 
@@ -19,7 +20,12 @@ KeysValues = list[tuple[Tensor, Tensor]]  # one pair per layer
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]  # (layer, q, k, v), each [B, F, n, heads, hd] -> same as q
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+def _attention(
+    q: Float[Tensor, "b f n heads hd"],
+    k: Float[Tensor, "b g m heads hd"],
+    v: Float[Tensor, "b g m heads hd"],
+    bias: Tensor | None = None,
+) -> Float[Tensor, "b f n heads hd"]:
     """All frames of q attend to all frames of k and v; [B, F, n, heads, hd] in and out."""
     frames = q.shape[1]
     q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v))  # views: kernels read strides
@@ -44,14 +50,16 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
         self.norm_q, self.norm_k = _RMSNorm(width, eps), _RMSNorm(width, eps)
 
-    def project(self, x: Tensor, source: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def project(
+        self, x: Float[Tensor, "b f n d"], source: Tensor | None = None
+    ) -> tuple[Float[Tensor, "b f n heads hd"], Float[Tensor, "b g m heads hd"], Float[Tensor, "b g m heads hd"]]:
         """Queries from x, keys and values from `source` (x itself if None): [B, F, n, d] -> [B, F, n, heads, hd]."""
         source = x if source is None else source
         q, k, v = self.norm_q(self.to_q(x)), self.norm_k(self.to_k(source)), self.to_v(source)
         q, k, v = (y.unflatten(-1, (self.heads, -1)) for y in (q, k, v))
         return q.to(v.dtype), k.to(v.dtype), v
 
-    def merge(self, o: Tensor) -> Tensor:
+    def merge(self, o: Float[Tensor, "b f n heads hd"]) -> Float[Tensor, "b f n d"]:
         return self.to_out[0](o.flatten(-2))
 
 
@@ -136,7 +144,7 @@ class ConditionEmbedder(nn.Module):
         if config.text_dim is not None:
             self.text_embedder = _TwoLayers(config.text_dim, config.width, lambda x: gelu(x, approximate="tanh"))
 
-    def forward(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, timestep: Float[Tensor, "b f"]) -> tuple[Float[Tensor, "b f d"], Float[Tensor, "b f 6 d"]]:
         """timestep [B, F] in [0, 1000] -> embedding [B, F, d], modulation [B, F, 6, d]."""
         half = self.freq_dim // 2
         rates = torch.exp(-math.log(10000.0) * torch.arange(half, device=timestep.device, dtype=torch.float32) / half)
@@ -192,7 +200,7 @@ class WorldTransformer(nn.Module):
 
     # -- shared pieces -------------------------------------------------------------------------------------------
 
-    def _embed(self, latents: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def _embed(self, latents: Float[Tensor, "b c f h w"]) -> tuple[Float[Tensor, "b f n d"], tuple[int, int]]:
         """Latents [B, C, F, h, w] -> tokens [B, F, n, d] and the token grid (rows, columns)."""
         x = self.patch_embedding(latents.to(self.patch_embedding.weight.dtype))
         grid = (x.shape[-2], x.shape[-1])
@@ -219,7 +227,9 @@ class WorldTransformer(nn.Module):
             tokens = block(tokens, modulation, layer, attend, pose, text)
         return tokens, embedding
 
-    def _head(self, tokens: Tensor, embedding: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _head(
+        self, tokens: Float[Tensor, "b f n d"], embedding: Float[Tensor, "b f d"], grid: tuple[int, int]
+    ) -> Float[Tensor, "b c f h w"]:
         """Tokens [B, F, n, d] -> [B, C, F, h, w]."""
         shift, scale = (self.scale_shift_table + embedding.float().unsqueeze(2)).chunk(2, dim=2)
         x = self.proj_out((self.norm_out(tokens.float()) * (1 + scale) + shift).type_as(tokens))
@@ -237,14 +247,14 @@ class WorldTransformer(nn.Module):
 
     def forward(
         self,
-        hidden_states: Tensor,
-        timestep: Tensor,
+        hidden_states: Float[Tensor, "b c f h w"],
+        timestep: Float[Tensor, " b *f"],
         encoder_hidden_states: Tensor | None = None,
         *,
         frame_positions: tuple[int, ...] | None = None,
         cameras: CameraTensors | None = None,
         bias: Tensor | None = None,
-    ) -> Tensor:
+    ) -> Float[Tensor, "b out f h w"]:
         """All frames attend to all frames; without the keyword arguments this is `WanTransformer3DModel.forward`.
 
         hidden_states [B, C, F, h, w]; timestep [B] or, one per frame, [B, F], in [0, 1000]; encoder_hidden_states
@@ -266,7 +276,7 @@ class WorldTransformer(nn.Module):
 
     def encode_context(
         self,
-        latents: Tensor,
+        latents: Float[Tensor, "b c k h w"],
         frame_positions: tuple[int, ...] | None = None,
         cameras: CameraTensors | None = None,
         bias: Tensor | None = None,
@@ -297,7 +307,11 @@ class WorldTransformer(nn.Module):
         return kept
 
     def prepare(
-        self, pool: Tensor, inputs: ModelInputs, text: Tensor | None = None, encoded: KeysValues | None = None
+        self,
+        pool: Float[Tensor, "s c m h w"],
+        inputs: ModelInputs,
+        text: Tensor | None = None,
+        encoded: KeysValues | None = None,
     ) -> Context:
         """Read the context of S x G chunks whose frames lie in pools of M clean latents, [S, C, M, h, w].
 
@@ -333,8 +347,13 @@ class WorldTransformer(nn.Module):
         return Context([(place.key(k), place.value(v)) for k, v in kept], None, bias)
 
     def denoise(
-        self, noisy: Tensor, timestep: Tensor, context: Context, inputs: ModelInputs, text: Tensor | None = None
-    ) -> Tensor:
+        self,
+        noisy: Float[Tensor, "b c p h w"],
+        timestep: Float[Tensor, " b"],
+        context: Context,
+        inputs: ModelInputs,
+        text: Tensor | None = None,
+    ) -> Float[Tensor, "b out p h w"]:
         """Velocity of noisy targets [B, C, P, h, w] at timestep [B] in [0, 1000], given their context; B = S G."""
         frames = noisy.shape[2]
         cameras = inputs.target_cameras.flatten(0, 1)
@@ -380,7 +399,12 @@ class WorldTransformer(nn.Module):
         )
 
     def predict(
-        self, noisy: Tensor, timestep: Tensor, pool: Tensor, inputs: ModelInputs, text: Tensor | None = None
-    ) -> Tensor:
+        self,
+        noisy: Float[Tensor, "b c p h w"],
+        timestep: Float[Tensor, " b"],
+        pool: Float[Tensor, "s c m h w"],
+        inputs: ModelInputs,
+        text: Tensor | None = None,
+    ) -> Float[Tensor, "b out p h w"]:
         """`prepare` and `denoise` in one call, as training uses them."""
         return self.denoise(noisy, timestep, self.prepare(pool, inputs, text), inputs, text)

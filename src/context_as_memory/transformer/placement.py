@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from context_as_memory.tokens import CameraTensors
@@ -19,7 +20,9 @@ RAY_FINEST = 40.0  # the finest code turns 40 times in a full circle: once in 9 
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # kept tables may meet training later, where inference tensors are refused
-def rotary_table(frames: tuple[int, ...], height: int, width: int, dim: int, device: torch.device) -> Tensor:
+def rotary_table(
+    frames: tuple[int, ...], height: int, width: int, dim: int, device: torch.device
+) -> Complex[Tensor, "f n 1 pairs"]:
     """Unit complex numbers [F, n, 1, dim / 2] of the rotary code over frame, row and column, split as in Wan."""
     row_dim = 2 * (dim // 6)
     axes = ((torch.tensor(frames), dim - 2 * row_dim), (torch.arange(height), row_dim), (torch.arange(width), row_dim))
@@ -40,7 +43,7 @@ def ray_table(
     grid: tuple[int, int],
     device: torch.device,
     cameras: CameraTensors | None,
-) -> Tensor:
+) -> Complex[Tensor, "b f n heads pairs"]:
     """Unit complex numbers [B, F, n, heads, pairs] at the angles of `ray_angles`."""
     angle = ray_angles(config, frames, grid, device, cameras)
     return torch.polar(torch.ones_like(angle), angle)
@@ -87,7 +90,9 @@ def ray_angles(
     return torch.cat((frame.expand(*yaw.shape, -1), *parts), dim=-1)
 
 
-def projections(cameras: CameraTensors, scale_m: float) -> tuple[Tensor, Tensor]:
+def projections(
+    cameras: CameraTensors, scale_m: float
+) -> tuple[Float[Tensor, "*batch 4 4"], Float[Tensor, "*batch 4 4"]]:
     """World-to-image transforms [..., 4, 4] and their inverses, in closed form, fp32; lengths in units of `scale_m`."""
     c2w = cameras.c2w.float().clone()
     c2w[..., :3, 3] /= scale_m
@@ -170,24 +175,24 @@ class Placement:
         placed: Tensor = Place.apply(x, matrix, table, self.split)
         return placed
 
-    def query(self, q: Tensor) -> Tensor:
+    def query(self, q: Float[Tensor, "b f n heads hd"]) -> Float[Tensor, "b f n heads hd"]:
         return self._apply(q, None if self.to_image is None else self.to_image.mT, self.table)
 
-    def key(self, k: Tensor) -> Tensor:
+    def key(self, k: Float[Tensor, "b f n heads hd"]) -> Float[Tensor, "b f n heads hd"]:
         return self._apply(k, self.to_world, self.table)
 
-    def value(self, v: Tensor) -> Tensor:
+    def value(self, v: Float[Tensor, "b f n heads hd"]) -> Float[Tensor, "b f n heads hd"]:
         if self.rays:
             return self._apply(v, self.to_world, self.table)
         return v if self.to_world is None else self._apply(v, self.to_world, None)
 
-    def output(self, o: Tensor) -> Tensor:
+    def output(self, o: Float[Tensor, "b f n heads hd"]) -> Float[Tensor, "b f n heads hd"]:
         if self.rays:
             return self._apply(o, self.to_image, self.table.conj())
         return o if self.to_image is None else self._apply(o, self.to_image, None)
 
 
-def token_centres(grid: tuple[int, int]) -> Tensor:
+def token_centres(grid: tuple[int, int]) -> Float[Tensor, "n 2"]:
     """Row and column centres of the tokens in image coordinates [-1, 1]: [n, 2]."""
     rows, columns = grid
     y = (torch.arange(rows) + 0.5) / rows * 2 - 1
@@ -197,7 +202,7 @@ def token_centres(grid: tuple[int, int]) -> Tensor:
 
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
-def pixel_features(grid: tuple[int, int], device: torch.device) -> Tensor:
+def pixel_features(grid: tuple[int, int], device: torch.device) -> Float[Tensor, "n features"]:
     """Centres of the tokens in image coordinates [-1, 1], with sines and cosines of four octaves: [n, 18]."""
     centre = token_centres(grid)
     angle = (centre.unsqueeze(-1) * torch.pi * 2.0 ** torch.arange(PIXEL_OCTAVES)).flatten(-2)
