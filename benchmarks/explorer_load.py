@@ -63,7 +63,9 @@ async def walk(address: str, walker: Walker, end: float) -> None:
                         actions = [KEYS[event_id % len(KEYS)]]
                         payload = {"mode": "state", "transitions": [{"actions": actions}]}
                         await line.send(encode(Event(kind="camera_actions", event_id=event_id, payload=payload)))
-                    message = decode(await asyncio.wait_for(line.recv(), 60), 10**8)
+                    received = await asyncio.wait_for(line.recv(), 60)
+                    assert isinstance(received, bytes)
+                    message = decode(received, 10**8)
                     if isinstance(message, Ready):
                         world = message.world
                     elif isinstance(message, Failure):
@@ -137,10 +139,16 @@ def main() -> None:
     quick = [w for w in walkers if w.kind == "quick"]
     waits = np.concatenate([w.waits_s for w in quick])
     third = len(memory) // 3
+
+    def count(name: str) -> int:
+        found = re.search(rf"^{name} (\d+)", metrics, re.M)
+        assert found, f"the server tells no {name}"
+        return int(found[1])
+
     row = {
         "sessions": options.sessions,
         "minutes": options.minutes,
-        "chunks": int(re.search(r"^cam_chunks_total (\d+)", metrics, re.M)[1]),
+        "chunks": count("cam_chunks_total"),
         "chunks_quick_least": min(w.chunks for w in quick),
         "chunks_quick_most": max(w.chunks for w in quick),
         "chunks_slow_least": min((w.chunks for w in walkers if w.kind == "slow"), default=0),
@@ -152,7 +160,7 @@ def main() -> None:
         "failures_quick_and_slow": sum(len(w.failures) for w in walkers if w.kind != "vanishing"),
         "resident_mb_middle_third": round(float(np.median(memory[third : 2 * third])), 1),
         "resident_mb_last_third": round(float(np.median(memory[2 * third :])), 1),
-        "sessions_open_at_the_end": int(re.search(r"^cam_sessions_open (\d+)", metrics, re.M)[1]),
+        "sessions_open_at_the_end": count("cam_sessions_open"),
     }
     print(json.dumps(row, indent=2))
     if options.json:

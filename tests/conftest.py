@@ -24,16 +24,16 @@ settings.load_profile("repository")
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A folder of tiny weights."""
-    from tiny_world import save_tiny_world
+    from tiny import save_world
 
-    return save_tiny_world(tmp_path_factory.mktemp("weights"))
+    return save_world(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture
 def shelf(tmp_path, weights):
     """Worlds of the explorer, painted instead of generated."""
     from context_as_memory.server.shelf import FolderShelf
-    from painted_world import PaintedWorld
+    from tiny import PaintedWorld
 
     return FolderShelf(tmp_path / "worlds", weights, "cpu", PaintedWorld)
 

@@ -22,14 +22,16 @@ from context_as_memory.evaluation.generate import DEMO_ACTIONS, OUTPUTS
 from context_as_memory.evaluation.returns import find_returns, visits
 from context_as_memory.retrieval import STRATEGIES
 from context_as_memory.video import read_image, read_video, write_image
-from tiny_world import HEIGHT, WIDTH, paint_room, save_tiny_world
+from tiny import ROOM_HEIGHT as HEIGHT
+from tiny import ROOM_WIDTH as WIDTH
+from tiny import paint_room, save_world
 
 SOURCE = str(Path(__file__).resolve().parents[1] / "src")
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_world(tmp_path_factory.mktemp("weights") / "tiny")
+    return save_world(tmp_path_factory.mktemp("weights") / "tiny")
 
 
 @pytest.fixture(scope="module")

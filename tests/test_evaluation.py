@@ -30,7 +30,9 @@ from context_as_memory.evaluation.returns import (
 from context_as_memory.evaluation.start import known_place, start_folder, start_frame, start_names
 from context_as_memory.retrieval import Retrieval, RetrievalConfig, retrieve
 from context_as_memory.video import read_image, write_image
-from tiny_world import HEIGHT, WIDTH, paint_room, save_tiny_world
+from tiny import ROOM_HEIGHT as HEIGHT
+from tiny import ROOM_WIDTH as WIDTH
+from tiny import paint_room, save_world
 
 
 def path_of(actions: str, width: int = WIDTH, height: int = HEIGHT) -> Cameras:
@@ -331,7 +333,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         cameras = path_of(actions)
         meta = {"name": name, "map": name, "split": "test", "seed": 0, "fps": 15, "licence": "own"}
         write_episode(folder / "data" / name, paint_room(cameras), cameras, meta, raw=True)
-    return folder / "data", save_tiny_world(folder / "world")
+    return folder / "data", save_world(folder / "world")
 
 
 def test_ground_truth_is_scored_for_every_strategy(

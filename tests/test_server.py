@@ -45,8 +45,8 @@ from context_as_memory.server.record import record
 from context_as_memory.server.shelf import FolderShelf
 from context_as_memory.video import read_video
 from context_as_memory.worldfile import WorldFile, import_world
-from painted_world import PaintedWorld, hold
 from test_protocol import MESSAGES
+from tiny import PaintedWorld, hold
 
 HOSTS = [*LOOPBACK, "testserver"]  # the test client calls itself so
 

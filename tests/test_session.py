@@ -23,7 +23,7 @@ from context_as_memory.server.protocol import (
 )
 from context_as_memory.server.session import LEGAL, Frames, Session, State
 from context_as_memory.server.shelf import FolderShelf
-from painted_world import PaintedWorld, hold
+from tiny import PaintedWorld, hold
 
 
 @pytest.fixture

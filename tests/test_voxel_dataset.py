@@ -22,7 +22,7 @@ from context_as_memory.server.limits import Limits
 from context_as_memory.server.protocol import Init, Memory, Ready, Rewind
 from context_as_memory.server.session import Frames, Session
 from context_as_memory.server.truth import Place, TrueShelf, TrueWorld
-from painted_world import hold
+from tiny import hold
 from voxel_house import GROUND, UPSTAIRS, house
 
 SMALL = {"frames_per_video": 6, "width": 32, "height": 20, "workers": 1, "raw": True, "progress": False}

@@ -35,7 +35,7 @@ from context_as_memory.worldfile import (
     verify,
 )
 from context_as_memory.worldfile import file as worldfile
-from tiny_world import save_tiny_world
+from tiny import save_world
 
 SETTINGS = {"width": tiny.WIDTH, "height": tiny.HEIGHT, "seed": 0}
 
@@ -528,7 +528,7 @@ def test_links_triggers_foreign_paths_and_no_archives_are_refused(tmp_path):
 
 
 def test_a_world_is_made_continued_forked_and_sent_from_the_command_line(tmp_path, capsys):
-    weights = save_tiny_world(tmp_path / "weights")
+    weights = save_world(tmp_path / "weights")
     home, out = tmp_path / "worlds" / "attic", tmp_path / "out"
 
     def cam(*words: object) -> str:

@@ -6,7 +6,7 @@ from context_as_memory.data.voxel.world import BOXES, CUBE, EMPTY, MIP_LEVELS, S
 
 AIR, STONE, WATER, STEPS, TABLE, GLASS, TUFT = range(7)
 # Stairs that rise towards +x, and a table: boxes in metres.
-SHAPES = {
+SHAPES: dict[int, list[tuple[float, ...]]] = {
     STEPS: [(0, 0, 0, 1, 1, 0.5), (0.5, 0, 0.5, 1, 1, 1)],
     TABLE: [(0.125, 0.125, 0.75, 0.875, 0.875, 1), (0.4375, 0.4375, 0, 0.5625, 0.5625, 0.75)],
     WATER: [(0, 0, 0, 1, 1, 1)],
@@ -40,7 +40,8 @@ def house(name: str = "house-0") -> VoxelWorld:
         blocks[10 + step, 2:4, 2 : 2 + step] = STONE
         blocks[10 + step, 2:4, 2 + step] = STEPS
     kinds = np.array([EMPTY, CUBE, SEE_THROUGH, BOXES, BOXES, SEE_THROUGH, BOXES], np.uint8)
-    boxes, box_range = [], np.zeros((len(kinds), 2), np.int32)
+    boxes: list[tuple[float, ...]] = []
+    box_range = np.zeros((len(kinds), 2), np.int32)
     for kind in range(len(kinds)):
         start = len(boxes)
         boxes += SHAPES.get(kind, [])

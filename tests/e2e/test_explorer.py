@@ -14,7 +14,7 @@ from context_as_memory.server.record import chromium, record, serving
 from context_as_memory.server.shelf import FolderShelf
 from context_as_memory.video import read_video
 from context_as_memory.worldfile import WorldFile, import_world
-from tiny_world import save_tiny_world
+from tiny import save_world
 
 SHOTS = Path(__file__).parents[2] / "outputs" / "e2e"  # looked at by people; not in git
 
@@ -23,7 +23,7 @@ SHOTS = Path(__file__).parents[2] / "outputs" / "e2e"  # looked at by people; no
 def app(tmp_path_factory):
     folder = tmp_path_factory.mktemp("explorer")
     SHOTS.mkdir(parents=True, exist_ok=True)
-    return create_app(FolderShelf(folder / "worlds", save_tiny_world(folder / "weights"), "cpu"))
+    return create_app(FolderShelf(folder / "worlds", save_world(folder / "weights"), "cpu"))
 
 
 @pytest.fixture(scope="module")
