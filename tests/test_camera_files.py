@@ -155,8 +155,9 @@ def test_realestate10k_rows_are_world_to_camera_and_normalised(tmp_path):
     np.testing.assert_allclose(cameras.K, [[100, 90, 100, 50]] * 2)
     file.write_text(f"0 0.5 0.9 0.5 0.5 0 0 {pose}\n")  # no address line
     assert len(read_cameras(file, width=200, height=100)) == 1
-    with pytest.raises(UserError, match="give width and height"):
-        read_cameras(file)
+    alone = read_cameras(file)  # no size anywhere: square pixels tell its proportions
+    assert (alone.width, alone.height) == (640, 356)
+    np.testing.assert_allclose(alone.K[0, 0], alone.K[0, 1], rtol=0.002)
 
 
 def test_realestate10k_timestamps_follow_the_rate(tmp_path):
@@ -183,9 +184,14 @@ def test_read_cameras_finds_the_image_size_of_arrays(tmp_path):
     cameras = look(np.zeros((2, 3)), 0.2, K, 160, 96)
     write_poses(cameras, tmp_path)
     assert (read_cameras(tmp_path).width, read_cameras(tmp_path).height) == (160, 96)  # twice the principal point
-    for intrinsics in ([80, 80, 79.3, 48], [80, 80, 0, 48], [80, 80, 80], [[80, 80, 80, 48], [80, 80, 90, 48]], []):
+    unknown = ([80, 80, 79.3, 48], [80, 80, 0, 48], [[80, 80, 80, 48], [80, 80, 90, 48]], [500, 500, 200, 180])
+    for intrinsics in unknown:
         np.save(tmp_path / "intrinsics.npy", np.array(intrinsics))
-        with pytest.raises(UserError, match="nothing here says the image size"):
+        with pytest.raises(UserError, match="nothing here says the image size.*--width and --height"):
+            read_cameras(tmp_path)
+    for intrinsics in ([80, 80, 80], []):
+        np.save(tmp_path / "intrinsics.npy", np.array(intrinsics))
+        with pytest.raises(UserError, match="intrinsics have shape"):
             read_cameras(tmp_path)
     np.save(tmp_path / "intrinsics.npy", np.array([80, 80, 79.3, 48]))
     (tmp_path / "episode.json").write_text('{"width": 170, "height": 90}')
@@ -271,8 +277,8 @@ def test_bad_arrays_give_one_line_that_names_them(tmp_path):
     with poses.open("wb") as file:
         np.savez(file, poses=cameras.c2w)
     assert "an archive of arrays" in complaint()
-    np.save(poses, cameras.c2w[:, :3])
-    assert "shape [3, 3, 4]" in complaint()
+    np.save(poses, cameras.c2w[:, :2])
+    assert "shape [3, 2, 4]" in complaint()
     np.save(poses, cameras.c2w)
     np.save(intrinsics, np.zeros((2, 4)))
     assert "intrinsics have shape [2, 4] for 3 poses" in complaint()

@@ -395,7 +395,7 @@ BREAKAGES = {
     "truncated video": (lambda f: _truncate(f / "video.mp4"), "hash mismatch: video.mp4.*cut short"),
     "fewer frames": (_fewer_frames, r"\[9, 16, 32, 3\], expected \[12, 16, 32, 3\]"),
     "missing poses": (lambda f: (f / "poses.npy").unlink(), "poses.npy is missing"),
-    "truncated poses": (lambda f: _truncate(f / "poses.npy"), "poses.npy cannot be read"),
+    "truncated poses": (lambda f: _truncate(f / "poses.npy"), "poses.npy: damaged"),
     "fewer poses": (lambda f: _edit_poses(f, lambda p: p[:-1]), r"\[11, 4, 4\], expected \[12, 4, 4\]"),
     "no rotation": (lambda f: _edit_poses(f, _scaled_rotation), "5"),
     "not finite": (lambda f: _edit_poses(f, _not_a_number), "7"),
@@ -405,7 +405,7 @@ BREAKAGES = {
     "no size": (lambda f: _edit_note(f, width="wide"), "width"),
     "no hashes": (lambda f: _edit_note(f, file_hashes={}), "lacks file hashes"),
     "missing note": (lambda f: (f / "episode.json").unlink(), "episode.json is missing"),
-    "damaged note": (lambda f: (f / "episode.json").write_text("{"), "cannot be read"),
+    "damaged note": (lambda f: (f / "episode.json").write_text("{"), "episode.json: damaged"),
     "renamed": (lambda f: _edit_note(f, name="two"), "called broken, the episode two"),
 }
 

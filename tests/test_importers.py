@@ -300,7 +300,7 @@ def _text_for_an_array(folder: Path) -> None:
 
 
 def _wrong_shape(folder: Path) -> None:
-    np.save(folder / "walk" / "poses.npy", np.zeros((37, 3, 4)))
+    np.save(folder / "walk" / "poses.npy", np.zeros((37, 2, 4)))
 
 
 def _no_rotation(folder: Path) -> None:
@@ -369,7 +369,7 @@ def _bad_json(folder: Path) -> None:
     [
         (_no_intrinsics, "intrinsics.npy", "write fx fy cx cy"),
         (_text_for_an_array, "poses.npy", "save it again"),
-        (_wrong_shape, "poses.npy", r"\[37, 3, 4\]; give camera-to-world"),
+        (_wrong_shape, "poses.npy", r"\[37, 2, 4\]; give camera-to-world"),
         (_no_rotation, "poses.npy", "camera 0"),
         (_lens_without_numbers, "intrinsics.npy", "not finite; give numbers"),
         (_lens_for_other_frames, "intrinsics.npy", r"\[5, 4\] for 37 poses; give"),
@@ -398,12 +398,12 @@ def test_what_is_wrong_is_one_error_that_names_the_file(tmp_path, spoil, file, w
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{", "no JSON"),
-        ("{}", "no list of frames"),
-        ("[]", "no list of frames"),
+        ("{", "damaged"),
+        ("{}", "no frames under"),
+        ("[]", "no frames under"),
         ('[{"primary_pose": [0, 0, 0, 0, 0]}]', 'frame 0 has no "primary_pose" of six'),
         ('{"poses": [{"primary_pose": [0, 0, 0, 0, "0", 0]}]}', 'frame 0 has no "primary_pose" of six'),
-        ('{"frames": [{"primary_pose": [NaN, 0, 0, 0, 0, 0]}]}', "primary_pose: camera 0"),
+        ('{"frames": [{"primary_pose": [NaN, 0, 0, 0, 0, 0]}]}', "camera 0"),
         ('{"frames": [{"primary_pose": [0, 0, 0, 0, 0, 0]}]}', "37 frames.* 1 cameras"),
     ],
 )

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from context_as_memory.camera import Cameras, pinhole
 from context_as_memory.errors import UserError
 from context_as_memory.server.limits import Limits
 from context_as_memory.server.protocol import (
@@ -340,3 +341,31 @@ def test_the_share_link_is_the_same_when_the_walker_comes_back(sessions):
     first.close()
     again = sessions().receive(Init(world=ready.world))[0]
     assert again.share == ready.share != sessions().receive(Init())[0].share and ready.world not in ready.share
+
+
+@pytest.mark.parametrize("up", [(0, 0, 1), (0, -1, 0), (1, 0, 0)])
+def test_a_world_is_walked_in_by_its_own_up(sessions, shelf, up):
+    """A world whose first camera is level for that up: W goes where it looks, L turns about the vertical."""
+    ahead, name = np.roll(up, 1) * 1.0, "0123456789abcdef"
+    c2w = np.eye(4)
+    c2w[:3, 0], c2w[:3, 1], c2w[:3, 2] = np.cross(ahead, up), -np.array(up), ahead
+    world = shelf.kind.create(shelf.path(name), shelf.weights, networks=shelf._networks, up=up)
+    size = (world.config.width, world.config.height)
+    camera = Cameras(c2w[None], pinhole(90, *size), *size)
+    world.reset(np.zeros((1, *size[::-1], 3), np.uint8), camera)
+    world.close()
+    session = sessions()
+    first = _of(session.receive(Init(world=name)), Frames)[0]
+    session.receive(hold("w", 1))
+    walked = _of(session.step(), Frames)[0]
+    moved = np.array(walked.poses[-1][:2]) - first.poses[0][:2]
+    heading = first.poses[0][2]
+    np.testing.assert_allclose(moved, 0.6 * np.array([np.cos(heading), np.sin(heading)]), atol=1e-3)
+    session.receive(hold("l", 2))
+    turned = _of(session.step(), Frames)[0]
+    difference = (turned.poses[-1][2] - heading + np.pi) % (2 * np.pi) - np.pi
+    assert difference == pytest.approx(-4 * np.radians(3), abs=1e-3)  # to the right, seen from above
+    cameras = session._world.bank.cameras
+    np.testing.assert_allclose(cameras.position[4] - cameras.position[0], 0.6 * ahead, atol=1e-9)
+    np.testing.assert_allclose(-cameras.down[-1], up, atol=1e-9)
+    assert session._world.file.settings["up"] == list(up)

@@ -8,7 +8,6 @@ A world folder holds `transformer/`, `vae/` and `world.json` (frame size, chunk 
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, fields
 from importlib import resources
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from .codec import ImageAutoencoder, ImageAutoencoderConfig, VideoCodec
 from .errors import UserError
+from .formats.files import atomic, write_text
 from .transformer import TransformerConfig, WorldTransformer
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
@@ -65,10 +65,9 @@ def save_pretrained(
         key: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype).contiguous()
         for key, value in (state if state is not None else model.state_dict()).items()
     }
-    partial = folder / (WEIGHTS_FILE + ".partial")
-    save_file(tensors, partial)
-    os.replace(partial, folder / WEIGHTS_FILE)
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    with atomic(folder / WEIGHTS_FILE) as partial:
+        save_file(tensors, partial)
+    write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
 
 
 def from_pretrained(folder: Path, *, expect: type[nn.Module] | None = None, dtype: torch.dtype = torch.float32) -> Any:

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from .camera import Cameras
+from .camera import Z_UP, Cameras
 from .codec import VideoCodec
 from .compute import fast, pick_device
 from .diffusion import TIMESTEPS, FlowMatching, sample_flow
@@ -124,9 +125,12 @@ class World:
         *,
         device: str = "auto",
         networks: "World | None" = None,
+        up: ArrayLike = Z_UP,
         **changes: object,
     ) -> "World":
         """A new world in a new folder; `changes` as in `from_pretrained`. `reset` gives it its start frames.
+
+        up: upwards in it, [3]; kept with the world, for whoever walks on.
 
         networks: a world with these weights, whose networks are shared instead of being loaded again.
         """
@@ -141,6 +145,7 @@ class World:
             "height": config.height,
             "config": asdict(config),
             "made_with": engine.made_with,
+            "up": (np.asarray(up, np.float64) + 0.0).tolist(),
         }
         store = BranchStore(WorldFile.create(path, settings))
         return cls(world.model, world.codec, config, str(world.device), store)

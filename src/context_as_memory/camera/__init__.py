@@ -1,11 +1,13 @@
-"""Cameras: where each frame was taken from, what it could see, and how to read and write that.
+"""Cameras: where each frame was taken from, and what it could see. Files are read and written by `formats`.
 
 One convention everywhere. A pose is a camera-to-world matrix `c2w` in metres with OpenCV camera axes: x right, y down,
 z forward. Intrinsics are `fx fy cx cy` in pixels of a `width` x `height` image whose plane runs from 0 to `width` and
 from 0 to `height`, so an exactly centred principal point is `(width / 2, height / 2)` and rescaling is a plain product.
-Worlds are right-handed; the ones made here (`look`, `read_unreal_json`) have z up and count yaw counter-clockwise from
+Worlds are right-handed; the ones made here (`look`) have z up and count yaw counter-clockwise from
 +x. Only NumPy is needed.
 """
+
+from importlib import import_module
 
 from context_as_memory.camera.actions import (
     Z_UP,
@@ -17,15 +19,6 @@ from context_as_memory.camera.core import (
     Cameras,
     look,
     pinhole,
-)
-from context_as_memory.camera.files import (
-    read_cameras,
-    read_poses,
-    read_realestate10k,
-    read_unreal_json,
-    write_poses,
-    write_realestate10k,
-    write_unreal_json,
 )
 from context_as_memory.camera.profiles import PROFILE, checked_profiles, eye_level, horizon_profile
 from context_as_memory.camera.views import (
@@ -57,11 +50,14 @@ __all__ = [
     "MotionSpeed",
     "parse_actions",
     "cameras_from_actions",
-    "read_cameras",
-    "read_poses",
-    "read_realestate10k",
-    "read_unreal_json",
-    "write_poses",
-    "write_realestate10k",
-    "write_unreal_json",
 ]
+
+_MOVED = {name: "cameras" for name in ("read_cameras", "read_poses", "read_realestate10k", "read_unreal_json")}
+_MOVED |= {name: "write" for name in ("write_poses", "write_realestate10k", "write_unreal_json")}
+
+
+def __getattr__(name: str) -> object:
+    """The old place of readers and writers that are in `formats` now; kept until every import is changed."""
+    if name in _MOVED:
+        return getattr(import_module(f"context_as_memory.formats.{_MOVED[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,6 +17,7 @@ from context_as_memory.cli import world as worlds
 from context_as_memory.cli.explore import Explore, explore, view
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.config import EvaluateConfig, GenerateConfig, GroundTruthConfig, Strategy
+from context_as_memory.formats.options import PoseOptions
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -26,9 +27,16 @@ class Retrieve:
     """Which remembered frames would be the context? From camera poses alone: no model, no pictures."""
 
     cameras: Path
-    """Camera file: poses.npy, a folder with it, an Unreal JSON or a RealEstate10K file."""
+    """Camera file or folder: poses.npy, .npz, transforms.json, COLMAP, TUM, KITTI, RealEstate10K, Unreal JSON and
+    others (docs/formats.md)."""
     query: int
-    """Frame number that the context is for."""
+    """Frame number that the context is for, as the file counts its frames."""
+    poses: PoseOptions = PoseOptions()
+    """How the camera file is to be understood."""
+    hfov_deg: float | None = None
+    """Horizontal field of view in degrees, for files without a lens."""
+    intrinsics: Path | None = None
+    """Lens: fx fy cx cy in pixels, as an array or as text, instead of that in or beside the file."""
     memory: Strategy = "coverage"
     """How the context is chosen."""
     max_context: int = 8
@@ -255,6 +263,9 @@ def _retrieve(command: Retrieve) -> int:
         max_context=command.max_context,
         seed=command.seed,
         past_only=command.past_only,
+        poses=command.poses,
+        hfov_deg=command.hfov_deg,
+        intrinsics=command.intrinsics,
     )
     return 0
 

@@ -19,9 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from context_as_memory import video
 from context_as_memory.camera import Cameras
 from context_as_memory.errors import UserError
+from context_as_memory.formats.files import read_array, read_json
+from context_as_memory.formats.pictures import check_frames
+from context_as_memory.formats.video import VideoWriter, read_video
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "val", "test")
@@ -40,12 +42,9 @@ class Episode:
     def open(cls, folder: Path | str) -> "Episode":
         """Read the note of an episode; frames and cameras are read when asked for. `UserError` for no valid note."""
         folder = Path(folder)
-        try:
-            meta = json.loads((folder / _NOTE).read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise UserError(f"no episode in {folder}: {_NOTE} is missing; render it with `cam render`") from error
-        except (OSError, ValueError) as error:
-            raise UserError(f"{folder / _NOTE} cannot be read ({error}); render the episode again") from error
+        if not (folder / _NOTE).is_file():
+            raise UserError(f"no episode in {folder}: {_NOTE} is missing; render it with `cam render`")
+        meta = read_json(folder / _NOTE)
         if not isinstance(meta, dict) or meta.get("format_version") != FORMAT_VERSION:
             version = meta.get("format_version") if isinstance(meta, dict) else None
             raise UserError(
@@ -70,7 +69,7 @@ class Episode:
 
     def cameras(self) -> Cameras:
         """The exact camera of every frame. Raises `UserError` for missing, damaged or impossible poses."""
-        poses, intrinsics = _load_array(self.folder / _POSES), _load_array(self.folder / _INTRINSICS)
+        poses, intrinsics = read_array(self.folder / _POSES), read_array(self.folder / _INTRINSICS)
         if poses.shape != (self.num_frames, 4, 4):
             raise UserError(f"{self.folder / _POSES} has shape {list(poses.shape)}, expected [{self.num_frames}, 4, 4]")
         try:
@@ -81,7 +80,7 @@ class Episode:
     def frames(self) -> np.ndarray:
         """All frames, uint8 [N, H, W, 3]. Raises `UserError` for a missing or damaged video."""
         raw = self.folder / _RAW
-        frames = _load_array(raw) if raw.exists() else video.read_video(self.folder / _VIDEO)
+        frames = read_array(raw) if raw.exists() else read_video(self.folder / _VIDEO)
         expected = (self.num_frames, self.meta["height"], self.meta["width"], 3)
         if frames.shape != expected or frames.dtype != np.uint8:
             raise UserError(
@@ -105,7 +104,7 @@ def write_episode(
     folder = Path(folder)
     if folder.exists():
         raise UserError(f"{folder} already exists; remove it or choose another folder")
-    video.check_frames(frames_u8, cameras.width, cameras.height)
+    check_frames(frames_u8, cameras.width, cameras.height)
     if len(frames_u8) != len(cameras) or len(cameras) == 0:
         raise UserError(f"an episode needs one camera per frame, got {len(frames_u8)} frames, {len(cameras)} cameras")
     if meta.get("split") not in SPLITS or not meta.get("fps", 0) > 0:
@@ -117,7 +116,7 @@ def write_episode(
         if raw:
             np.save(partial / _RAW, frames_u8)
         else:
-            with video.VideoWriter(partial / _VIDEO, cameras.width, cameras.height, meta["fps"]) as writer:
+            with VideoWriter(partial / _VIDEO, cameras.width, cameras.height, meta["fps"]) as writer:
                 writer.write(frames_u8)
         np.save(partial / _POSES, cameras.c2w)
         np.save(partial / _INTRINSICS, cameras.K)
@@ -222,12 +221,3 @@ def _is_count(value: object) -> bool:
 def _file_hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _load_array(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; render the episode again") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} cannot be read ({error}); render the episode again") from error

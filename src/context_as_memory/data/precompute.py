@@ -5,7 +5,6 @@ read. A stamp of another codec is an error: latents of two codecs must never mee
 """
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 
 from ..codec import VideoCodec
 from ..errors import UserError
+from ..formats.files import write_array
 from ..video import to_video
 from .episode import Episode, list_episodes
 
@@ -46,10 +46,7 @@ def encode_dataset(
     todo = [episode for episode in episodes if not latent_path(cache, episode).exists()]
     for episode in track(todo, "encoding episodes", disable=not todo):
         latents = encode_episode(codec, episode.frames(), device)
-        partial = latent_path(cache, episode).with_suffix(".partial")
-        with open(partial, "wb") as file:
-            np.save(file, latents)
-        os.replace(partial, latent_path(cache, episode))
+        write_array(latent_path(cache, episode), latents)
     return episodes
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from context_as_memory.formats.options import PoseOptions
+
 Strategy = Literal["coverage", "visible", "frustum", "paper", "recent", "random", "first"]  # of `retrieval.STRATEGIES`
 
 
@@ -24,11 +26,11 @@ class GenerateConfig:
     actions: str | None = None
     """Path as keys and frames, e.g. "w-40,l-24,w-40,j-24": wasd move, jl turn, ik look up and down, none waits."""
     trajectory: Path | None = None
-    """Path as a file, instead of --actions: poses.npy [N,4,4] (camera-to-world, x right, y down, z forward, metres), a
-    folder with it, an Unreal JSON or a RealEstate10K file. The first pose is the camera of the picture, the others are
-    generated."""
+    """Path as a file or folder, instead of --actions: poses.npy [N,4,4] (camera-to-world, x right, y down, z forward,
+    metres), transforms.json, COLMAP, TUM, KITTI, RealEstate10K, Unreal JSON and others (docs/formats.md). The first
+    pose is the camera of the picture, the others are generated."""
     intrinsics: Path | None = None
-    """With a poses.npy: fx fy cx cy [4] or [N,4] in pixels of the picture as given. Otherwise --hfov-deg is used."""
+    """Lens of --trajectory: fx fy cx cy in pixels, as an array or as text, instead of that in or beside the file."""
     world: Path | None = None
     """Folder of a world file: a new one keeps every frame of this walk; one that exists goes on from its last frame."""
     branch: str = "main"
@@ -46,8 +48,11 @@ class GenerateConfig:
     """Same seed, same video."""
     weights: str = "default"
     """`default` or a folder made by `cam train world`."""
-    hfov_deg: float = 90.0
-    """Horizontal field of view of the picture as given, in degrees."""
+    hfov_deg: float | None = None
+    """Horizontal field of view of the picture as given, in degrees; 90 where nothing says it. Not together with a
+    trajectory that has a lens."""
+    poses: PoseOptions = PoseOptions()
+    """How --trajectory is to be understood."""
     fps: float = 15.0
     """Frames per second of the videos."""
     threads: int | None = None
@@ -103,14 +108,16 @@ class EvaluateConfig:
     videos: Path | None = None
     """Instead of a suite: a folder of videos that another system made; their returns are scored."""
     cameras: Path | None = None
-    """The cameras of those videos: a folder with walk.npy, .npz, .json, .txt or walk/poses.npy for each walk.mp4, the
-    paper's data set, or SceneMemBench; the folder of the videos if not given."""
+    """The cameras of those videos: a folder with a camera file or folder `walk` for each walk.mp4, in any format of
+    docs/formats.md, the paper's data set, or SceneMemBench; the folder of the videos if not given."""
+    poses: PoseOptions = PoseOptions()
+    """How the camera files are to be understood."""
     truth: Path | None = None
     """The true videos, if they are known: a folder of the same layout and names."""
     image: Path | None = None
     """revisit: the picture to start from; the shipped ones if not given."""
-    hfov_deg: float = 90.0
-    """revisit: horizontal field of view of that picture, in degrees."""
+    hfov_deg: float | None = None
+    """Horizontal field of view in degrees: of --image (90 if not given), or of --videos whose cameras have no lens."""
     clips: int = 48
     """proof: number of returns; paper: number of chunks; both spread evenly over the episodes. revisit: at most so many
     walks."""

@@ -1,18 +1,21 @@
 """Videos that other systems made, scored by how well they remember: each return against its first visit."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from context_as_memory.errors import UserError
-from context_as_memory.evaluation.importers import ImportedVideo
 from context_as_memory.evaluation.returns import find_returns, visits
 from context_as_memory.evaluation.suite.result import Clip, Report, digest, fetched, missing_note, picture_scores
+from context_as_memory.formats.importers import ImportedVideo
 
 MEASURES = ("psnr_db", "ssim", "lpips")
 LPIPS_SIDE = 32  # pixels: its network cannot take smaller pictures
-BATCH = 16  # pictures compared at once, so that long videos need no more memory than they take themselves
+BATCH = 16  # pictures compared at once
+HELD_BYTES = 128_000_000  # of pictures that are held at once, however long a video is
+SCORED_BYTES = 8_000_000  # of pictures that are scored at once: scores take about 30 times as much
+Read = Callable[[np.ndarray], np.ndarray | None]
 
 
 def score_video(video: ImportedVideo, networks: bool) -> Clip:
@@ -29,10 +32,9 @@ def score_video(video: ImportedVideo, networks: bool) -> Clip:
     if returns:
         last = np.concatenate([visit.frames for visit in returns])
         first = np.concatenate([visit.firsts for visit in returns])
-        frames, truth = video.frames(), video.truth()
-        clip |= _compare("return", frames, last, frames, first, networks)
-        if truth is not None:
-            clip |= _compare("return_truth", frames, last, truth, last, networks)
+        clip |= _compare("return", video.frames, last, video.frames, first, networks)
+        if video.truth_sources is not None:
+            clip |= _compare("return_truth", video.frames, last, video.truth, last, networks)
         clip["gap_frames"] = float(np.mean(last - first))
     return clip
 
@@ -62,7 +64,10 @@ def empty_report(imported: Sequence[ImportedVideo], networks: bool, name: str | 
         for video in imported
     }
     settings = {"videos": names, "truth": any(video.truth_sources for video in imported), "content": content}
-    return Report("videos", settings, {"name": name, "sha256": None}, ["lpips"] if networks else [])
+    report = Report("videos", settings, {"name": name, "sha256": None}, ["lpips"] if networks else [])
+    report.parts["inputs"] = {video.name: video.report() for video in imported}
+    report.notes += [f"{video.name}: {told}" for video in imported for told in video.report()["notes"]]
+    return report
 
 
 def conclude(report: Report) -> None:
@@ -74,18 +79,27 @@ def conclude(report: Report) -> None:
         interval = report.interval(name)
         report.summary[name] = None if interval is None else interval.mean
     report.summary["videos_with_returns"] = len(report.values("return.psnr_db"))
+    for name in (name for name, clip in report.clips.items() if not clip.get("returns")):
+        report.notes.append(
+            f"{name}: nothing returns, that is, no frame comes within 0.2 m and 5 degrees of an earlier one after "
+            "looking away; if it should, look at its axes, unit and lens above"
+        )
     report.notes.append("a picture that never changes remembers perfectly: look at the videos, and at their gaps")
     report.notes += missing_note(["lpips"], report.networks)
 
 
-def _compare(
-    name: str, a: np.ndarray, a_numbers: np.ndarray, b: np.ndarray, b_numbers: np.ndarray, networks: bool
-) -> Clip:
-    """Mean `picture_scores` of a[a_numbers] against b[b_numbers]."""
+def _compare(name: str, a: Read, a_numbers: np.ndarray, b: Read, b_numbers: np.ndarray, networks: bool) -> Clip:
+    """Mean `picture_scores` of frames `a_numbers` of a against `b_numbers` of b; few of them are held at once."""
     sums: dict[str, float] = {}
-    for start in range(0, len(a_numbers), BATCH):
-        part = slice(start, start + BATCH)
-        made, other = a[a_numbers[part]], b[b_numbers[part]]
-        for key, value in picture_scores(name, made, other, networks).items():
-            sums[key] = sums.get(key, 0.0) + (value or 0.0) * len(made)
+    probe = a(a_numbers[:1])
+    assert probe is not None
+    block = max(1, HELD_BYTES // (2 * probe[0].nbytes))
+    part = max(1, min(BATCH, SCORED_BYTES // probe[0].nbytes))
+    for start in range(0, len(a_numbers), block):
+        made, other = a(a_numbers[start : start + block]), b(b_numbers[start : start + block])
+        assert made is not None and other is not None
+        for first in range(0, len(made), part):
+            rows = slice(first, first + part)
+            for key, value in picture_scores(name, made[rows], other[rows], networks).items():
+                sums[key] = sums.get(key, 0.0) + (value or 0.0) * len(made[rows])
     return {key: total / len(a_numbers) for key, total in sums.items()}

@@ -14,15 +14,15 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from context_as_memory.camera import (
+    Z_UP,
     Cameras,
     cameras_from_actions,
     look,
     parse_actions,
     pinhole,
-    read_cameras,
-    read_poses,
 )
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.config import GenerateConfig
@@ -36,9 +36,14 @@ from context_as_memory.evaluation.report import (
     write_json,
 )
 from context_as_memory.evaluation.returns import find_returns, visits
-from context_as_memory.evaluation.start import start_frame
+from context_as_memory.formats.cameras import CameraTrack, read_track
+from context_as_memory.formats.files import clear_partials
+from context_as_memory.formats.options import PoseOptions
+from context_as_memory.formats.pictures import fit_frame, read_picture
+from context_as_memory.formats.places import start_frame
+from context_as_memory.formats.vertical import measured_up
+from context_as_memory.formats.video import VideoWriter
 from context_as_memory.retrieval import Retrieval
-from context_as_memory.video import VideoWriter, clear_partials, fit_frame, read_image
 from context_as_memory.worldfile import BranchStore, WorldFile
 from context_as_memory.worldfile.schema import DATABASE
 
@@ -49,19 +54,21 @@ if TYPE_CHECKING:
 # 496 frames. Look left and back; walk a square to the right, which ends where it began 216 frames later; walk up its
 # first side again, turn, come back and look left once more, 456 frames after the first time.
 DEMO_ACTIONS = "j-40,l-40,w-24,l-30,w-24,l-30,w-24,l-30,w-24,l-30,w-20,j-60,w-20,j-60,j-20,l-20"
+ASSUMED_HFOV_DEG = 90.0  # of a picture, where nothing says it
 OUTPUTS = ("video.mp4", "comparison.mp4", "inspector.png", "report.json")
 
 
 @dataclass(frozen=True)
 class Scene:
     """What to generate: a start picture (uint8 [H, W, 3], at its own size), its camera, and the target cameras, in the
-    same pixels; upwards in their world, [3]."""
+    same pixels; upwards in their world, [3]; the camera file that they came from, if they did."""
 
     name: str
     frame: np.ndarray
     camera: Cameras
     targets: Cameras
     up: np.ndarray
+    track: CameraTrack | None = None
 
 
 @dataclass(frozen=True)
@@ -147,7 +154,7 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
         from context_as_memory.depth import DepthEstimator
 
         depth = DepthEstimator.from_pretrained(config.depth, up=scene.up)
-    worlds = load_worlds(config)
+    worlds = load_worlds(config, scene.up)
     worlds.memory.depth = depth
     try:
         return _generate(config, scene, worlds, began)
@@ -177,8 +184,13 @@ def _generate(config: GenerateConfig, scene: Scene, worlds: Worlds, began: float
             run.frames.extend(frame[None])
     with StopOnInterrupt() as stop:
         _roll(config, runs, None if worlds.continued else start, targets, pairs, stop)
+        # The numbers are written before pictures of them are drawn, so that nothing in drawing can lose them.
         report = _conclude(config, scene, worlds, runs, cameras, pairs)
+        write_json(config.out / "report.json", report)
+        done = len(runs["with_memory"].frames)
+        _draw(config, scene, runs["with_memory"], cameras, pairs[pairs[:, 1] < done])
         report |= {"wall_seconds": round(time.perf_counter() - began, 2), "peak_memory_mib": peak_memory_mib()}
+        report["files"] = [name for name in OUTPUTS if (config.out / name).exists()]
         write_json(config.out / "report.json", report)
     return report
 
@@ -244,13 +256,9 @@ def _roll(
             run.cut(written)
 
 
-def _conclude(
-    config: GenerateConfig, scene: Scene, worlds: Worlds, runs: dict[str, Run], cameras: Cameras, pairs: np.ndarray
-) -> dict[str, Any]:
-    """Draw the inspector picture and gather the report of what was generated."""
-    memory = runs["with_memory"]
+def _draw(config: GenerateConfig, scene: Scene, memory: Run, cameras: Cameras, pairs: np.ndarray) -> None:
+    """Draw the inspector picture."""
     done = len(memory.frames)
-    pairs = pairs[pairs[:, 1] < done]
     chosen = memory.world.config.retrieval
     subtitle = (
         f"{done} frames from {scene.name}; memory: {chosen.strategy}, at most {chosen.max_context} frames of context"
@@ -264,6 +272,15 @@ def _conclude(
         title="What was remembered",
         subtitle=subtitle,
     )
+
+
+def _conclude(
+    config: GenerateConfig, scene: Scene, worlds: Worlds, runs: dict[str, Run], cameras: Cameras, pairs: np.ndarray
+) -> dict[str, Any]:
+    """Gather the report of what was generated."""
+    memory = runs["with_memory"]
+    done = len(memory.frames)
+    pairs = pairs[pairs[:, 1] < done]
     height, width = scene.frame.shape[:2]
     return {
         "interrupted": done < len(cameras),
@@ -272,6 +289,9 @@ def _conclude(
         "settings": {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()},
         "world": asdict(memory.world.config) | {"chunk_frames": memory.world.chunk_frames},
         "start": {"name": scene.name, "width": width, "height": height, "resized": (width, height) != worlds.size},
+        "lens": lens_report(scene),
+        "cameras": None if scene.track is None else scene.track.report(),
+        "up": (np.round(scene.up, 6) + 0.0).tolist(),
         "seed": config.seed,
         "weights": worlds.weights,
         "environment": environment(),
@@ -287,6 +307,10 @@ def prepare_scene(config: GenerateConfig) -> Scene:
     if len(chosen) != 1:
         found = "none is given" if not chosen else f"--{' and --'.join(chosen)} are given together"
         raise UserError(f"what to start from: {found}; give one of --image PICTURE, --start NAME or --demo")
+    if config.hfov_deg is not None and config.image is None and config.trajectory is None:
+        raise UserError("--hfov-deg is for --image; the lens of a start frame is known, leave it away")
+    if config.poses != PoseOptions() and config.trajectory is None:
+        raise UserError("--axes, --w2c, --unit, --up, --width and --height are for --trajectory; leave them away")
     if config.actions is not None and config.trajectory is not None:
         raise UserError("--actions and --trajectory are given together; the path can only come from one of them")
     if config.intrinsics is not None and config.trajectory is None:
@@ -299,20 +323,47 @@ def prepare_scene(config: GenerateConfig) -> Scene:
     if actions is not None:
         parse_actions(actions)
     if config.image is not None:
-        frame, name = read_image(config.image), config.image.name
+        picture = read_picture(config.image)
+        for told in picture.notes:
+            note(told)
+        frame, name = picture.frame, config.image.name
         height, width = frame.shape[:2]
-        camera = look((0.0, 0.0, 0.0), 0.0, pinhole(config.hfov_deg, width, height), width, height)
+        camera = look((0.0, 0.0, 0.0), 0.0, pinhole(config.hfov_deg or ASSUMED_HFOV_DEG, width, height), width, height)
     else:
         shipped = start_frame(config.start)
         frame, camera, name = shipped.frame, shipped.camera, f"start frame {shipped.name}"
     if actions is not None:
-        return Scene(name, frame, camera, cameras_from_actions(camera, actions), _world_up(camera))
-    path = _read_trajectory(config, camera)
-    if len(path) < 2:
+        return Scene(name, frame, camera, cameras_from_actions(camera, actions), -camera.down[0])
+    assert config.trajectory is not None
+    track = read_track(
+        config.trajectory,
+        config.poses,
+        picture=(camera.width, camera.height),
+        hfov_deg=config.hfov_deg,
+        assumed_hfov_deg=ASSUMED_HFOV_DEG if config.image is not None else float(np.degrees(camera.hfov_rad[0])),
+        intrinsics=config.intrinsics,
+    )
+    if len(track) < 2:
         raise UserError(
-            f"trajectory {config.trajectory} holds {len(path)} pose(s); give the start pose and at least one more"
+            f"trajectory {config.trajectory} holds {len(track)} pose(s); give the start pose and at least one more"
         )
-    return Scene(name, frame, path[0], path[1:], _world_up(path))
+    for line in track.lines():
+        note(line)
+    if track.turns:
+        note(f"{name} and its cameras are turned by {90 * track.turns} degrees to be upright")
+    path = track.upright()
+    return Scene(name, np.rot90(frame, track.turns), path[0], path[1:], track.up, track)
+
+
+def lens_report(scene: Scene) -> dict[str, Any]:
+    """The lens of the start picture as given, for report.json."""
+    if scene.track is not None:
+        return scene.track.lens.report()
+    fx, fy, cx, cy = scene.camera.K[0].tolist()
+    hfov_deg = round(float(np.degrees(scene.camera.hfov_rad[0])), 4)
+    return {"fx": fx, "fy": fy, "cx": cx, "cy": cy, "width": scene.camera.width, "height": scene.camera.height} | {
+        "hfov_deg": hfov_deg
+    }
 
 
 def continues(config: GenerateConfig) -> bool:
@@ -324,6 +375,9 @@ def continue_scene(config: GenerateConfig) -> Scene:
     """The last frame and camera of a world file, and the path from there. Raises `UserError`."""
     assert config.world is not None
     given = [f"--{name}" for name in ("image", "start", "demo", "trajectory") if getattr(config, name)]
+    given += ["--hfov-deg"] if config.hfov_deg is not None else []
+    given += ["--intrinsics"] if config.intrinsics is not None else []
+    given += ["--axes, --w2c and the like"] if config.poses != PoseOptions() else []
     if given:
         raise UserError(f"the world in {config.world} goes on from its last frame; leave {given[0]} away")
     if config.actions is None:
@@ -332,38 +386,14 @@ def continue_scene(config: GenerateConfig) -> Scene:
     with WorldFile.open(config.world, write=False) as file:
         store = BranchStore(file, config.branch)
         cameras = store.cameras()
+        known_up = file.up
         if cameras is None:
             raise UserError(f"branch {config.branch!r} of the world in {config.world} is empty; rewind it to a chunk")
         last = len(cameras) - 1
         camera, frame = cameras[[last]], store.frames_u8([last])[0]
     name = f"frame {last} of {config.world.name}, branch {config.branch}"
-    up = _world_up(cameras)
+    up = measured_up(cameras.c2w[:1])[0] if known_up is None else known_up
     return Scene(name, frame, camera, cameras_from_actions(camera, config.actions, up=up), up)
-
-
-def _world_up(cameras: Cameras) -> np.ndarray:
-    """The vertical of a world: that of its first camera, which was level."""
-    return np.asarray(-cameras.c2w[0, :3, 1])
-
-
-def _read_trajectory(config: GenerateConfig, camera: Cameras) -> Cameras:
-    path, width, height = config.trajectory, camera.width, camera.height
-    assert path is not None
-    if config.intrinsics is not None:
-        poses = path / "poses.npy" if path.is_dir() else path
-        return read_poses(poses, config.intrinsics, width=width, height=height)
-    if path.suffix != ".npy" or (path.parent / "intrinsics.npy").exists():
-        return read_cameras(path, width=width, height=height)
-    try:
-        poses_array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(
-            f"trajectory {path} cannot be read ({error}); save float poses [N,4,4] with numpy.save"
-        ) from error
-    try:
-        return Cameras(poses_array, camera.K[0], width, height)
-    except UserError as error:
-        raise UserError(f"trajectory {path}: {error}") from error
 
 
 def prepare_folder(folder: Path) -> None:
@@ -382,8 +412,8 @@ def prepare_folder(folder: Path) -> None:
         clear_partials(folder, name)
 
 
-def load_worlds(config: GenerateConfig) -> Worlds:
-    """Load the weights once; both worlds share them."""
+def load_worlds(config: GenerateConfig, up: ArrayLike = Z_UP) -> Worlds:
+    """Load the weights once; both worlds share them. up: upwards in a new world that is kept."""
     from context_as_memory import weights
     from context_as_memory.compute import use_threads
     from context_as_memory.world import World
@@ -415,7 +445,7 @@ def load_worlds(config: GenerateConfig) -> Worlds:
     if config.world is None:
         return Worlds(World(base.model, base.codec, settings), recent, info)
     kept = World.create(
-        config.world, config.weights, retrieval=retrieval, num_steps=settings.num_steps, seed=config.seed
+        config.world, config.weights, up=up, retrieval=retrieval, num_steps=settings.num_steps, seed=config.seed
     )
     return Worlds(kept, recent, info)
 

@@ -6,7 +6,6 @@ most recent frame, green is the first visit that a return is measured against.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,8 @@ import numpy as np
 
 from context_as_memory.camera import Cameras, PlanarViews, ground_basis, planar, wedge_polygon
 from context_as_memory.evaluation.returns import visits
+from context_as_memory.formats.files import atomic
 from context_as_memory.retrieval import Retrieval
-from context_as_memory.video import partial_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -109,7 +108,8 @@ def draw_inspector(
     figure.text(
         0.35 / width, 1 - 0.38 / height, title or "Memory inspector", size=17, weight="bold", color=INK, va="center"
     )
-    figure.text(0.35 / width, 1 - 0.72 / height, subtitle, size=10.5, color="#495057", va="center")
+    # A file's name may hold signs of mathematical text ($, {, \\): it is drawn as it is.
+    figure.text(0.35 / width, 1 - 0.72 / height, subtitle, size=10.5, color="#495057", va="center", parse_math=False)
     _draw_map(
         figure,
         place(0.35, head_h, map_w, body_h - 0.55),
@@ -149,8 +149,8 @@ def draw_inspector(
         figure, width, height, bool(rows), any(c.first is not None and c.first in c.retrieval.indices for c in chunks)
     )
     path = Path(path)
-    figure.savefig(partial_path(path), format="png", dpi=DPI)
-    replace(partial_path(path), path)
+    with atomic(path) as partial:
+        figure.savefig(partial, format="png", dpi=DPI)
 
 
 def _row_title(number: int, chunk: InspectedChunk) -> str:

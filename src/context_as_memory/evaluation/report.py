@@ -4,8 +4,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +16,7 @@ from context_as_memory import __version__
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.metrics import Interval, mean_interval, psnr, ssim
 from context_as_memory.evaluation.returns import Visit
-from context_as_memory.video import partial_path
+from context_as_memory.formats.files import atomic as whole
 
 if TYPE_CHECKING:
     from PIL import ImageFont
@@ -36,17 +35,6 @@ def write_json(path: str | Path, value: dict[str, Any]) -> None:
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     with whole(Path(path)) as partial:
         partial.write_text(text)
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Gives the file to write instead of `path`; it gets that name at the end, and goes if the writing fails."""
-    partial = partial_path(path)
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def environment() -> dict[str, Any]:

@@ -7,7 +7,6 @@ asked about, grey the most recent frame; the retrieved frames run from dark to l
 import sys
 from dataclasses import asdict
 from json import dumps
-from os import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -17,21 +16,20 @@ from context_as_memory.camera import (
     Cameras,
     PlanarViews,
     ground_basis,
-    pinhole,
     planar,
-    read_cameras,
     wedge_polygon,
 )
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.inspector import FAINT, INK, PAPER, RECENT, TARGET
+from context_as_memory.formats.cameras import read_track
+from context_as_memory.formats.documents import PAPER_HFOV_DEG
+from context_as_memory.formats.files import atomic
+from context_as_memory.formats.options import PoseOptions
 from context_as_memory.retrieval import Retrieval, RetrievalConfig, retrieve
-from context_as_memory.video import partial_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PAPER_HFOV_DEG = 52.67  # horizontal field of view of the paper's data set
-SIZE = (640, 360)  # stands in where a file names no image size; only the field of view counts here
 MUTED = "#868E96"
 DPI = 130
 
@@ -47,62 +45,55 @@ def retrieve_command(
     seed: int,
     past_only: bool = False,
     out: TextIO | None = None,
+    poses: PoseOptions | None = None,
+    hfov_deg: float | None = None,
+    intrinsics: Path | None = None,
 ) -> None:
     """The `cam retrieve` command: which frames of a camera file would be the context of frame `query`.
 
-    cameras: any file or folder that `read_cameras` reads; pose arrays without intrinsics get 52.67 degrees. The other
+    cameras: any file or folder that `read_track` reads, understood by `poses`, `hfov_deg` and `intrinsics`; without a
+    lens it gets 52.67 degrees. query: a frame number as the file counts. The other
     frames of the file are the bank, later ones too (as in the paper's labels) unless `past_only`; the frame before the
     query counts as the most recent one. json: print one JSON object instead of text. plot: write a picture there.
     out: where to print (default: standard output). Raises UserError for an unreadable or empty file, a query that is
     not in it, or an unknown strategy.
     """
     config = RetrievalConfig(strategy=memory, max_context=max_context, literal=literal)
-    path = read_any_cameras(cameras)
+    track = read_track(cameras, poses, hfov_deg=hfov_deg, assumed_hfov_deg=PAPER_HFOV_DEG, intrinsics=intrinsics)
+    path, asked = track.upright(), query
     if len(path) == 0:
         raise UserError(f"{cameras} holds no cameras: give a file with at least one pose")
-    if not 0 <= query < len(path):
-        raise UserError(f"frame {query} is not in {cameras}: its {len(path)} frames are numbered 0 to {len(path) - 1}")
+    query = track.frame(asked)
+    for line in track.lines():
+        print(f"cam: {line}", file=sys.stderr)
+    numbers = np.arange(len(path)) if track.numbers is None else np.array(track.numbers)
     answer = retrieve_for_frame(path, query, config, seed=seed, past_only=past_only)
-    hfov_deg = float(np.degrees(path.hfov_rad[query]))
+    wide_deg = float(np.degrees(path.hfov_rad[query]))
     if plot is not None:
-        draw_retrieval_map(plot, path, query, answer, config)
+        draw_retrieval_map(plot, path, query, answer, config, numbers)
     stream = sys.stdout if out is None else out
     if json:
         report = {
-            "query": query,
+            "query": asked,
             "strategy": memory,
-            "candidates": answer.candidates.tolist(),
-            "selected": answer.indices.tolist(),
+            "candidates": numbers[answer.candidates].tolist(),
+            "selected": numbers[answer.indices].tolist(),
             "scores": [round(score, 6) for score in answer.scores.tolist()],
             "num_frames": len(path),
-            "hfov_deg": round(hfov_deg, 4),
+            "hfov_deg": round(wide_deg, 4),
+            "cameras": track.report(),
             "settings": {**asdict(config), "seed": seed, "past_only": past_only},
         }
         print(dumps(report, allow_nan=False), file=stream)
         return
     print(
-        f"frame {query} of {len(path)}, strategy {memory}: {len(answer.candidates)} frames qualify, "
-        f"{len(answer.indices)} selected ({hfov_deg:.2f} degrees wide)",
+        f"frame {asked} of {len(path)}, strategy {memory}: {len(answer.candidates)} frames qualify, "
+        f"{len(answer.indices)} selected ({wide_deg:.2f} degrees wide)",
         file=stream,
     )
     for rank, (index, score) in enumerate(zip(answer.indices.tolist(), answer.scores.tolist(), strict=True), start=1):
         note = "most recent" if index == query - 1 else _gap(query, index)
-        print(f"{rank:4d}  frame {index:6d}  {score:6.3f}  {note}", file=stream)
-
-
-def read_any_cameras(path: Path) -> Cameras:
-    """Like `read_cameras`, for files that need not say how large their images are or how wide they see."""
-    path = Path(path)
-    poses = path / "poses.npy" if path.is_dir() else path
-    if poses.suffix == ".npy" and poses.exists() and not (poses.parent / "intrinsics.npy").exists():
-        try:
-            c2w = np.load(poses, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{poses} is no readable array file ({error}): write it with numpy.save") from error
-        return Cameras(c2w, pinhole(PAPER_HFOV_DEG, *SIZE), *SIZE)
-    if path.suffix == ".txt":
-        return read_cameras(path, width=SIZE[0], height=SIZE[1])
-    return read_cameras(path)
+        print(f"{rank:4d}  frame {numbers[index]:6d}  {score:6.3f}  {note}", file=stream)
 
 
 def retrieve_for_frame(
@@ -124,13 +115,24 @@ def _gap(query: int, index: int) -> str:
 # --- the picture ------------------------------------------------------------------------------------------------------
 
 
-def draw_retrieval_map(path: Path, cameras: Cameras, query: int, answer: Retrieval, config: RetrievalConfig) -> None:
+def draw_retrieval_map(
+    path: Path,
+    cameras: Cameras,
+    query: int,
+    answer: Retrieval,
+    config: RetrievalConfig,
+    numbers: np.ndarray | None = None,
+) -> None:
     """Write a picture (PNG): the path from above with the query looking up the page, all candidate views faint, the
-    selected ones coloured by rank, a table of them, and where in time they lie."""
+    selected ones coloured by rank, a table of them, and where in time they lie.
+
+    numbers: what the frames are called, int [N]; by their place if None.
+    """
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    numbers = np.arange(len(cameras)) if numbers is None else numbers
     views = _facing_up(planar(cameras, ground_basis(cameras)), query)
     number = len(answer.indices)
     recent = query - 1 if query > 0 else None
@@ -140,7 +142,7 @@ def draw_retrieval_map(path: Path, cameras: Cameras, query: int, answer: Retriev
 
     figure = Figure(figsize=(11.5, 8.2), dpi=DPI, facecolor=PAPER)
     FigureCanvasAgg(figure)
-    figure.text(0.035, 0.955, f"What frame {query} remembers", size=17, weight="bold", color=INK, va="center")
+    figure.text(0.035, 0.955, f"What frame {numbers[query]} remembers", size=17, weight="bold", color=INK, va="center")
     figure.text(
         0.035,
         0.918,
@@ -152,12 +154,12 @@ def draw_retrieval_map(path: Path, cameras: Cameras, query: int, answer: Retriev
         va="center",
     )
     depth_m = _draw_paths(figure.add_axes((0.035, 0.17, 0.645, 0.72)), views, query, answer, colours)
-    _draw_table(figure.add_axes((0.715, 0.17, 0.255, 0.72)), query, answer, colours, depth_m, config)
+    _draw_table(figure.add_axes((0.715, 0.17, 0.255, 0.72)), query, answer, colours, depth_m, config, numbers)
     _draw_time(figure.add_axes((0.035, 0.06, 0.935, 0.062)), len(cameras), query, answer, colours)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(partial_path(path), format="png")
-    replace(partial_path(path), path)
+    with atomic(path) as partial:
+        figure.savefig(partial, format="png")
 
 
 def _facing_up(views: PlanarViews, query: int) -> PlanarViews:
@@ -279,7 +281,13 @@ def _draw_scale(axes: "Axes") -> None:
 
 
 def _draw_table(
-    axes: "Axes", query: int, answer: Retrieval, colours: list[Any], depth_m: float, config: RetrievalConfig
+    axes: "Axes",
+    query: int,
+    answer: Retrieval,
+    colours: list[Any],
+    depth_m: float,
+    config: RetrievalConfig,
+    numbers: np.ndarray,
 ) -> None:
     """Rank, frame, gap and score of each selected frame, and what the colours mean."""
     axes.set(xlim=(0, 1), ylim=(1, 0))
@@ -294,7 +302,7 @@ def _draw_table(
         axes.barh(y + 0.36 * step, score / largest, height=0.07 * step, left=0, color=colours[rank], alpha=0.55)
         axes.scatter(0.045, y, s=min(180, 3600 * step), color=colours[rank], clip_on=False)
         axes.text(0.045, y, str(rank + 1), size=8, weight="bold", color=PAPER, ha="center", va="center_baseline")
-        axes.text(0.13, y, f"{index}", size=9.5, weight="bold", color=INK, va="center_baseline")
+        axes.text(0.13, y, f"{numbers[index]}", size=9.5, weight="bold", color=INK, va="center_baseline")
         note = "most recent" if index == query - 1 else _gap(query, index)
         axes.text(0.36, y, note, size=9, color=INK, va="center_baseline")
         axes.text(1.0, y, f"{score:.2f}", size=9.5, color=INK, ha="right", va="center_baseline")
@@ -325,6 +333,6 @@ def _draw_time(axes: "Axes", frames: int, query: int, answer: Retrieval, colours
     axes.plot([query, query], [0, 0.72], color=TARGET, linewidth=2.8, solid_capstyle="butt", zorder=5)
     axes.scatter(query, 0.78, s=46, marker="v", color=TARGET, zorder=6, clip_on=False)
     axes.tick_params(labelsize=8.5, length=2, color=FAINT, labelcolor=MUTED)
-    axes.set_xlabel("frame number", size=9, color=MUTED, labelpad=2)
+    axes.set_xlabel("frame, by its place in the file", size=9, color=MUTED, labelpad=2)
     for side in axes.spines.values():
         side.set_visible(False)

@@ -1,15 +1,11 @@
 """Pictures on the wire: frames out as JPEG, H.264 or plain RGB, and an uploaded picture in, within limits."""
 
 import io
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 
 import numpy as np
 
-from context_as_memory.errors import UserError
-from context_as_memory.video import fit_frame
+from context_as_memory.formats.pictures import decode_picture, fit_frame
 
 CONTENT_TYPES = {"jpeg": "image/jpeg", "h264": "video/h264", "raw": "application/x-raw-rgb"}
 UPLOADS = ("JPEG", "PNG", "WEBP")  # what an uploaded picture may be
@@ -55,35 +51,8 @@ def _h264(frames_u8: np.ndarray) -> list[bytes]:
 def decode_upload(data: bytes, width: int, height: int, max_pixels: int) -> np.ndarray:
     """An uploaded picture file as one frame, uint8 [height, width, 3]. Nothing is stored.
 
-    Its size is read from its header and judged before it is unpacked. `UserError` for anything but a whole JPEG, PNG or
-    WebP picture of at most `max_pixels`.
+    Read as `read_picture` reads files: upright, in sRGB, opaque. Its size is read from its header and judged before it
+    is unpacked. `UserError` for anything but a whole JPEG, PNG or WebP picture of at most `max_pixels`.
     """
-    from PIL import Image, ImageOps
-
-    with _clear_errors():
-        with Image.open(io.BytesIO(data), formats=UPLOADS) as image:
-            if image.width * image.height > max_pixels:
-                raise UserError(
-                    f"the picture has {image.width}x{image.height} pixels; shrink it below {max_pixels:,} in all"
-                )
-            if min(image.size) < 8:
-                raise UserError(f"the picture has {image.width}x{image.height} pixels; that is too few to see anything")
-            image.draft("RGB", (width, height))  # JPEG: unpack no more than is needed
-            frame = np.array(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
-        return fit_frame(frame, width, height)[0]
-
-
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # large pictures warn before our own limit speaks
-            yield
-    except UserError:
-        raise
-    except UnidentifiedImageError as error:
-        raise UserError("that is no picture; give a JPEG, PNG or WebP file") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"the picture cannot be read ({error}); it may be damaged, save it again") from error
+    shown = decode_picture(data, kinds=UPLOADS, max_pixels=max_pixels, min_side=8, around=(width, height)).frame
+    return fit_frame(shown, width, height)[0]

@@ -1,7 +1,6 @@
 """A film of the explorer's page: a real session in a real browser, walked by a short script."""
 
 import io
-import os
 import shutil
 import threading
 import time
@@ -13,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from context_as_memory.errors import UserError
-from context_as_memory.video import VideoWriter, partial_path
+from context_as_memory.formats.files import atomic
+from context_as_memory.formats.video import VideoWriter
 
 WALK = (("w", 4), ("j", 8), ("l", 8), ("w", 4), ("l", 8), ("j", 8))  # keys, and for how many chunks each is held
 SIZE = (1280, 720)
@@ -56,10 +56,9 @@ def _moving_picture(shots: list[np.ndarray], path: Path) -> None:
     from PIL import Image
 
     pictures = [Image.fromarray(shot).resize((SIZE[0] * 3 // 4, SIZE[1] * 3 // 4)) for shot in shots]
-    partial = partial_path(path)
     settings = {"save_all": True, "append_images": pictures[1:], "duration": 1000 // SHOTS_PER_SECOND, "loop": 0}
-    pictures[0].save(partial, "WEBP", quality=60, **settings)
-    os.replace(partial, path)
+    with atomic(path) as partial:
+        pictures[0].save(partial, "WEBP", quality=60, **settings)
 
 
 def chromium() -> str:

@@ -17,9 +17,11 @@ from enum import Enum
 
 import numpy as np
 
-from context_as_memory.camera import Z_UP, Cameras, cameras_from_actions
+from context_as_memory.camera import Cameras, cameras_from_actions, coordinates
 from context_as_memory.errors import UserError
-from context_as_memory.evaluation.start import known_place, start_frame, start_names
+from context_as_memory.formats.pictures import fit_frame
+from context_as_memory.formats.places import known_place, start_frame, start_names
+from context_as_memory.formats.vertical import measured_up
 from context_as_memory.retrieval import STRATEGIES, RetrievalConfig
 from context_as_memory.server.limits import Limits
 from context_as_memory.server.pictures import CONTENT_TYPES, decode_upload, encode_pictures, jpeg
@@ -39,7 +41,6 @@ from context_as_memory.server.protocol import (
     held_keys,
 )
 from context_as_memory.server.shelf import Shelf, chunk_of, rewind
-from context_as_memory.video import fit_frame
 from context_as_memory.world import Chunk, World
 from context_as_memory.worldfile import MAIN
 
@@ -318,7 +319,7 @@ class Session:
             return []
         assert world.file is not None
         cameras, last = world.bank.cameras, len(world.bank) - 1
-        poses = _poses(cameras)
+        poses = _poses(cameras, self._up())
         ready = Ready(
             world=self._name if driver else None,
             branch=self._branch,
@@ -344,6 +345,14 @@ class Session:
             end = self._forgetful.bank
             told.append(Frames(end.frames_u8(len(end) - 1), last, poses[-1:], -1, self._event, "without"))
         return told
+
+    def _up(self) -> np.ndarray:
+        """Upwards in this world: as it is kept with it, else as its first frame has it."""
+        world = self._world
+        known = None if world is None or world.file is None else world.file.up
+        if known is not None or world is None:
+            return np.array([0.0, 0.0, 1.0]) if known is None else known
+        return measured_up(world.bank.cameras.c2w[:1])[0]
 
     # -- walking ---------------------------------------------------------------------------------------------------
 
@@ -376,7 +385,7 @@ class Session:
             raise UserError(f"this walk has {held} frames, the most that is kept here; begin a new one")
         applied = self._event
         here = world.bank.cameras[held - 1 : held]
-        path = cameras_from_actions(here, self._actions(world.chunk_frames), up=Z_UP)
+        path = cameras_from_actions(here, self._actions(world.chunk_frames), up=self._up())
         try:
             chunk = world.step(path, retrieval=self._rule)
         except UserError:
@@ -385,7 +394,7 @@ class Session:
         chunk_index, self._chunks = self._chunks, self._chunks + 1
         self._all_shown_at = max(self._all_shown_at, time.monotonic()) + FRAME_S * len(chunk.frames_u8)
         self._chunks_left = max(-1, self._chunks_left - 1)
-        poses, seconds = _poses(chunk.cameras), sum(chunk.seconds.values())
+        poses, seconds = _poses(chunk.cameras, self._up()), sum(chunk.seconds.values())
         told: list[Told] = [Frames(chunk.frames_u8, held, poses, chunk_index, applied)]
         if self._forgetful is not None:
             beside = self._forgetful.step(path, retrieval=replace(self._rule, strategy="recent"))
@@ -457,10 +466,14 @@ def _spelled(keys: frozenset[str]) -> str:
     return "".join(sorted(keys)) or "none"
 
 
-def _poses(cameras: Cameras) -> list[list[float]]:
-    """x, y and heading seen from above, per frame; the world's z is up."""
-    heading = np.arctan2(cameras.forward[:, 1], cameras.forward[:, 0])
-    return np.column_stack([cameras.position[:, :2], heading]).round(4).tolist()
+def _poses(cameras: Cameras, up: np.ndarray) -> list[list[float]]:
+    """Place and heading seen from above, per frame: x, y and the angle from x towards y, where z is up."""
+    x = np.eye(3)[0] if abs(up[0]) < 0.9 else np.eye(3)[1]
+    x = x - (x @ up) * up
+    x = x / np.linalg.norm(x)
+    ground = np.stack([x, np.cross(up, x)])
+    place, ahead = coordinates(cameras.position, ground), coordinates(cameras.forward, ground)
+    return np.column_stack([place, np.arctan2(ahead[:, 1], ahead[:, 0])]).round(4).tolist()
 
 
 def told_to(told: Sequence[Told], kind: str, quality: int) -> list[Message]:

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from context_as_memory.camera import Cameras
 from context_as_memory.errors import UserError
-from context_as_memory.video import partial_path
+from context_as_memory.formats.files import atomic
 from context_as_memory.worldfile import schema
 from context_as_memory.worldfile.lease import Lease
 
@@ -147,6 +147,19 @@ class WorldFile:
             raise UserError(
                 f"the settings of the world in {self.folder} are damaged ({error}); restore it from an export or a copy"
             ) from error
+
+    @property
+    def up(self) -> np.ndarray | None:
+        """Upwards in this world, unit [3]; None in files that do not say it, whose frames tell."""
+        value = self.settings.get("up")
+        if value is None:
+            return None
+        if isinstance(value, list) and len(value) == 3 and all(type(part) in (int, float) for part in value):
+            up = np.array(value, np.float64)
+            length = np.linalg.norm(up)
+            if np.isfinite(length) and length > 1e-6:
+                return np.asarray(up / length)
+        raise UserError(f"the world in {self.folder} has {str(value)[:60]} for up; restore it from an export or a copy")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -523,21 +536,8 @@ def appearing(folder: Path) -> Iterator[Path]:
 
 def _write_file(path: Path, data: bytes) -> None:
     """Write a file so that it is on the disk, whole, when this returns."""
-    partial = partial_path(path)
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with atomic(path, sync=True) as partial:
+        partial.write_bytes(data)
 
 
 def _sha256(data: bytes) -> str:

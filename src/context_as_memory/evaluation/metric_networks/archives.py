@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from context_as_memory.errors import UserError
+from context_as_memory.formats.files import atomic
 
 _TIMEOUT_S = 120.0
 _EPSILON = 1e-3  # of every batch normalisation here
@@ -54,12 +55,8 @@ class Source:
             raise UserError(f"fetch: {self.archive} has SHA-256 {found}, not {self.sha256}; nothing was kept")
         tensors = self.convert(_member(data, self.archive, self.member))
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(f".{os.getpid()}.partial")
-        try:
+        with atomic(self.path) as partial:
             save_file(tensors, partial)
-            os.replace(partial, self.path)
-        finally:
-            partial.unlink(missing_ok=True)
 
     def load(self, network: nn.Module) -> None:
         """Fill the network with the fetched weights, in evaluation mode, without gradients to them."""

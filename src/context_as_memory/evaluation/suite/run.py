@@ -11,11 +11,9 @@ from context_as_memory.errors import UserError
 from context_as_memory.evaluation.config import EvaluateConfig
 from context_as_memory.evaluation.foreign import conclude, empty_report, score_video
 from context_as_memory.evaluation.ground_truth import Task, choose_tasks
-from context_as_memory.evaluation.importers import import_videos
 from context_as_memory.evaluation.metric_networks import cache_folder
 from context_as_memory.evaluation.report import contact_sheet
 from context_as_memory.evaluation.returns import find_returns, visits
-from context_as_memory.evaluation.start import start_frame, start_names
 from context_as_memory.evaluation.suite import paper, proof
 from context_as_memory.evaluation.suite.result import (
     Clip,
@@ -30,7 +28,10 @@ from context_as_memory.evaluation.suite.result import (
 )
 from context_as_memory.evaluation.suite.system import System, WorldSystem
 from context_as_memory.evaluation.suite.write import write_paper, write_proof, write_revisit, write_videos
-from context_as_memory.video import fit_frame, read_image, write_image
+from context_as_memory.formats.importers import import_videos
+from context_as_memory.formats.options import PoseOptions
+from context_as_memory.formats.pictures import fit_frame, read_image, write_image
+from context_as_memory.formats.places import start_frame, start_names
 
 
 def evaluate(config: EvaluateConfig) -> Report:
@@ -41,6 +42,10 @@ def evaluate(config: EvaluateConfig) -> Report:
         raise UserError("give either --suite, or --videos")
     if config.videos is None and (config.cameras is not None or config.truth is not None):
         raise UserError("--cameras and --truth belong to --videos; give the videos too, or leave them out")
+    if config.hfov_deg is not None and config.videos is None and config.image is None:
+        raise UserError("--hfov-deg is for --image or --videos; leave it away")
+    if config.videos is None and config.poses != PoseOptions():
+        raise UserError("--axes, --w2c, --unit, --up, --width and --height are for the cameras of --videos")
     if config.videos is not None:
         config.folder.mkdir(parents=True, exist_ok=True)
         return run_videos(config.videos, config)
@@ -253,7 +258,12 @@ def anywhere(episodes: Sequence[Episode], chunk_frames: int, clips: int, seed: i
 
 def run_videos(videos: Path, config: EvaluateConfig) -> Report:
     """Score the returns in videos of another system, see `foreign`."""
-    imported = import_videos(videos, config.cameras, config.truth)
+    imported = import_videos(videos, config.cameras, config.truth, config.poses, config.hfov_deg)
+    for video in imported:
+        if video.track is not None:
+            print(f"{video.name}: lens {video.track.lens}")
+        for told in video.report()["notes"]:
+            print(f"{video.name}: {told}")
     networks = bool(fetched())
     report = empty_report(imported, networks, str(videos))
     stamp = report.settings | {"networks": list(report.networks)}
@@ -278,7 +288,7 @@ def run_revisit(system: System, config: EvaluateConfig) -> Report:
     if config.image is not None:
         frame = read_image(config.image)
         side, tall = frame.shape[1], frame.shape[0]
-        camera = look((0.0, 0.0, 0.0), 0.0, pinhole(config.hfov_deg, side, tall), side, tall)
+        camera = look((0.0, 0.0, 0.0), 0.0, pinhole(config.hfov_deg or 90.0, side, tall), side, tall)
         starts[config.image.stem] = (fit_frame(frame, width, height)[0], camera.resized(width, height))
     else:
         for name in start_names():
