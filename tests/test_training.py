@@ -474,6 +474,8 @@ def _one_batch(slots: int = 3, segments: int = 2) -> WorldBatch:
     return collate(drawn, [0] * segments, size=pool_size(2, slots))
 
 
+# Tracing reads torch's own sources and leaves their files to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # read by torch itself while it traces
 @pytest.mark.parametrize("masked", [False, True])

@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from .camera import Z_UP, Cameras
 from .codec import VideoCodec
 from .compute import fast, pick_device
 from .diffusion import TIMESTEPS, FlowMatching, sample_flow
-from .engine import ContextCache, differences, open_engine
+from .engine import ContextCache, Engine, differences, open_engine
 from .errors import UserError
 from .memory import MemoryBank, MergePolicy
 from .retrieval import Retrieval, RetrievalConfig, ViewIndex, retrieve
@@ -89,7 +90,6 @@ class World:
         """`store`: a branch of a world file to live in and to continue; working memory if None."""
         self.device = pick_device(device)
         self.model, self.codec, self.config = model, codec, config
-        self.engine = open_engine(model, codec, config.engine, self.device)
         self.depth: Callable[[np.ndarray, Cameras], np.ndarray] | None = None
         self.weights_sha256: str | None = None  # of the folder that the networks were read from
         self.bank = MemoryBank(store, config.merge)
@@ -100,6 +100,11 @@ class World:
         self._read = ContextCache(config.kept_frames)  # empty after opening: it never influences a frame
         self._index: ViewIndex | None = None
         self._indexed: MemoryBank | None = None  # the bank it is an index of
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What runs the networks; made when it is first needed."""
+        return open_engine(self.model, self.codec, self.config.engine, self.device)
 
     @classmethod
     def from_pretrained(cls, name: str | Path = "default", *, device: str = "auto", **changes: object) -> "World":

@@ -5,7 +5,6 @@ Memory, retrieval and world files are those of a generated world, so both can be
 
 import secrets
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -88,9 +87,6 @@ class TrueWorld(World):
 
     def forgetful(self, frames: int) -> "World":
         raise UserError("the true world is the same with and without memory; compare generated ones (cam explore)")
-
-    def _keep(self, entries: Sequence[int]) -> None:
-        pass
 
 
 def _no_latents(frames: int) -> torch.Tensor:
