@@ -8,10 +8,10 @@ A world folder holds `transformer/`, `vae/` and `world.json` (frame size, chunk 
 
 import hashlib
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict, is_dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_type_hints
 
 import torch
 from safetensors import SafetensorError
@@ -32,12 +32,18 @@ _CLASSES: dict[str, tuple[type[nn.Module], type]] = {
 
 
 def build_config(kind: type, values: dict[str, Any], where: str) -> Any:
-    """Fill a config dataclass from JSON values; an unknown key is an error that names it and where it stands."""
-    known = {field.name for field in fields(kind)}
-    unknown = sorted(set(values) - known)
+    """Fill a config dataclass, and those inside it, from JSON values; an unknown key is an error that names it and
+    where it stands."""
+    known = get_type_hints(kind)
+    unknown = sorted(set(values) - set(known))
     if unknown:
         raise UserError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    filled = {}
+    for key, value in values.items():
+        if is_dataclass(known[key]) and isinstance(value, dict):
+            value = build_config(cast(type, known[key]), value, where)
+        filled[key] = tuple(value) if isinstance(value, list) else value
+    return kind(**filled)
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
@@ -51,6 +57,13 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{what}: {path} holds no JSON object")
     return value
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """`world.json` of a world folder: how it is used. Files that have all fields of retrieval side by side are read as
+    if they were written today."""
+    settings = read_json(Path(folder) / "world.json", "weights")
+    return settings
 
 
 def save_pretrained(
@@ -110,7 +123,7 @@ def open_codec(folder: Path) -> VideoCodec:
     Raises `UserError` when files are missing or damaged, or hold something else.
     """
     if read_json(Path(folder) / "config.json", "weights").get("_class_name") == "AutoencoderKLWan":
-        from .codec_wan import WanCodec  # needs diffusers
+        from .adapters.wan import WanCodec  # needs diffusers
 
         return WanCodec.from_pretrained(folder)
     codec: VideoCodec = from_pretrained(folder, expect=ImageAutoencoder)

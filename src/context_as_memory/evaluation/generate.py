@@ -44,8 +44,8 @@ from context_as_memory.formats.places import start_frame
 from context_as_memory.formats.vertical import measured_up
 from context_as_memory.formats.video import VideoWriter
 from context_as_memory.retrieval import Retrieval
-from context_as_memory.worldfile import BranchStore, WorldFile
-from context_as_memory.worldfile.schema import DATABASE
+from context_as_memory.storage import BranchStore, WorldFile
+from context_as_memory.storage.schema import DATABASE
 
 if TYPE_CHECKING:
     from context_as_memory.memory import MemoryBank
@@ -151,7 +151,7 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
     began = time.perf_counter()
     depth = None
     if config.depth is not None:  # before a world file is made, which an error would leave behind
-        from context_as_memory.depth import DepthEstimator
+        from context_as_memory.adapters.depth import DepthEstimator
 
         depth = DepthEstimator.from_pretrained(config.depth, up=scene.up)
     worlds = load_worlds(config, scene.up)
@@ -416,17 +416,19 @@ def load_worlds(config: GenerateConfig, up: ArrayLike = Z_UP) -> Worlds:
     """Load the weights once; both worlds share them. up: upwards in a new world that is kept."""
     from context_as_memory import weights
     from context_as_memory.compute import use_threads
+    from context_as_memory.storage import create_world, file_of, open_world
     from context_as_memory.world import World
 
     use_threads(config.threads)
     if continues(config):
         assert config.world is not None
         note("the world's own settings are used: seed, memory, steps; there is nothing to compare with")
-        opened = World.open(
+        opened = open_world(
             config.world, config.branch, weights=None if config.weights == "default" else config.weights
         )
-        assert opened.file is not None
-        settings_ = opened.file.settings
+        file = file_of(opened)
+        assert file is not None
+        settings_ = file.settings
         return Worlds(
             opened, None, {"name": settings_["weights"], "sha256": settings_["weights_sha256"]}, continued=True
         )
@@ -444,7 +446,7 @@ def load_worlds(config: GenerateConfig, up: ArrayLike = Z_UP) -> Worlds:
     info = {"name": config.weights, "sha256": weights.fingerprint(weights.resolve(config.weights))}
     if config.world is None:
         return Worlds(World(base.model, base.codec, settings), recent, info)
-    kept = World.create(
+    kept = create_world(
         config.world, config.weights, up=up, retrieval=retrieval, num_steps=settings.num_steps, seed=config.seed
     )
     return Worlds(kept, recent, info)

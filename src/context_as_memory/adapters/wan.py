@@ -16,7 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from .errors import UserError
+from context_as_memory.errors import UserError
 
 # Frames encoded alone go through the network this many at a time, so that a long history does not fill the memory.
 _FRAMES_AT_ONCE = 16
