@@ -57,7 +57,7 @@ def test_video_has_the_asked_rate(tmp_path: Path) -> None:
     with VideoWriter(tmp_path / "v.mp4", 32, 24, 12.5) as writer:
         writer.write(smooth_frames(4))
     with av.open(str(tmp_path / "v.mp4")) as container:
-        assert float(container.streams.video[0].average_rate) == 12.5
+        assert container.streams.video[0].average_rate == 12.5
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
