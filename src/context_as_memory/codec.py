@@ -27,9 +27,20 @@ Perceptual = Callable[[Tensor, Tensor], Tensor]  # two batches of images in [-1,
 class VideoCodec(Protocol):
     """What the rest of the package needs from an autoencoder."""
 
-    temporal_factor: int  # r: a clip of 1 + n r frames has 1 + n latents
-    spatial_factor: int
-    latent_channels: int
+    @property
+    def temporal_factor(self) -> int:
+        """r: a clip of 1 + n r frames has 1 + n latents."""
+        ...
+
+    @property
+    def spatial_factor(self) -> int:
+        """How many times smaller latents are than pictures, in either direction."""
+        ...
+
+    @property
+    def latent_channels(self) -> int:
+        """C of latents [B, C, F, h, w]."""
+        ...
 
     def encode_frames(self, video: Float[Tensor, "b 3 t H W"]) -> Float[Tensor, "b c t h w"]:
         """Encode each frame alone: [B, 3, T, H, W] -> [B, C, T, h, w]."""

@@ -23,9 +23,7 @@ AttentionKernel = Callable[..., Tensor]
 _QUERY_BLOCK = 120  # rows of the score matrix at a time: keeps a block of scores inside the second-level cache
 
 
-def fused_attention(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scale: float | None = None
-) -> Tensor:
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
     """Torch's own kernel. q [B, h, Nq, d], k and v [B, h, Nk, d], bias broadcastable to [B, h, Nq, Nk] or None; scores
     are multiplied by `scale`, d^-1/2 if None."""
     return scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)

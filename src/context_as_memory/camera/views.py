@@ -64,7 +64,9 @@ def wedge_polygon(views: PlanarViews, near_m: float, far_m: float) -> Float[np.n
     left = np.stack([-views.heading[:, 1], views.heading[:, 0]], axis=1)
     depth = np.array([near_m, far_m, far_m, near_m])
     across = np.array([-near_m, -far_m, far_m, near_m]) * views.half_width_tan[:, None]
-    return np.asarray(views.origin[:, None] + depth[:, None] * views.heading[:, None] + across[..., None] * left[:, None])
+    return np.asarray(
+        views.origin[:, None] + depth[:, None] * views.heading[:, None] + across[..., None] * left[:, None]
+    )
 
 
 def _image_edges(
