@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from context_as_memory.errors import UserError
+from context_as_memory.formats.video import read_video
 from context_as_memory.server.app import create_app
 from context_as_memory.server.record import chromium, record, serving
 from context_as_memory.server.shelf import FolderShelf
-from context_as_memory.video import read_video
 from context_as_memory.worldfile import WorldFile, import_world
 from tiny import save_world
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from context_as_memory.errors import UserError
-from context_as_memory.video import partial_path
+from context_as_memory.formats.files import partial_path
 from context_as_memory.worldfile import schema
 from context_as_memory.worldfile.file import FRAMES, LATENTS, ChunkInfo, WorldFile, appearing
 
