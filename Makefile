@@ -2,6 +2,8 @@
 # make demo    install into .venv, then walk a short generated video and film it   (about a minute after installing)
 # make test    the checks and every test
 # make lint    the checks alone: ruff, mypy, import contract
+# make base    install into .venv-base what `pip install .` gives, without extras, and walk three chunks there
+# make docs    pages from the guides and the docstrings, in site/
 # make clean   remove .venv, outputs and caches; data, runs and weights stay
 #
 # Variables: PYTHON=python3.12  VENV=.venv  JOBS=2 (test workers)  PIP_ARGS="..." (passed on to pip)
@@ -9,7 +11,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help explore demo install install-test lint test clean
+.PHONY: help explore demo install install-test lint test base docs clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -65,9 +67,22 @@ lint: $(VENV)/.installed-test
 	$(BIN)/lint-imports --no-logo
 
 # One thread per worker: two workers that each start a thread per core are slower than one.
-test: lint
+test: lint docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
+# A plain install: no extra, not editable, run from elsewhere. What it imports by accident is missing there.
+base:
+	rm -rf $(VENV)-base build
+	$(PYTHON) -m venv $(VENV)-base
+	$(VENV)-base/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt .
+	cd $$(mktemp -d) && base=$(abspath $(VENV)-base)/bin && examples=$(CURDIR)/examples && \
+	  $$base/cam --help > /dev/null && $$base/python $$examples/00_retrieve.py && \
+	  $$base/python $$examples/01_walk.py vault j-12
+
+# A reference or link that leads nowhere fails. Reads the sources, imports nothing.
+docs: $(VENV)/.installed-test
+	$(BIN)/mkdocs build --quiet --strict
+
 clean:
-	rm -rf $(VENV) outputs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-base site outputs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

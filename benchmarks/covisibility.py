@@ -24,8 +24,8 @@ from context_as_memory.data.doom_map import horizon_rays
 from context_as_memory.data.episode import Episode, list_episodes
 from context_as_memory.data.render import load_map
 from context_as_memory.evaluation.covisibility import grown, shown
-from context_as_memory.evaluation.ground_truth import Task, choose_tasks
 from context_as_memory.evaluation.metrics import mean_interval
+from context_as_memory.evaluation.protocols.scenes import Task, choose_returns
 from context_as_memory.retrieval import RetrievalConfig, retrieve
 
 CHUNK_FRAMES = 4
@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    tasks = choose_tasks(list_episodes(options.data, options.split), CHUNK_FRAMES, options.clips, options.seed)
+    tasks = choose_returns(list_episodes(options.data, options.split), CHUNK_FRAMES, options.clips, options.seed)
     shares = measure(tasks, options.seed)
     figures: dict[str, float] = {"clips": len(next(iter(shares.values()))[2])}
     print(f"{'rule':14s}" + "".join(f"{frames:>22d}" for frames in BUDGETS))

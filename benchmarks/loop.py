@@ -25,8 +25,10 @@ from context_as_memory.camera import Cameras, MotionSpeed, cameras_from_actions
 from context_as_memory.data.episode import Episode, list_episodes
 from context_as_memory.evaluation.metric_networks import LPIPS_VARIANT, load_lpips, lpips, style_distance
 from context_as_memory.evaluation.metrics import psnr
-from context_as_memory.evaluation.report import contact_sheet, environment, write_json
-from context_as_memory.video import fit_frame, to_frames, to_video, write_image
+from context_as_memory.evaluation.report import environment, write_json
+from context_as_memory.formats.pictures import fit_frame, write_image
+from context_as_memory.formats.video import to_frames, to_video
+from context_as_memory.pictures.sheets import contact_sheet
 from context_as_memory.weights import fingerprint, resolve
 from context_as_memory.world import World, WorldConfig
 

@@ -43,7 +43,7 @@ from context_as_memory.camera import Z_UP, cameras_from_actions, look, pinhole
 from context_as_memory.engine import ENGINES
 from context_as_memory.engine.eager import Product
 from context_as_memory.engine.folded import Folded
-from context_as_memory.evaluation.start import known_place
+from context_as_memory.formats.places import known_place
 from context_as_memory.retrieval import Retrieval
 from context_as_memory.tokens import TokenLayout, build_model_inputs
 from context_as_memory.world import World

@@ -47,10 +47,10 @@ def make_world() -> VoxelWorld:
     level = rng.integers(60, 256, (8, 16, 16, 3)).astype(np.float64)
     textures = np.zeros((8, 5, 16, 16, 3), np.uint8)
     for number in range(5):
-        side = 16 >> number
-        textures[:, number, :side, :side] = level
-        if side > 1:
-            level = level.reshape(8, side // 2, 2, side // 2, 2, 3).mean((2, 4))
+        half = 16 >> number
+        textures[:, number, :half, :half] = level
+        if half > 1:
+            level = level.reshape(8, half // 2, 2, half // 2, 2, 3).mean((2, 4))
     world = VoxelWorld(
         name="benchmark-0",
         blocks=blocks,

@@ -14,8 +14,9 @@ import numpy as np
 from context_as_memory.camera import look, pinhole
 from context_as_memory.data.doom_map import DoomMap
 from context_as_memory.data.render import load_map, render_at
-from context_as_memory.evaluation.start import start_folder, start_frame, start_names
-from context_as_memory.video import VideoWriter, write_image
+from context_as_memory.formats.pictures import write_image
+from context_as_memory.formats.places import start_folder, start_frame, start_names
+from context_as_memory.formats.video import VideoWriter
 
 UNITS_PER_METRE = 32.0
 CLEARANCE_M, LONGEST_M, SHORTEST_M = 0.7, 3.5, 1.2

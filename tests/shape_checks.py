@@ -19,6 +19,7 @@ BOUNDARIES = {
     "World.reset",
     "cameras_from_actions",
     "checked_profiles",
+    "eye_level",
     "floats",
     "look",
     "pinhole",

@@ -17,11 +17,13 @@ from context_as_memory import __version__
 from context_as_memory.camera import Cameras, cameras_from_actions, look, parse_actions, pinhole, write_poses
 from context_as_memory.cli.main import main
 from context_as_memory.data.episode import write_episode
-from context_as_memory.evaluation.config import Strategy
-from context_as_memory.evaluation.generate import DEMO_ACTIONS, OUTPUTS
 from context_as_memory.evaluation.returns import find_returns, visits
+from context_as_memory.formats.pictures import read_image, write_image
+from context_as_memory.formats.video import read_video
 from context_as_memory.retrieval import STRATEGIES
-from context_as_memory.video import read_image, read_video, write_image
+from context_as_memory.walk.config import Strategy
+from context_as_memory.walk.recorder import OUTPUTS
+from context_as_memory.walk.request import DEMO_ACTIONS
 from tiny import ROOM_HEIGHT as HEIGHT
 from tiny import ROOM_WIDTH as WIDTH
 from tiny import paint_room, save_world
@@ -353,7 +355,7 @@ def test_check_names_broken_episodes(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_other_commands_explain_missing_data(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     none = tmp_path / "none"
     for arguments in (
-        words("evaluate-returns", "--data", none, "--weights", world),
+        words("evaluate", "--suite", "returns", "--data", none, "--weights", world),
         words("encode", "--data", none, "--weights", world, "--cache", tmp_path / "cache"),
         words("train", "codec", "--data", none, "--out", tmp_path / "run"),
         words("train", "world", "--data", none, "--codec", none, "--cache", none, "--out", tmp_path / "run"),
@@ -368,3 +370,24 @@ def test_retrieve_answers_for_a_pose_file(tmp_path: Path, capsys: pytest.Capture
     write_poses(cameras_from_actions(start, "j-40,l-40"), tmp_path)
     assert main(words("retrieve", "--cameras", tmp_path, "--query", 78, "--past-only", "--json")) == 0
     assert json.loads(capsys.readouterr().out)
+
+
+def test_the_report_is_written_before_its_picture(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo: Path
+) -> None:
+    """What goes wrong in drawing costs the picture, not the numbers; and the lens and the up are among these."""
+    from context_as_memory.evaluation import generate
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no picture")
+
+    monkeypatch.setattr(generate, "draw_inspector", fail)
+    path = tmp_path / "path.npy"
+    np.save(path, look(np.zeros((3, 3)), np.radians([0.0, 3.0, 6.0]), pinhole(90, 130, 70), 130, 70).c2w)
+    out = tmp_path / "out"
+    arguments = words("generate", "--image", photo, "--trajectory", path, "--hfov-deg", 80, "--weights", world)
+    with pytest.raises(RuntimeError, match="no picture"):
+        main([*arguments, *words("--out", out, "--no-compare")])
+    report = json.loads((out / "report.json").read_text())
+    assert report["frames_generated"] == 2 and report["lens"]["hfov_deg"] == pytest.approx(80)
+    assert report["up"] == [0, 0, 1] and report["cameras"]["kind"] == "a pose array"

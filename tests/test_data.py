@@ -380,7 +380,7 @@ def _not_a_number(poses: np.ndarray) -> np.ndarray:
 
 
 def _fewer_frames(folder: Path) -> None:
-    from context_as_memory.video import VideoWriter
+    from context_as_memory.formats.video import VideoWriter
 
     with VideoWriter(folder / "video.mp4", 32, 16, 15) as writer:
         writer.write(_sample(9)[0])

@@ -3,20 +3,15 @@
 import json
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from context_as_memory.camera import Cameras, cameras_from_actions, look, pinhole
-from context_as_memory.data.episode import list_episodes, write_episode
 from context_as_memory.errors import UserError
-from context_as_memory.evaluation import ground_truth
-from context_as_memory.evaluation.config import GroundTruthConfig
-from context_as_memory.evaluation.inspector import InspectedChunk, choose_chunks, draw_inspector
 from context_as_memory.evaluation.metrics import mean_interval, psnr, resampled_means, ssim
-from context_as_memory.evaluation.report import Comparison, contact_sheet, returns_report, timing, write_json
+from context_as_memory.evaluation.report import write_json
 from context_as_memory.evaluation.returns import (
     LEFT_SHARE,
     RECENT_FRAMES,
@@ -27,12 +22,16 @@ from context_as_memory.evaluation.returns import (
     seen_share,
     visits,
 )
-from context_as_memory.evaluation.start import known_place, start_folder, start_frame, start_names
+from context_as_memory.formats.pictures import read_image, write_image
+from context_as_memory.formats.places import known_place, start_folder, start_frame, start_names
+from context_as_memory.pictures.inspector import InspectedChunk, draw_inspector
+from context_as_memory.pictures.sheets import Comparison, contact_sheet
 from context_as_memory.retrieval import Retrieval, RetrievalConfig, retrieve
-from context_as_memory.video import read_image, write_image
+from context_as_memory.walk.recorder import choose_chunks
+from context_as_memory.walk.report import closure_report, returns_report, timing
 from tiny import ROOM_HEIGHT as HEIGHT
 from tiny import ROOM_WIDTH as WIDTH
-from tiny import paint_room, save_world
+from tiny import paint_room
 
 
 def path_of(actions: str, width: int = WIDTH, height: int = HEIGHT) -> Cameras:
@@ -207,6 +206,21 @@ def test_returns_report_tells_a_memory_from_none() -> None:
     assert returns_report({"with_memory": list(true)}, [])["with_memory"] == {"psnr": None, "ssim": None}
 
 
+def test_closure_report_compares_with_the_given_picture_and_not_with_the_video_itself() -> None:
+    cameras = path_of("j-40,l-40,j-40,l-40")
+    true = paint_room(cameras)
+    drifted = true.copy()
+    drifted[1:] = np.clip(true[1:].astype(int) + 25, 0, 255)  # agrees with itself, but not with what was given
+    pairs = find_returns(cameras)
+    found = closure_report({"true": list(true), "drifted": list(drifted)}, cameras, pairs)
+    assert found is not None
+    assert found["frames"] == [80, 160] and found["largest_distance_m"] == found["largest_angle_deg"] == 0
+    assert found["true"]["psnr"] > 40 and found["drifted"]["psnr"] == pytest.approx(20 * np.log10(255 / 25), abs=0.5)
+    itself = returns_report({"drifted": list(drifted)}, visits(pairs[pairs[:, 0] > 0]))
+    assert itself["drifted"]["psnr"]["mean"] > found["drifted"]["psnr"] + 10
+    assert closure_report({"true": list(true)}, cameras, pairs[pairs[:, 0] > 0]) is None
+
+
 def test_timing_summarises_stages() -> None:
     chunks = [{"retrieve": 0.1, "encode": 0.0, "denoise": float(s), "decode": 0.4} for s in (1, 2, 6)]
     table = timing(chunks, 12)
@@ -319,107 +333,3 @@ def test_a_known_place_whose_poses_are_gone_is_named(tmp_path: Path) -> None:
         (tmp_path / "vault.json").write_text(json.dumps({**about, "seen": seen}))
         with pytest.raises(UserError, match=words):
             known_place("vault", tmp_path)
-
-
-# --- ground truth
-# ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(data, weights): two painted test episodes and a tiny world."""
-    folder = tmp_path_factory.mktemp("recorded")
-    for name, actions in (("one", "j-60,l-60,w-10"), ("two", "l-60,j-60,s-4")):
-        cameras = path_of(actions)
-        meta = {"name": name, "map": name, "split": "test", "seed": 0, "fps": 15, "licence": "own"}
-        write_episode(folder / "data" / name, paint_room(cameras), cameras, meta, raw=True)
-    return folder / "data", save_world(folder / "world")
-
-
-def test_ground_truth_is_scored_for_every_strategy(
-    recorded: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data, weights = recorded
-    numbers, sheet = tmp_path / "n.json", tmp_path / "s.png"
-    config = GroundTruthConfig(
-        data=data, weights=str(weights), clips=4, max_context=3, threads=1, json=numbers, sheet=sheet
-    )
-    report = ground_truth.evaluate_ground_truth(config)
-    assert json.loads(numbers.read_text()) == report
-    assert report["clips"] == 4 and report["episodes"] == 2
-    for method in (*ground_truth.STRATEGIES, "copy"):
-        assert report[f"{method}.psnr.low"] <= report[f"{method}.psnr"] <= report[f"{method}.psnr.high"]
-    gain = report["coverage.psnr"] - report["recent.psnr"]
-    assert report["gain.psnr"] == pytest.approx(gain, abs=2e-4)
-    assert report["copy.psnr"] > 25 > report["coverage.psnr"]  # retrieval finds the view; random weights paint nothing
-    assert read_image(sheet).shape[0] > 4 * HEIGHT
-    assert "coverage" in capsys.readouterr().out
-
-
-def test_strategies_share_one_memory_of_the_recorded_past(recorded: tuple[Path, Path]) -> None:
-    from context_as_memory.world import World
-
-    data, weights = recorded
-    world = World.from_pretrained(weights)
-    tasks = ground_truth.choose_tasks(list_episodes(data, "test"), world.chunk_frames, 3, seed=1)
-    assert [task.episode.name for task in tasks] == sorted(task.episode.name for task in tasks)
-    (first, *_) = ground_truth.run_tasks(world, tasks[:1])
-    task = tasks[0]
-    assert len(world.bank) == task.now  # nothing generated was remembered
-    np.testing.assert_array_equal(first.truth, task.episode.frames()[task.start : task.start + world.chunk_frames])
-    assert first.retrieval.indices.max() < task.now and first.retrieval.indices[-1] == task.now - 1
-    again = ground_truth.run_tasks(World.from_pretrained(weights), tasks[:1], ("recent", "coverage"))[0]
-    assert (first.generated["coverage"] != first.generated["recent"]).any()
-    for strategy in ("recent", "coverage"):  # the order of strategies does not matter
-        np.testing.assert_array_equal(first.generated[strategy], again.generated[strategy])
-
-
-def test_remembering_more_equals_starting_anew(recorded: tuple[Path, Path]) -> None:
-    import torch
-
-    from context_as_memory.world import World
-
-    data, weights = recorded
-    frames, cameras = (list_episodes(data, "test")[0].frames(), list_episodes(data, "test")[0].cameras())
-    grown, fresh = World.from_pretrained(weights), World.from_pretrained(weights)
-    for number in (10, 90, 30):
-        ground_truth.remember(grown, frames[:number], cameras[:number])
-        fresh.reset(frames[:number], cameras[:number])
-        rows = np.arange(number)
-        np.testing.assert_array_equal(grown.bank.frames_u8(rows), fresh.bank.frames_u8(rows))
-        np.testing.assert_array_equal(grown.bank.cameras.c2w, fresh.bank.cameras.c2w)
-        torch.testing.assert_close(grown.bank.latents(rows), fresh.bank.latents(rows), atol=1e-5, rtol=1e-5)
-    other = 255 - frames
-    ground_truth.remember(grown, other[:35], cameras[:35])  # same cameras, other pictures: nothing old may stay
-    np.testing.assert_array_equal(grown.bank.frames_u8(np.arange(35)), other[:35])
-
-
-def test_nearest_picks_the_closest_pose() -> None:
-    cameras = path_of("j-20,w-5")
-    among = np.array([3, 12, 22])
-    assert ground_truth.nearest(cameras, among, cameras[[11, 4, 25]]).tolist() == [12, 3, 22]
-
-
-def test_ground_truth_complains_in_words(recorded: tuple[Path, Path], tmp_path: Path) -> None:
-    data, weights = recorded
-    good = GroundTruthConfig(data=data, weights=str(weights), clips=2, max_context=3, threads=1)
-    for change, words in (
-        ({"split": "train"}, "no episodes"),
-        ({"clips": 0}, "--clips"),
-        ({"json": tmp_path / "no" / "n.json"}, "no folder"),
-        ({"weights": str(tmp_path / "none")}, "weights"),
-    ):
-        with pytest.raises(UserError, match=words):
-            ground_truth.evaluate_ground_truth(replace(good, **change))
-    straight = path_of("w-20", 32, 24)
-    write_episode(
-        tmp_path / "small" / "s", paint_room(straight), straight, {"name": "s", "split": "test", "fps": 15}, raw=True
-    )
-    with pytest.raises(UserError, match="32x24"):
-        ground_truth.evaluate_ground_truth(replace(good, data=tmp_path / "small"))
-    straight = path_of("w-40")
-    write_episode(
-        tmp_path / "line" / "s", paint_room(straight), straight, {"name": "s", "split": "test", "fps": 15}, raw=True
-    )
-    with pytest.raises(UserError, match="no camera in these episodes returns"):
-        ground_truth.evaluate_ground_truth(replace(good, data=tmp_path / "line"))

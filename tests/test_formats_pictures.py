@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from context_as_memory.evaluation.generate import prepare_scene
+from context_as_memory.evaluation.inspector import InspectedChunk, draw_inspector
 from PIL import Image, ImageCms
 
 from context_as_memory.camera import Cameras, cameras_from_actions, look, pinhole
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.config import GenerateConfig
 from context_as_memory.evaluation.foreign import score_video
-from context_as_memory.evaluation.generate import prepare_scene
-from context_as_memory.evaluation.inspector import InspectedChunk, draw_inspector
 from context_as_memory.formats import write
 from context_as_memory.formats.cameras import read_track
 from context_as_memory.formats.colmap import write_colmap

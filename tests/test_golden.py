@@ -13,6 +13,7 @@ A change that is meant to change frames stores new ones, and says so in its desc
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ import torch
 
 import tiny
 from context_as_memory.retrieval import RetrievalConfig
+from context_as_memory.transformer.model import Block
 from context_as_memory.world import Chunk
 
 FOLDER = Path(__file__).parent / "golden"
@@ -27,11 +29,12 @@ MODES = ("joint", "cached", "per_frame")
 LEVELS, MEAN_LEVELS = 1, 0.01  # measured with SSE4, AVX and AVX2 arithmetic: 0
 
 
-def walked(mode: str, **changes: object) -> list[Chunk]:
+def walked(mode: str, **changes: Any) -> list[Chunk]:
     """Three chunks of two frames in a small room: every context is chosen among several frames."""
     model, codec = tiny.model(context_mode=mode, **changes), tiny.codec()
     with torch.no_grad():  # open gates, sharp attention and full contrast: what the networks see has to show in colours
         for block in model.blocks:
+            assert isinstance(block, Block)
             block.scale_shift_table[:, (2, 5)] = 2.0
             block.attn1.to_q.weight.mul_(2)
             block.attn1.to_k.weight.mul_(2)
@@ -91,5 +94,6 @@ def test_the_ways_of_reading_the_context_have_fingerprints_of_their_own():
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     for name in MODES:
-        np.savez_compressed(FOLDER / f"{name}.npz", **fingerprint(walked(name)))
+        found = fingerprint(walked(name))
+        np.savez_compressed(FOLDER / f"{name}.npz", contexts=found["contexts"], frames_u8=found["frames_u8"])
         print("stored", FOLDER / f"{name}.npz")

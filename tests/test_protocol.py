@@ -117,7 +117,7 @@ def test_messages_of_sglangs_clients_are_understood():
     init = {"type": "init", "prompt": "a cellar", "size": "832x480", "guidance_scale": 1.0, "seed": 7,
             "realtime_output_format": "jpeg", "condition_inputs": {"camera_actions": [["w"], ["W", "j"]]}}  # fmt: skip
     message = decode(msgpack.packb(init))
-    assert isinstance(message, Init) and message.seed == 7
+    assert isinstance(message, Init) and message.seed == 7 and message.condition_inputs is not None
     assert held_keys(message.condition_inputs["camera_actions"]) == [frozenset("w"), frozenset("wj")]
     event = {"type": "event", "kind": "camera_actions", "event_id": 3, "client_sent_perf_ms": 1.5,
              "payload": {"mode": "state", "transitions": [{"actions": ["w"]}, {"actions": []}]}}  # fmt: skip

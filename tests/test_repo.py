@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "context_as_memory"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 TEXT_SUFFIXES = {".py", ".md", ".toml", ".txt", ".yml", ".yaml", ".html", ".js", ".css", ".sh", ".cfg", ""}
 
 
@@ -54,9 +55,10 @@ def run_python(code: str, cwd: Path, **environment: str) -> subprocess.Completed
 
 
 def readme_commands() -> list[list[str]]:
-    """Every `cam ...` line of the README's shell blocks as words, comments and prompts removed."""
+    """Every `cam ...` line in shell blocks of the README and of docs/commands.md as words, without comments."""
     commands = []
-    for block in code_blocks("(?:bash|sh|console)"):
+    pattern = "(?:bash|sh|console)"
+    for block in code_blocks(pattern) + code_blocks(pattern, COMMANDS):
         for line in block.replace("\\\n", " ").splitlines():
             words = line.split(" #")[0].strip().removeprefix("$ ").split()
             if words and words[0].endswith("cam"):
@@ -105,7 +107,7 @@ def test_relative_links_of_the_documents_lead_somewhere() -> None:
 def test_readme_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = re.findall(r"^make (\w+)", "\n".join(code_blocks("bash")), flags=re.MULTILINE)
-    assert {"demo", "test"} <= set(targets)
+    assert {"explore", "demo", "test"} <= set(targets)
     assert [target for target in targets if not re.search(rf"^{target}:", makefile, flags=re.MULTILINE)] == []
 
 
@@ -160,6 +162,23 @@ def test_no_unfilled_figures_promises_or_paths_of_one_machine() -> None:
 def test_no_file_grows_past_600_lines() -> None:
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in text_files()}
     assert {str(path.relative_to(ROOT)): n for path, n in lengths.items() if n > 600} == {}
+
+
+def test_tests_carry_the_names_of_what_they_test() -> None:
+    about_everything = {"build", "default_weights", "examples", "golden", "repo"}
+    modules = [path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py")]
+    parts = [module.parts[:-1] if module.name == "__init__" else module.parts for module in modules]
+    names = {"_".join(part[start:]) for part in parts for start in range(len(part))}
+    tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests").glob("test_*.py")} - about_everything
+    named = {test for test in tests if any(test == name or test.startswith(f"{name}_") for name in names)}
+    assert sorted(tests - named) == []
+
+
+def test_every_page_of_the_docs_is_reachable() -> None:
+    pages = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    hidden = {"log.md", "gpu-worklist.md"}
+    documents = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert sorted(name for name in documents - hidden if name not in pages and not name.startswith("log/")) == []
 
 
 # ---------------------------------------------------------------------------------------------------- packaging

@@ -24,6 +24,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from context_as_memory.cli.explore import is_loopback
 from context_as_memory.errors import UserError
+from context_as_memory.formats.video import read_video
 from context_as_memory.server.app import LOOPBACK, PATH, create_app
 from context_as_memory.server.hall import Hall, JsonLines, Viewer, note
 from context_as_memory.server.limits import Limits
@@ -44,7 +45,6 @@ from context_as_memory.server.protocol import (
 from context_as_memory.server.record import record
 from context_as_memory.server.shelf import FolderShelf
 from context_as_memory.storage import WorldFile, import_world
-from context_as_memory.video import read_video
 from test_protocol import MESSAGES
 from tiny import PaintedWorld, hold
 

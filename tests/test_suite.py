@@ -11,14 +11,16 @@ from context_as_memory.cli.main import main
 from context_as_memory.data.episode import Episode, write_episode
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.config import EvaluateConfig
+from context_as_memory.evaluation.protocols.contexts import choices, compressed_history
+from context_as_memory.evaluation.protocols.gate import GATE_DB, choose_walks, gate_margins_db, measure_walk
 from context_as_memory.evaluation.returns import pose_distance
 from context_as_memory.evaluation.suite import paper, proof, result, run
-from context_as_memory.evaluation.suite.paper import compressed_history
-from context_as_memory.evaluation.suite.proof import GATE_DB, gate_margins_db, kept_share, measure_walk, walk_film
+from context_as_memory.evaluation.suite.proof import kept_share
 from context_as_memory.evaluation.suite.result import ClipStore
-from context_as_memory.evaluation.suite.run import evaluate, parse_shard, run_paper, run_proof
+from context_as_memory.evaluation.suite.run import evaluate, run_suite
 from context_as_memory.evaluation.suite.system import WorldSystem
-from context_as_memory.video import VideoWriter
+from context_as_memory.formats.video import VideoWriter
+from context_as_memory.retrieval import RetrievalConfig
 from context_as_memory.world import World
 from tiny import ROOM_HEIGHT as HEIGHT
 from tiny import ROOM_WIDTH as WIDTH
@@ -52,7 +54,7 @@ def _no_networks(monkeypatch):
 class Made:
     """A system made up for a test: a function of the context, and one for walks."""
 
-    chunk_frames, max_context = CHUNK, 4
+    chunk_frames, rule, size = CHUNK, RetrievalConfig(max_context=4), (WIDTH, HEIGHT)
 
     def __init__(self, generate, walk):
         self._generate, self._walk = generate, walk
@@ -107,12 +109,12 @@ def _settings(out, **changes) -> EvaluateConfig:
 
 def _run(system, episodes, out):
     out.mkdir(exist_ok=True)
-    return run_proof(system, episodes, _settings(out))
+    return run_suite("proof", system, _settings(out), episodes)
 
 
 def test_a_perfect_memory_is_believed_and_scores_at_the_ceiling(episodes, tmp_path):
     # Many clips: in so small a room random frames show most targets too, and the right ones must be better still.
-    report = run_proof(_replay(episodes), episodes, _settings(tmp_path, clips=24))
+    report = run_suite("proof", _replay(episodes), _settings(tmp_path, clips=24), episodes)
     assert report.summary["proven"] is True
     right = report.values("right.psnr_db")
     assert np.median(right) == right.max() == pytest.approx(100.0)
@@ -175,8 +177,8 @@ def test_our_world_goes_through_the_suite_and_resumes(episodes, tmp_path, capsys
     assert "http" not in html.replace("http-equiv", "")  # nothing is fetched from anywhere
     assert "| right |" in (out / "report.md").read_text()
     system.generate = system.walk = None  # a second run measures nothing again
-    again = run_proof(replace_walk(system), episodes, _settings(out, drift_frames=0))
-    assert again.clips == report.clips
+    again = run_suite("proof", replace_walk(system), _settings(out), episodes)
+    assert again.clips == report.clips and again.parts == report.parts
 
 
 def replace_walk(system):
@@ -187,7 +189,7 @@ def replace_walk(system):
 
     idle = Made(refuse, refuse)
     idle.identity = system.identity
-    idle.chunk_frames, idle.max_context = system.chunk_frames, system.max_context
+    idle.chunk_frames, idle.rule, idle.size = system.chunk_frames, system.rule, system.size
     return idle
 
 
@@ -197,24 +199,25 @@ def test_shards_together_are_the_whole(episodes, tmp_path):
     parts = tmp_path / "parts"
     parts.mkdir()
     for shard in ("0/2", "1/2"):
-        partly = run_proof(system, episodes, _settings(parts, shard=shard))
+        partly = run_suite("proof", system, _settings(parts, shard=shard), episodes)
         assert not list(parts.glob("report.*")) and not list(parts.glob("clips/part_*"))  # left to the last run
-    merged = run_proof(system, episodes, _settings(parts))
+    merged = run_suite("proof", system, _settings(parts), episodes)
     assert merged.clips == whole.clips == partly.clips
-    assert merged.parts["drift"].keys() == {"one", "two"}
-    again = run_proof(replace_walk(system), episodes, _settings(parts))  # drift and cost are kept too
+    assert {name.partition("_")[0] for name in merged.parts["drift"]} == {"one", "two"}
+    assert [row["frame"] for row in next(iter(merged.parts["drift"].values()))] == [0.0]
+    again = run_suite("proof", replace_walk(system), _settings(parts), episodes)  # drift and cost are kept too
     assert again.parts == merged.parts and again.numbers == merged.numbers
     assert not list(parts.rglob("*.partial"))
     for wrong in ("2/2", "x", "1"):
         with pytest.raises(UserError, match="shard"):
-            ClipStore(tmp_path / "no", {}, parse_shard(wrong))
+            ClipStore(tmp_path / "no", {}, EvaluateConfig(shard=wrong).shards)
 
 
 def test_clips_of_other_settings_are_refused(episodes, tmp_path):
     system = Made(_nearest, _replay(episodes).walk)
     _run(system, episodes, tmp_path)
     with pytest.raises(UserError, match="other settings"):
-        run_proof(system, episodes, _settings(tmp_path, seed=1))
+        run_suite("proof", system, _settings(tmp_path, seed=1), episodes)
 
 
 def test_a_quick_run_is_quick_in_all_its_parts():
@@ -234,7 +237,7 @@ def test_shares_that_survive_a_swap():
 
 
 def test_the_gate_is_closed_to_a_walk_that_does_not_come_back(episodes):
-    walk = proof.choose_walks(episodes, 1, 0)[0]
+    walk = choose_walks(episodes, 1, 0)[0]
     replay = _replay(episodes).walk
     middle = walk.away - walk.first - 1
 
@@ -256,11 +259,10 @@ def test_the_gate_is_closed_to_a_walk_that_does_not_come_back(episodes):
 
     cases = ((replay, 1.0), (stays_away, 0.0), (never_leaves, 0.0), (noise, 0.0), (one_lucky_frame, 0.0))
     for walks, expected in cases:
-        clip, videos = measure_walk(Made(_nearest, walks), walk, 0, False)
+        measured = measure_walk(Made(_nearest, walks), walk, 0, False)
+        clip, film = measured.values, measured.arrays["film"]
         assert clip["gate.coverage"] == expected, walks
         assert (clip["walk_coverage.psnr_db"] is None) == (expected == 0.0)
-        assert {len(video) for video in videos.values()} == {walk.back - walk.first + 1}
-    film = walk_film(videos, walk.away - walk.first)
     assert film.shape == (walk.back - walk.away + 1, 2 * HEIGHT, 2 * WIDTH, 3)
     assert (film[0, :, :WIDTH] == film[0, :, WIDTH:]).all()  # both sides begin at the farthest point
 
@@ -269,7 +271,7 @@ def test_the_gate_is_closed_to_a_walk_that_does_not_come_back(episodes):
 def test_noise_never_passes_the_gate(episodes, seed):
     """On any walk, whichever of the recorded pictures noise happens to be nearer to."""
     rng = np.random.default_rng(seed)
-    for walk in proof.choose_walks(episodes, 4, seed):
+    for walk in choose_walks(episodes, 4, seed):
         frames = walk.episode.frames()
         made = rng.integers(0, 256, (walk.back - walk.first, HEIGHT, WIDTH, 3), dtype=np.uint8)
         assert min(gate_margins_db(made, frames, walk)) < GATE_DB
@@ -289,14 +291,14 @@ def test_a_proof_needs_walks_that_pass_the_gate():
         report = result.Report("proof", {}, {}, clips=dict(returns))
         for row, (memory, recent) in enumerate(walks):
             report.clips[f"walk/{row}"] = {"gate.coverage": memory, "gate.recent": recent}
-        proof.conclude(report)
+        proof.judge(report)
         wrong = [name for name, holds in report.parts["conditions"].items() if not holds]
         assert set(failed) <= set(wrong) and len(wrong) == len(failed) + (not walks)
         assert report.summary["proven"] is (not wrong)
 
 
 def test_one_episode_has_no_other_scene(episodes, tmp_path):
-    report = run_proof(_replay(episodes), episodes[:1], _settings(tmp_path, drift_frames=0))
+    report = run_suite("proof", _replay(episodes), _settings(tmp_path, drift_frames=0), episodes[:1])
     assert not report.having("other_scene.psnr_db") and "kept.other_scene" not in report.summary
     assert any("another scene" in note for note in report.notes)
     assert "other scene |" not in (tmp_path / "report.md").read_text()
@@ -306,14 +308,14 @@ def test_another_recording_of_the_same_name_is_refused(episodes, tmp_path):
     """The stamp holds what was measured, not only what it is called."""
     system = Made(_nearest, _replay(episodes).walk)
     config = _settings(tmp_path / "out", drift_frames=0)
-    run_proof(system, episodes, config)
+    run_suite("proof", system, config, episodes)
     changed = [episodes[0], _episode(tmp_path / "later", "two", 2)]
     with pytest.raises(UserError, match=r"other settings \(.*content"):
-        run_proof(system, changed, config)
+        run_suite("proof", system, config, changed)
 
 
 def test_another_picture_of_the_same_name_is_refused(tmp_path, capsys):
-    from context_as_memory.video import write_image
+    from context_as_memory.formats.pictures import write_image
 
     weights = save_world(tmp_path / "weights")
     words = ["evaluate", "--suite", "revisit", "--image", str(tmp_path / "photo.png"), "--weights", str(weights)]
@@ -323,7 +325,7 @@ def test_another_picture_of_the_same_name_is_refused(tmp_path, capsys):
         write_image(tmp_path / "photo.png", picture)
         assert main(words) == code
     assert "content" in capsys.readouterr().err
-    assert json.loads((tmp_path / "out" / "report.json").read_text())["clips"] == ["turn/photo"]
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["clips"] == ["mirror/photo/turn"]
     assert main([*words, "--hfov-deg", "60"]) == 2
 
 
@@ -335,7 +337,7 @@ def test_metrics_without_their_network_are_left_out_before_the_run(episodes, tmp
         load.cache_clear()
     system = Made(_nearest, lambda start_u8, start, path, rule, seed: paint_room(path))
     config = replace(_settings(tmp_path / "out"), suite="paper", clips=2, walks=2, seeds=1)
-    report = run_paper(system, episodes, config)
+    report = run_suite("paper", system, config, episodes)
     assert report.networks == [] and not report.variants() and not report.numbers
     assert any(note.startswith("LPIPS, FID, FVD left out") for note in report.notes)
     saved = (tmp_path / "out" / "report.json").read_text()
@@ -354,7 +356,7 @@ def test_reports_name_the_archives_of_their_networks():
 
 
 def test_revisit_from_a_picture(tmp_path, capsys):
-    from context_as_memory.video import write_image
+    from context_as_memory.formats.pictures import write_image
 
     weights = save_world(tmp_path / "weights")
     write_image(tmp_path / "photo.png", np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8))
@@ -362,8 +364,9 @@ def test_revisit_from_a_picture(tmp_path, capsys):
     words = ["evaluate", "--suite", "revisit", "--image", str(tmp_path / "photo.png"), "--weights", str(weights)]
     assert main([*words, "--out", str(out)]) == 0
     saved = json.loads((out / "report.json").read_text())
-    assert saved["clips"] == ["turn/photo", "walk/photo"]
-    assert saved["metrics"]["revisit_coverage.psnr_db"]["n"] >= 1
+    assert saved["clips"] == ["mirror/photo/turn", "mirror/photo/walk", "closure/photo"]
+    assert saved["metrics"]["history_coverage.psnr_db"]["n"] >= 1
+    assert saved["metrics"]["closure.psnr_db"]["protocol"] == "closure"
     assert main([*words, "--out", str(out), "--clips", "0"]) == 2
     assert "--clips" in capsys.readouterr().err
 
@@ -388,12 +391,12 @@ def test_the_papers_tables(episodes, tmp_path):
 
     config = replace(_settings(tmp_path), suite="paper", walks=2, seeds=2)
     system = Made(_nearest, walk)
-    report = run_paper(system, episodes, config)
+    report = run_suite("paper", system, config, episodes)
     assert report.settings["clips"] == 8 == len(report.having("coverage.psnr_db"))  # as many as asked for
     assert report.values("coverage@30.psnr_db").mean() >= report.values("coverage@1.psnr_db").mean()
     assert report.values("coverage.psnr_db").mean() > report.values("first.psnr_db").mean()
     # Walks in a painted room come back to the very pictures that they left, by every rule and size.
-    for name in paper.rows_of(4):
+    for name in paper.rows_of(system.rule):
         assert report.values(f"history_{name}.psnr_db").min() > 60
     assert report.interval("first.context_frames").mean == report.interval("framepack.context_frames").mean == 2
     assert report.interval("recent.context_frames").mean == 4
@@ -405,15 +408,18 @@ def test_the_papers_tables(episodes, tmp_path):
         assert name in text
     page = (tmp_path / "report.html").read_text()
     assert "data:video/mp4;base64," in page and "data:image/jpeg;base64," in page and "<svg" in page
-    assert run_paper(system, episodes, config).clips == report.clips
+    assert run_suite("paper", system, config, episodes).clips == report.clips
 
 
 def test_the_first_frame_row_is_the_first_frame():
     path = cameras_from_actions(look(np.zeros((1, 3)), 0.0, pinhole(90, WIDTH, HEIGHT), WIDTH, HEIGHT), "w-20")
     for size in (2, 8):
-        assert paper.CHOICES["first"](path[:12], path[12:14], size, 0, None).tolist() == [0, 11]
-    assert paper.CHOICES["first"](path[:1], path[1:2], 8, 0, None).tolist() == [0]
-    drawn = {tuple(paper.CHOICES["first_random"](path[:12], path[12:14], 4, seed, None).tolist()) for seed in range(6)}
+        assert choices(RetrievalConfig())["first"](path[:12], path[12:14], size, 0, None).tolist() == [0, 11]
+    assert choices(RetrievalConfig())["first"](path[:1], path[1:2], 8, 0, None).tolist() == [0]
+    drawn = {
+        tuple(choices(RetrievalConfig())["first_random"](path[:12], path[12:14], 4, seed, None).tolist())
+        for seed in range(6)
+    }
     assert len(drawn) > 3 and {(rows[0], rows[-1], len(rows)) for rows in drawn} == {(0, 11, 4)}
 
 
@@ -428,11 +434,11 @@ def test_distances_pool_all_seeds_and_say_how_many(episodes, tmp_path, monkeypat
     def walk(start_u8, start, path, rule, seed):
         return paint_room(path)
 
-    monkeypatch.setattr(run, "fetched", lambda wanted: ["fid", "fvd"])
+    monkeypatch.setattr(run, "fetched", lambda wanted=(): ["fid", "fvd"])
     monkeypatch.setattr(paper, "fid", lambda made, truth: float(len(made)))
     monkeypatch.setattr(paper, "fvd", lambda made, truth: float(len(truth)))
     config = replace(_settings(tmp_path), suite="paper", clips=3, walks=2, seeds=2)
-    report = run_paper(Made(_nearest, walk), episodes, config)
+    report = run_suite("paper", Made(_nearest, walk), config, episodes)
     assert report.numbers["fid.framepack"] == {"mean": 12.0, "n": 12, "reference": 6}  # 3 clips of 2 frames, 2 seeds
     assert report.numbers["history_fvd.recent"]["n"] == 4
     assert report.numbers["history_fid.first"]["mean"] > 20 and "history_fid.framepack" not in report.numbers
@@ -445,8 +451,9 @@ def test_a_world_walks_by_a_given_rule(tmp_path):
     start = look(np.zeros((1, 3)), 0.0, pinhole(90, WIDTH, HEIGHT), WIDTH, HEIGHT)
     path, first = cameras_from_actions(start, "j-12"), paint_room(start)
     for name in ("recent", "coverage"):
+        choose = choices(system.rule)[name]
         by_name = system.walk(first, start, path, name, 3)
-        by_rule = system.walk(first, start, path, lambda m, t, seed, g, n=name: paper.CHOICES[n](m, t, 3, seed, g), 3)
+        by_rule = system.walk(first, start, path, lambda m, t, seed, g, c=choose: c(m, t, 3, seed, g), 3)
         np.testing.assert_array_equal(by_name, by_rule)
 
 

@@ -7,7 +7,7 @@ pictures are exact functions of the pose.
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ def pictures(frames: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (frames, HEIGHT, WIDTH, 3), dtype=np.uint8)
 
 
-def model(seed: int = 0, **changes: object) -> WorldTransformer:
+def model(seed: int = 0, **changes: Any) -> WorldTransformer:
     """The tiny denoiser with random weights everywhere, also where training starts from zero."""
     torch.manual_seed(seed)
     config = recipes.world_tiny().model
@@ -60,8 +60,8 @@ def codec(seed: int = 0) -> ImageAutoencoder:
     return ImageAutoencoder(recipes.codec_tiny().model).eval()
 
 
-def world(seed: int = 0, networks: tuple[WorldTransformer, ImageAutoencoder] | None = None, **changes: object) -> World:
-    settings = {
+def world(seed: int = 0, networks: tuple[WorldTransformer, ImageAutoencoder] | None = None, **changes: Any) -> World:
+    settings: dict[str, Any] = {
         "width": WIDTH,
         "height": HEIGHT,
         "chunk_latents": 2,
@@ -110,8 +110,8 @@ def paint_room(cameras: Cameras) -> np.ndarray:
 class PaintedWorld(World):
     """A world whose pictures are painted: the same from everywhere one comes back to. Only decoding differs."""
 
-    def __init__(self, *values: object, **named: object) -> None:
-        super().__init__(*values, **named)  # type: ignore[arg-type]
+    def __init__(self, *values: Any, **named: Any) -> None:
+        super().__init__(*values, **named)
         self.engine = replace(self.engine, pictures=_Brush(self))
         self.path = look([0, 0, 0], 0.0, pinhole(90, ROOM_WIDTH, ROOM_HEIGHT), ROOM_WIDTH, ROOM_HEIGHT)
 

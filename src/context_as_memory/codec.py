@@ -27,9 +27,20 @@ Perceptual = Callable[[Tensor, Tensor], Tensor]  # two batches of images in [-1,
 class VideoCodec(Protocol):
     """What the rest of the package needs from an autoencoder."""
 
-    temporal_factor: int  # r: a clip of 1 + n r frames has 1 + n latents
-    spatial_factor: int
-    latent_channels: int
+    @property
+    def temporal_factor(self) -> int:
+        """r: a clip of 1 + n r frames has 1 + n latents."""
+        ...
+
+    @property
+    def spatial_factor(self) -> int:
+        """How many times smaller latents are than pictures, in either direction."""
+        ...
+
+    @property
+    def latent_channels(self) -> int:
+        """C of latents [B, C, F, h, w]."""
+        ...
 
     def encode_frames(self, video: Float[Tensor, "b 3 t H W"]) -> Float[Tensor, "b c t h w"]:
         """Encode each frame alone: [B, 3, T, H, W] -> [B, C, T, h, w]."""
@@ -81,7 +92,7 @@ class ImageAutoencoderConfig:
 
     @property
     def spatial_factor(self) -> int:
-        return self.stem * 2 ** (len(self.encoder_widths) - 1)
+        return int(self.stem * 2 ** (len(self.encoder_widths) - 1))
 
 
 class ResidualBlock(nn.Module):
@@ -95,7 +106,8 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        return x + self.conv2(nn.functional.silu(self.conv1(nn.functional.silu(x))))
+        result: Tensor = x + self.conv2(nn.functional.silu(self.conv1(nn.functional.silu(x))))
+        return result
 
 
 class Shortcut(nn.Module):
@@ -110,10 +122,11 @@ class Shortcut(nn.Module):
         wanted = self.channels * self.finer**2
         y = nn.functional.pixel_unshuffle(x, self.coarser)
         if y.shape[1] >= wanted:
-            y = y.unflatten(1, (wanted, -1)).mean(dim=2)
+            y = y.reshape(len(y), wanted, -1, *y.shape[2:]).mean(dim=2)
         else:
             y = y.repeat_interleave(wanted // y.shape[1], dim=1)
-        return self.body(x) + nn.functional.pixel_shuffle(y, self.finer)
+        result: Tensor = self.body(x) + nn.functional.pixel_shuffle(y, self.finer)
+        return result
 
 
 def _convolution(
@@ -188,11 +201,13 @@ class ImageAutoencoder(nn.Module):
                 f"codec: pictures of {images.shape[-1]}x{images.shape[-2]} do not divide by {factor}; "
                 f"resize or crop them to multiples of {factor}"
             )
-        return self.encoder(images)
+        result: Tensor = self.encoder(images)
+        return result
 
     def decode_images(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
         """Raw latents [N, C, h, w] -> [N, 3, H, W], about [-1, 1] (not clipped)."""
-        return self.decoder(latents)
+        result: Tensor = self.decoder(latents)
+        return result
 
     def encode_frames(self, video: Float[Tensor, "b 3 t H W"]) -> Float[Tensor, "b c t h w"]:
         batch = video.shape[0]

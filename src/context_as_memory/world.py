@@ -27,6 +27,7 @@ from .compute import fast, pick_device
 from .diffusion import TIMESTEPS, FlowMatching, sample_flow
 from .engine import ContextCache, Engine, open_engine
 from .errors import UserError
+from .front_door import Walk, first_view, gathered, path_from
 from .memory import MemoryBank, RamStore, Store
 from .retrieval import Retrieval, RetrievalConfig, ViewIndex, retrieve
 from .tokens import ModelInputs, TokenLayout, build_model_inputs
@@ -210,6 +211,18 @@ class World:
         """Walk along any number of cameras, chunk by chunk; stop reading to stop walking."""
         for start in range(0, len(cameras), self.chunk_frames):
             yield self.step(cameras[start : start + self.chunk_frames])
+
+    # -- the front door ------------------------------------------------------------------------------------------
+
+    def start(self, source: str | Path | np.ndarray | None = None) -> "World":
+        """Begin anew from a picture file, a picture uint8 [H, W, 3] or a start place by name; see `front_door`."""
+        self.reset(*first_view(source, self.config.width, self.config.height))
+        return self
+
+    def walk(self, actions: str | Cameras) -> Walk:
+        """Walk on from the last frame by an action string such as "w-40,j-30", or along cameras; all of it at once."""
+        chunks = self.rollout(path_from(self.bank.cameras[-1], actions))
+        return gathered((chunk.frames_u8, chunk.cameras, chunk.retrieval.indices) for chunk in chunks)
 
     # -- pieces --------------------------------------------------------------------------------------------------
 

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from context_as_memory.errors import UserError
+from context_as_memory.formats.video import read_video
 from context_as_memory.server.app import create_app
 from context_as_memory.server.record import chromium, record, serving
 from context_as_memory.server.shelf import FolderShelf
 from context_as_memory.storage import WorldFile, import_world
-from context_as_memory.video import read_video
 from tiny import save_world
 
 SHOTS = Path(__file__).parents[2] / "outputs" / "e2e"  # looked at by people; not in git

@@ -126,7 +126,7 @@ class WanCodec(nn.Module):
         """
         self._check_video(video)
         frames = rearrange(video, "b c t h w -> (b t) c 1 h w")
-        latents = torch.cat([self._encode(part) for part in frames.split(_FRAMES_AT_ONCE)])
+        latents = torch.cat([self._encode(part) for part in frames.split(_FRAMES_AT_ONCE)])  # type: ignore[no-untyped-call]
         return rearrange(latents, "(b t) c 1 h w -> b c t h w", b=len(video))
 
     def encode_clip(self, video: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ class WanCodec(nn.Module):
         features = [None] * _count_convolutions(self.vae.decoder) if cache is None else list(cache.features)
         latents = self.vae.post_quant_conv(latents.to(self.latents_std) * self.latents_std + self.latents_mean)
         pieces = []
-        for i, latent in enumerate(latents.split(1, dim=2)):
+        for i, latent in enumerate(latents.split(1, dim=2)):  # type: ignore[no-untyped-call]
             # The decoder replaces entries of the list but never writes into a tensor in it, so old caches stay intact.
             first = cache is None and i == 0
             pieces.append(self.vae.decoder(latent, feat_cache=features, feat_idx=[0], first_chunk=first))
@@ -175,10 +175,11 @@ class WanCodec(nn.Module):
         p, factor = self.patch_size, self.temporal_factor
         video = rearrange(video.to(self.latents_std), "b c t (h p) (w q) -> b (c q p) t h w", p=p, q=p)
         features = [None] * _count_convolutions(self.vae.encoder)
-        steps = video.split([1] + [factor] * ((video.shape[2] - 1) // factor), dim=2)
+        steps = video.split([1] + [factor] * ((video.shape[2] - 1) // factor), dim=2)  # type: ignore[no-untyped-call]
         latents = torch.cat([self.vae.encoder(step, feat_cache=features, feat_idx=[0]) for step in steps], dim=2)
         mean, _log_variance = self.vae.quant_conv(latents).chunk(2, dim=1)
-        return (mean - self.latents_mean) / self.latents_std
+        result: Tensor = (mean - self.latents_mean) / self.latents_std
+        return result
 
     def _check_video(self, video: Tensor) -> None:
         if video.ndim != 5 or video.shape[1] != 3 or 0 in video.shape:

@@ -125,4 +125,4 @@ def _rotations_about(axis: Float[np.ndarray, "3"], angle_rad: Float[np.ndarray, 
     """Rotations [N,3,3] by `angle_rad` [N] about a unit `axis` [3] (Rodrigues)."""
     cross = np.cross(np.eye(3), axis)  # rows e_i x axis, which is the matrix of v -> axis x v
     cos, sin = np.cos(angle_rad)[:, None, None], np.sin(angle_rad)[:, None, None]
-    return cos * np.eye(3) + sin * cross + (1 - cos) * np.outer(axis, axis)
+    return np.asarray(cos * np.eye(3) + sin * cross + (1 - cos) * np.outer(axis, axis))

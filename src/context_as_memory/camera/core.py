@@ -133,12 +133,12 @@ class Cameras:
     @property
     def hfov_rad(self) -> Float[np.ndarray, " n"]:
         """Full horizontal field of view, [N] radians."""
-        return 2 * np.arctan(self.half_width_tan)
+        return np.asarray(2 * np.arctan(self.half_width_tan))
 
     @property
     def vfov_rad(self) -> Float[np.ndarray, " n"]:
         """Full vertical field of view, [N] radians."""
-        return 2 * np.arctan(self.half_height_tan)
+        return np.asarray(2 * np.arctan(self.half_height_tan))
 
     @property
     def w2c(self) -> Float[np.ndarray, "n 4 4"]:

@@ -52,7 +52,7 @@ def planar(cameras: Cameras, basis: Float[np.ndarray, "2 3"]) -> PlanarViews:
 def coordinates(vectors: Float[np.ndarray, "n 3"], basis: Float[np.ndarray, "axes 3"]) -> Float[np.ndarray, "n axes"]:
     """vectors [N,3] along the rows of a basis [n,3]: [N,n]. Written out, since the last digit of a library's
     matrix product depends on how many rows it is given, and a bank that grew must equal one that was read at once."""
-    return vectors[:, :1] * basis[:, 0] + vectors[:, 1:2] * basis[:, 1] + vectors[:, 2:] * basis[:, 2]
+    return np.asarray(vectors[:, :1] * basis[:, 0] + vectors[:, 1:2] * basis[:, 1] + vectors[:, 2:] * basis[:, 2])
 
 
 def wedge_polygon(views: PlanarViews, near_m: float, far_m: float) -> Float[np.ndarray, "n 4 2"]:
@@ -64,7 +64,9 @@ def wedge_polygon(views: PlanarViews, near_m: float, far_m: float) -> Float[np.n
     left = np.stack([-views.heading[:, 1], views.heading[:, 0]], axis=1)
     depth = np.array([near_m, far_m, far_m, near_m])
     across = np.array([-near_m, -far_m, far_m, near_m]) * views.half_width_tan[:, None]
-    return views.origin[:, None] + depth[:, None] * views.heading[:, None] + across[..., None] * left[:, None]
+    return np.asarray(
+        views.origin[:, None] + depth[:, None] * views.heading[:, None] + across[..., None] * left[:, None]
+    )
 
 
 def _image_edges(
@@ -83,7 +85,7 @@ def frustum_corners(cameras: Cameras, near_m: float, far_m: float) -> Float[np.n
     around = ((left, top), (right, top), (right, bottom), (left, bottom))
     rays = np.stack([np.stack([x, y, one], 1) for x, y in around], 1)
     local = np.concatenate([near_m * rays, far_m * rays], axis=1)
-    return local @ cameras.c2w[:, :3, :3].transpose(0, 2, 1) + cameras.position[:, None]
+    return np.asarray(local @ cameras.c2w[:, :3, :3].transpose(0, 2, 1) + cameras.position[:, None])
 
 
 def frustum_planes(cameras: Cameras, near_m: float, far_m: float) -> Float[np.ndarray, "n 6 4"]:
@@ -115,7 +117,7 @@ def level_heading(
     ahead = np.cross(up, right)
     if np.linalg.norm(ahead) < 1e-3:  # rolled on its side: x is vertical, so the view direction is level
         ahead = forward - (forward @ up) * up
-    return ahead / np.linalg.norm(ahead)
+    return np.asarray(ahead / np.linalg.norm(ahead))
 
 
 def check_range(near_m: float, far_m: float) -> None:

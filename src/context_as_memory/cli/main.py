@@ -16,10 +16,12 @@ from context_as_memory import __version__
 from context_as_memory.cli import world as worlds
 from context_as_memory.cli.explore import Explore, explore, view
 from context_as_memory.errors import UserError
-from context_as_memory.evaluation.config import EvaluateConfig, GenerateConfig, GroundTruthConfig, Strategy
+from context_as_memory.evaluation.config import EvaluateConfig
 from context_as_memory.formats.options import PoseOptions
+from context_as_memory.walk.config import GenerateConfig, Strategy
 
 BAD_INPUT, INTERRUPTED = 2, 130
+RENAMED = {"evaluate-returns": "evaluate --suite returns"}  # commands of earlier versions, for one version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,7 @@ class Retrieve:
     max_context: int = 8
     """Frames in the context, the most recent one included."""
     literal: bool = False
-    """With `paper`: the published rule as it stands, without near limit and special cases."""
+    """With `paper`: the published rule as it stands, without our special cases."""
     past_only: bool = False
     """Choose among earlier frames only; otherwise among later ones as well, as in the paper's labels."""
     seed: int = 0
@@ -198,7 +200,6 @@ Command = (
     | Annotated[Retrieve, tyro.conf.subcommand("retrieve")]
     | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
-    | Annotated[GroundTruthConfig, tyro.conf.subcommand("evaluate-returns")]
     | Annotated[Render, tyro.conf.subcommand("render")]
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Encode, tyro.conf.subcommand("encode")]
@@ -215,6 +216,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cam {__version__}")
         return 0
     try:
+        if words and words[0] in RENAMED:
+            raise UserError(f"{words[0]} is now `cam {RENAMED[words[0]]}`; see `cam evaluate --help`")
         command: Any = tyro.cli(
             Command,
             args=words,
@@ -243,7 +246,8 @@ def _fail(message: str) -> int:
 
 
 def _generate(config: GenerateConfig) -> int:
-    from context_as_memory.evaluation.generate import generate, summary_lines
+    from context_as_memory.walk.generate import generate
+    from context_as_memory.walk.terminal import summary_lines
 
     report = generate(config)
     print("\n".join(summary_lines(report, config.out)))
@@ -251,7 +255,7 @@ def _generate(config: GenerateConfig) -> int:
 
 
 def _retrieve(command: Retrieve) -> int:
-    from context_as_memory.evaluation.retrieval_map import retrieve_command
+    from context_as_memory.cli.retrieve import retrieve_command
 
     retrieve_command(
         cameras=command.cameras,
@@ -287,13 +291,6 @@ def _compare(command: Compare) -> int:
     from context_as_memory.evaluation.compare import compare
 
     compare(command.first, command.second, command.json)
-    return 0
-
-
-def _evaluate_returns(config: GroundTruthConfig) -> int:
-    from context_as_memory.evaluation.ground_truth import evaluate_ground_truth
-
-    evaluate_ground_truth(config)
     return 0
 
 
@@ -455,7 +452,6 @@ _RUN: dict[type, Callable[[Any], int]] = {
     Retrieve: _retrieve,
     EvaluateConfig: _evaluate,
     Compare: _compare,
-    GroundTruthConfig: _evaluate_returns,
     Render: _render,
     Check: _check,
     Encode: _encode,

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from context_as_memory.data.episode import Episode
-from context_as_memory.video import fit_frame, write_image
+from context_as_memory.formats.pictures import fit_frame, write_image
 
 ROWS, COLUMNS = 16, 6
 WIDTH, GAP, CAPTION = 160, 4, 14  # pixels

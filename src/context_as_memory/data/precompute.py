@@ -13,7 +13,7 @@ import torch
 from ..codec import VideoCodec
 from ..errors import UserError
 from ..formats.files import write_array
-from ..video import to_video
+from ..formats.video import to_video
 from .episode import Episode, list_episodes
 
 

@@ -65,7 +65,7 @@ class _Block:
         q, k, v = self.qkv(normal).chunk(3, dim=-1)
         q = rms_norm(q, (self.width,), self.norm_q, self.eps)
         k = rms_norm(k, (self.width,), self.norm_k, self.eps)
-        q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in (q, k, v))
+        q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in (q, k, v))  # type: ignore[no-untyped-call]
         return q, k, v
 
     def go_on(self, x: Tensor, attended: Tensor, rows: tuple[Tensor, ...]) -> Tensor:
@@ -125,7 +125,8 @@ class EagerDenoiser:
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q [F, n, heads, hd]; k and v [..., heads, hd] of all frames; the scale stands in q already."""
         queries, keys, values = (part.flatten(0, -3).transpose(0, 1).unsqueeze(0) for part in (q, k, v))
-        return self._kernel(queries, keys, values, None, 1.0)[0].transpose(0, 1).unflatten(0, q.shape[:2])
+        result: Tensor = self._kernel(queries, keys, values, None, 1.0)[0].transpose(0, 1).unflatten(0, q.shape[:2])  # type: ignore[no-untyped-call]
+        return result
 
     def _turned_back(self, attended: Tensor, place: Places) -> Tensor:
         return _placed(attended, place.cosine, place.sine, place.output)
@@ -185,7 +186,7 @@ class _Step:
         self._x.copy_(x)
         self._table.copy_(table)
         if self._graph is None:
-            side = torch.cuda.Stream()
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 self._evaluate(self._x, self._table)  # libraries choose their kernels outside the recording

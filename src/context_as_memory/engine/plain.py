@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from context_as_memory.codec import VideoCodec
+from context_as_memory.formats.video import to_frames, to_video
 from context_as_memory.tokens import ModelInputs
 from context_as_memory.transformer import KeysValues, WorldTransformer
-from context_as_memory.video import to_frames, to_video
 
 
 class PlainDenoiser:

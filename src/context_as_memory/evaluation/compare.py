@@ -8,9 +8,8 @@ import numpy as np
 
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.metrics import Interval, mean_interval, resampled_means
-from context_as_memory.evaluation.report import write_json
+from context_as_memory.evaluation.report import SCHEMA, write_json
 
-SCHEMA = 2
 HUGE = 1e100  # beyond any metric; leaves out infinity and what is no number too
 
 

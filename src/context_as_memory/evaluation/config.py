@@ -1,102 +1,22 @@
-"""Settings of `cam generate`, `evaluate-returns` and `evaluate`. Apart from the code that uses them, and from NumPy, so
+"""Settings of `cam evaluate`. Apart from the code that uses them, and from NumPy, so
 that `cam --help` answers at once."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from context_as_memory.errors import UserError
 from context_as_memory.formats.options import PoseOptions
-
-Strategy = Literal["coverage", "visible", "frustum", "paper", "recent", "random", "first"]  # of `retrieval.STRATEGIES`
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerateConfig:
-    """Walk into a picture: generate a video along a camera path, remembering every frame."""
-
-    out: Path
-    """Folder for video.mp4, comparison.mp4, inspector.png and report.json; made if need be, these four are
-    overwritten."""
-    image: Path | None = None
-    """Picture to start from; scaled and cropped to the model's size."""
-    start: str | None = None
-    """Name of a start frame shipped with the package, instead of --image."""
-    demo: bool = False
-    """The shipped start frame and the shipped path."""
-    actions: str | None = None
-    """Path as keys and frames, e.g. "w-40,l-24,w-40,j-24": wasd move, jl turn, ik look up and down, none waits."""
-    trajectory: Path | None = None
-    """Path as a file or folder, instead of --actions: poses.npy [N,4,4] (camera-to-world, x right, y down, z forward,
-    metres), transforms.json, COLMAP, TUM, KITTI, RealEstate10K, Unreal JSON and others (docs/formats.md). The first
-    pose is the camera of the picture, the others are generated."""
-    intrinsics: Path | None = None
-    """Lens of --trajectory: fx fy cx cy in pixels, as an array or as text, instead of that in or beside the file."""
-    world: Path | None = None
-    """Folder of a world file: a new one keeps every frame of this walk; one that exists goes on from its last frame."""
-    branch: str = "main"
-    """Branch of an existing world to go on with."""
-    memory: Strategy = "coverage"
-    """How the context is chosen."""
-    depth: str | None = None
-    """For --memory visible, which is coverage where no depth is known: folder or hub name of a model that estimates it
-    in metres (needs the `depth` extra)."""
-    max_context: int | None = None
-    """Frames in the context, the most recent one included; as stored with the weights if not given."""
-    steps: int | None = None
-    """Denoising steps; as stored with the weights if not given."""
-    seed: int = 0
-    """Same seed, same video."""
-    weights: str = "default"
-    """`default` or a folder made by `cam train world`."""
-    hfov_deg: float | None = None
-    """Horizontal field of view of the picture as given, in degrees; 90 where nothing says it. Not together with a
-    trajectory that has a lens."""
-    poses: PoseOptions = PoseOptions()
-    """How --trajectory is to be understood."""
-    fps: float = 15.0
-    """Frames per second of the videos."""
-    threads: int | None = None
-    """CPU threads."""
-    compare: bool = True
-    """Also generate the same path with the most recent frames as the only context, for comparison."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroundTruthConfig:
-    """Judge memory on returns in recorded videos, with and without it."""
-
-    data: Path
-    """Folder of episodes made by `cam render`."""
-    split: str = "test"
-    """train, val or test: only test maps are unknown to the shipped weights."""
-    weights: str = "default"
-    """`default` or a folder made by `cam train world`."""
-    clips: int = 48
-    """Number of returns, spread evenly over the episodes."""
-    seed: int = 0
-    """Chooses the returns and the noise."""
-    max_context: int = 8
-    """Frames in the context, the same for every strategy."""
-    max_withheld: int = 64
-    """Frames before a return that may be withheld so that the last remembered ones do not show it."""
-    steps: int | None = None
-    """Denoising steps; as stored with the weights if not given."""
-    threads: int | None = None
-    """CPU threads."""
-    json: Path | None = None
-    """File for the numbers."""
-    sheet: Path | None = None
-    """PNG with one row of pictures per return."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Measure memory: the paper's tables, a proof that it is used, or returns from any picture."""
+    """Measure pictures and memory: one of the suites, or the returns in videos."""
 
-    suite: Literal["paper", "proof", "revisit"] | None = None
-    """paper: the paper's tables, by rule and size of the context, on recorded and on own frames. proof: gate, matched
-    controls, memory swap, retrieval, drift, cost, on recorded episodes. revisit: turn away and back, walk away and
-    back, from any picture."""
+    suite: Literal["quality", "returns", "proof", "paper", "revisit"] | None = None
+    """quality: the yardstick for weights, every protocol. returns: what memory is worth on recorded returns, by rule.
+    proof: is memory used? gate, matched controls, swaps, drift, cost. paper: the paper's tables, by rule and size of
+    the context. revisit: turn and walk away and back, from any picture."""
     out: Path | None = None
     """Folder for the reports, outputs/ and the name of the suite if not given; a run found there is resumed."""
     weights: str = "default"
@@ -106,7 +26,7 @@ class EvaluateConfig:
     split: str = "test"
     """train, val or test: only test maps are unknown to the shipped weights."""
     videos: Path | None = None
-    """Instead of a suite: a folder of videos that another system made; their returns are scored."""
+    """Instead of a suite: a folder of videos whose returns are scored, or an output folder of `cam generate`."""
     cameras: Path | None = None
     """The cameras of those videos: a folder with a camera file or folder `walk` for each walk.mp4, in any format of
     docs/formats.md, the paper's data set, or SceneMemBench; the folder of the videos if not given."""
@@ -119,21 +39,39 @@ class EvaluateConfig:
     hfov_deg: float | None = None
     """Horizontal field of view in degrees: of --image (90 if not given), or of --videos whose cameras have no lens."""
     clips: int = 48
-    """proof: number of returns; paper: number of chunks; both spread evenly over the episodes. revisit: at most so many
-    walks."""
+    """Number of recorded chunks or returns, spread evenly over the episodes. revisit: at most so many walks."""
     walks: int | None = None
-    """proof: number of walks that must leave and come back; paper: number of turns. If not given: 12, or as many as
-    clips if these are fewer."""
+    """Number of walks that leave and come back. If not given: 12, or as many as clips if these are fewer."""
+    long_walks: int | None = None
+    """quality: number of long walks into new territory. If not given: 24, or half as many as clips if these are
+    fewer."""
     drift_frames: int | None = None
-    """proof: length of the walks that are watched for drift; 0: none. If not given: 600, less with under 24 clips."""
+    """Length of the long walks; 0: none. If not given: 600, in proof less with under 24 clips."""
+    max_context: int | None = None
+    """Frames in the context, the most recent one included; as stored with the weights if not given."""
+    max_withheld: int = 64
+    """Frames before a return that may be withheld so that the last remembered ones do not show it."""
+    steps: int | None = None
+    """Denoising steps; as stored with the weights if not given."""
     seed: int = 0
     """Chooses returns, walks and noise."""
     seeds: int = 3
     """paper: seeds of the noise, and of random draws, per clip."""
     shard: str = "0/1"
     """i/n: measure every n-th clip only; run all n into one folder, then once more without to write the reports."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:1."""
     threads: int | None = None
     """CPU threads."""
+
+    def check(self) -> None:
+        """Raise `UserError` for numbers out of range. Not when it is made: `tyro` would hide the sentence."""
+        for name in ("clips", "seeds", "max_context", "steps", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name.replace('_', '-')} is {value}; give at least 1")
+        if min(self.num_walks, self.num_long_walks, self.num_drift_frames, self.max_withheld) < 0:
+            raise UserError("--walks, --long-walks, --drift-frames and --max-withheld must be at least 0")
 
     @property
     def folder(self) -> Path:
@@ -146,6 +84,28 @@ class EvaluateConfig:
         return min(12, self.clips) if self.walks is None else self.walks
 
     @property
+    def num_long_walks(self) -> int:
+        """Long walks asked for, or as many as a run of this size deserves."""
+        return min(24, -(-self.clips // 2)) if self.long_walks is None else self.long_walks
+
+    @property
     def num_drift_frames(self) -> int:
-        """Frames of drift asked for, or as many as a run of this size deserves."""
-        return min(600, max(1, self.clips * 25 // 60) * 60) if self.drift_frames is None else self.drift_frames
+        """Frames of a long walk asked for, or as many as a run of this size deserves."""
+        if self.drift_frames is not None:
+            return self.drift_frames
+        return min(600, max(1, self.clips * 25 // 60) * 60) if self.suite == "proof" else 600
+
+    @property
+    def shards(self) -> tuple[int, int]:
+        """`shard` as two numbers."""
+        number, _, shards = self.shard.partition("/")
+        if not (number.isdigit() and shards.isdigit()):
+            raise UserError(f"--shard is {self.shard!r}; give i/n, for example 0/2")
+        return int(number), int(shards)
+
+    @property
+    def measured(self) -> dict[str, object]:
+        """The settings that say what a run measures, as far as the weights do not."""
+        counts = {"clips": self.clips, "walks": self.num_walks, "seed": self.seed, "seeds": self.seeds}
+        long = {"long_walks": self.num_long_walks, "drift_frames": self.num_drift_frames}
+        return counts | long | {"max_withheld": self.max_withheld, "split": self.split}

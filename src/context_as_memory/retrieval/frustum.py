@@ -58,7 +58,7 @@ def explained_in_space(samples: Samples, views: Cameras, config: RetrievalConfig
     low, high = config.scale_band
     alike = (offset * rays).sum(axis=-1) >= np.cos(config.parallax_rad) * length
     usable = (length >= low * distance) & (length <= high * distance)
-    return inside_frusta(points, views, config) & alike & usable
+    return np.asarray(inside_frusta(points, views, config) & alike & usable)
 
 
 def spheres(cameras: Cameras, near_m: float, far_m: float) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, " n"]]:
@@ -74,7 +74,7 @@ def frustum_overlap(
 ) -> Float[np.ndarray, " n"]:
     """Share of the samples [S, 3] that lie in the frustum of each of the given views, [len(pool)]."""
     part = Cameras.known_good(bank.c2w[pool], bank.K[pool], bank.width, bank.height)
-    return inside_frusta(samples, part, config).mean(axis=1)
+    return np.asarray(inside_frusta(samples, part, config).mean(axis=1))
 
 
 def coverage_in_space(

@@ -55,7 +55,7 @@ def _walls(views: PlanarViews, profiles_m: Float[np.ndarray, "c profile"]) -> Fl
     sideways = np.stack([views.heading[:, 1], -views.heading[:, 0]], axis=1) * views.half_width_tan[:, None]
     ray = views.heading[:, None, None] + across[..., None] * sideways[:, None, None]
     points = views.origin[:, None, None] + np.where(one_wall, depth, 0)[..., None] * ray
-    return points[np.broadcast_to(one_wall, depth.shape)]
+    return np.asarray(points[np.broadcast_to(one_wall, depth.shape)])
 
 
 def in_sight(

@@ -18,6 +18,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.websockets import WebSocketState
 
 from context_as_memory.errors import UserError
+from context_as_memory.formats.video import VideoWriter
 from context_as_memory.server.hall import Hall, Room, TooMany, note
 from context_as_memory.server.limits import Limits
 from context_as_memory.server.protocol import (
@@ -35,7 +36,6 @@ from context_as_memory.server.protocol import (
 from context_as_memory.server.session import Told, picture_format
 from context_as_memory.server.shelf import Shelf
 from context_as_memory.storage import MAIN, BranchStore, LeaseTaken, WorldFile, export_world
-from context_as_memory.video import VideoWriter
 
 PATH = "/v1/realtime_video/generate"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from context_as_memory.errors import UserError
+from context_as_memory.formats.files import partial_path
 from context_as_memory.storage import schema
 from context_as_memory.storage.file import FRAMES, LATENTS, ChunkInfo, WorldFile, appearing
-from context_as_memory.video import partial_path
 
 _MEMBER = re.compile(rf"{schema.DATABASE}|{FRAMES}/[0-9a-f]{{32}}\.png|{LATENTS}/[0-9a-f]{{32}}\.safetensors")
 MAX_MEMBER_BYTES = 4_000_000_000

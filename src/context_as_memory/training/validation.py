@@ -13,8 +13,8 @@ from torch import Tensor
 from ..codec import VideoCodec
 from ..data.dataset import LatentStore, WorldBatch, collate, sample_segment
 from ..diffusion import TIMESTEPS, sample_flow
+from ..formats.video import VideoWriter, to_frames
 from ..tokens import ModelInputs
-from ..video import VideoWriter, to_frames
 from .recorded import Drawing, Video
 from .rollout import Rollouts, Sampling, plan_rollout
 

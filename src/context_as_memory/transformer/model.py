@@ -30,7 +30,8 @@ def _attention(
     frames = q.shape[1]
     q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v))  # views: kernels read strides
     out = attention_kernel(q.device.type)(q, k, v, bias)
-    return out.transpose(1, 2).unflatten(1, (frames, -1))
+    result: Tensor = out.transpose(1, 2).unflatten(1, (frames, -1))  # type: ignore[no-untyped-call]
+    return result
 
 
 class _RMSNorm(nn.RMSNorm):
@@ -60,7 +61,8 @@ class Attention(nn.Module):
         return q.to(v.dtype), k.to(v.dtype), v
 
     def merge(self, o: Float[Tensor, "b f n heads hd"]) -> Float[Tensor, "b f n d"]:
-        return self.to_out[0](o.flatten(-2))
+        result: Tensor = self.to_out[0](o.flatten(-2))
+        return result
 
 
 @torch.no_grad()
@@ -86,7 +88,8 @@ class FeedForward(nn.Module):
         self.net = nn.Sequential(_GELUProjection(width, hidden), nn.Identity(), nn.Linear(hidden, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
+        result: Tensor = self.net(x)
+        return result
 
 
 class Block(nn.Module):
@@ -132,7 +135,8 @@ class _TwoLayers(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear_2(self.activation(self.linear_1(x)))
+        result: Tensor = self.linear_2(self.activation(self.linear_1(x)))
+        return result
 
 
 class ConditionEmbedder(nn.Module):
@@ -234,7 +238,8 @@ class WorldTransformer(nn.Module):
         shift, scale = (self.scale_shift_table + embedding.float().unsqueeze(2)).chunk(2, dim=2)
         x = self.proj_out((self.norm_out(tokens.float()) * (1 + scale) + shift).type_as(tokens))
         _, rows, columns = self.config.patch_size
-        return rearrange(x, "b f (h w) (p q c) -> b c f (h p) (w q)", h=grid[0], p=rows, q=columns)
+        result: Tensor = rearrange(x, "b f (h w) (p q c) -> b c f (h p) (w q)", h=grid[0], p=rows, q=columns)
+        return result
 
     def _pose(self, cameras: CameraTensors | None) -> Tensor | None:
         """The paper's camera vector: rows of the 3x4 pose, lengths in model units; [B, F, 12]."""
@@ -335,7 +340,7 @@ class WorldTransformer(nn.Module):
                 (k.flatten(0, 1).index_select(0, flat), v.flatten(0, 1).index_select(0, flat))
                 for k, v in encoded or self.encode_context(pool, text=text)
             ]
-            kept = [(k.unflatten(0, mask.shape), v.unflatten(0, mask.shape)) for k, v in kept]
+            kept = [(k.unflatten(0, mask.shape), v.unflatten(0, mask.shape)) for k, v in kept]  # type: ignore[no-untyped-call]
         else:
             gathered = rearrange(pool, "s c m h w -> (s m) c h w").index_select(0, flat)
             latents = rearrange(gathered, "(b k) c h w -> b c k h w", k=mask.shape[1])
@@ -389,7 +394,7 @@ class WorldTransformer(nn.Module):
         if bias is not None:
             tokens = bias.shape[-1] // latents.shape[2] * noisy.shape[2]
             bias = torch.cat((bias.new_zeros(*bias.shape[:3], tokens), bias), dim=-1)
-        return self(
+        predicted: Tensor = self(
             torch.cat((noisy, latents.to(noisy.dtype)), dim=2),
             torch.cat((times, times.new_zeros(len(times), latents.shape[2])), dim=1),
             text,
@@ -397,6 +402,7 @@ class WorldTransformer(nn.Module):
             cameras=cameras,
             bias=bias,
         )
+        return predicted
 
     def predict(
         self,

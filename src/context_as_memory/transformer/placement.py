@@ -72,7 +72,7 @@ def ray_angles(
     else:
         c2w, K = cameras.c2w.float(), cameras.K.float()
     fx, fy, cx, cy = K.unsqueeze(-2).unbind(-1)
-    direction = torch.stack(torch.broadcast_tensors((x - cx) / fx, (y - cy) / fy, torch.ones_like(x)), dim=-1)
+    direction = torch.stack(torch.broadcast_tensors((x - cx) / fx, (y - cy) / fy, torch.ones_like(x)), dim=-1)  # type: ignore[no-untyped-call]
     direction = nn.functional.normalize(direction, dim=-1) @ c2w[..., :3, :3].mT
     near, far = config.ray_depths_m
     depth = near * (far / near) ** torch.linspace(0, 1, config.num_attention_heads, device=device)
@@ -172,7 +172,7 @@ class Placement:
                 self.to_image, self.to_world = projections(cameras, config.translation_scale_m)
 
     def _apply(self, x: Tensor, matrix: Tensor | None, table: Tensor | None) -> Tensor:
-        placed: Tensor = Place.apply(x, matrix, table, self.split)
+        placed: Tensor = Place.apply(x, matrix, table, self.split)  # type: ignore[no-untyped-call]
         return placed
 
     def query(self, q: Float[Tensor, "b f n heads hd"]) -> Float[Tensor, "b f n heads hd"]:

@@ -1,5 +1,6 @@
 """LPIPS (arXiv 1801.03924) in its official variant "AlexNet, version 0.1, linear heads", and a distance of styles."""
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from context_as_memory.errors import UserError
 from context_as_memory.evaluation.metric_networks.archives import Source, read_arrays
 
 LPIPS_VARIANT = "LPIPS v0.1 AlexNet, linear heads, RGB in [-1, 1]"
@@ -56,37 +58,67 @@ def lpips(a: np.ndarray, b: np.ndarray, *, batch: int = 16) -> np.ndarray:
     return np.concatenate(values).reshape(shape)
 
 
-def style_distance(a: np.ndarray, b: np.ndarray, *, batch: int = 16) -> float:
-    """How differently two sets of pictures look, whatever they show: uint8 [n, H, W, 3] and [m, H, W, 3]; 0 for equal
-    sets, about 1 for unlike ones.
+@dataclass(frozen=True)
+class Style:
+    """How a set of pictures looks, whatever they show: the mean and the deviation of every feature of the LPIPS network
+    over all places of all pictures. Kept as sums, so that the styles of two sets add up to that of both.
 
-    The mean and the deviation of every feature of the LPIPS network over all places of all pictures, as one vector per
-    layer; the Euclidean distance of the two sets' vectors, averaged over layers. Fog, stripes and wrong colours change
-    it, another room of the same building changes it little. `UserError` if the network was never fetched.
+    sums: per layer float64 [2, channels], of features and of their squares; places: per layer, how many were summed.
     """
-    first, second = _style(a, batch), _style(b, batch)
-    return float(np.mean([np.linalg.norm(x - y) for x, y in zip(first, second, strict=True)]))
+
+    sums: tuple[np.ndarray, ...]
+    places: tuple[int, ...]
+
+    @classmethod
+    def of(cls, frames_u8: np.ndarray, *, batch: int = 16) -> "Style":
+        """The style of pictures uint8 [n, H, W, 3], n >= 1. `UserError` if the network was never fetched."""
+        network = load_lpips()
+        total: Style | None = None
+        with torch.inference_mode():
+            for start in range(0, len(frames_u8), batch):
+                part = np.ascontiguousarray(frames_u8[start : start + batch])
+                layers = network.features(torch.from_numpy(part).permute(0, 3, 1, 2) / 127.5 - 1)
+                found = [layer.double().movedim(1, 0).flatten(1) for layer in layers]
+                sums = tuple(torch.stack((x.sum(dim=1), x.square().sum(dim=1))).numpy() for x in found)
+                style = cls(sums, tuple(x.shape[1] for x in found))
+                total = style if total is None else total + style
+        if total is None:
+            raise UserError("the style of no pictures is unknown; give at least one")
+        return total
+
+    def __add__(self, other: "Style") -> "Style":
+        sums = tuple(a + b for a, b in zip(self.sums, other.sums, strict=True))
+        return Style(sums, tuple(a + b for a, b in zip(self.places, other.places, strict=True)))
+
+    def distance(self, other: "Style") -> float:
+        """The Euclidean distance of means and deviations, averaged over layers: 0 for equal sets, about 1 for unlike
+        ones. Fog, stripes and wrong colours change it; another room of the same building changes it little."""
+        pairs = zip(self._vectors(), other._vectors(), strict=True)
+        return float(np.mean([np.linalg.norm(x - y) for x, y in pairs]))
+
+    def _vectors(self) -> list[np.ndarray]:
+        """Per layer the means and deviations of all features, float64 [2 channels]."""
+        found = []
+        for (total, squares), count in zip(self.sums, self.places, strict=True):
+            mean = total / count
+            found.append(np.concatenate((mean, np.sqrt(np.maximum(squares / count - mean**2, 0)))))
+        return found
+
+    def packed(self) -> np.ndarray:
+        """All of it as one row, float64 [n], for files."""
+        return np.concatenate([*(layer.ravel() for layer in self.sums), np.array(self.places, np.float64)])
+
+    @classmethod
+    def unpacked(cls, row: np.ndarray) -> "Style":
+        """What `packed` made."""
+        sizes = [2 * channels for _, channels, *_ in Lpips.LAYERS]
+        parts = np.split(row, np.cumsum(sizes))
+        return cls(tuple(part.reshape(2, -1) for part in parts[:-1]), tuple(int(count) for count in parts[-1]))
 
 
-def _style(frames_u8: np.ndarray, batch: int) -> list[np.ndarray]:
-    """Per layer the means and deviations of all features, float64 [2 channels]."""
-    network = load_lpips()
-    sums: list[Tensor] = []
-    places: list[int] = []
-    with torch.inference_mode():
-        for start in range(0, len(frames_u8), batch):
-            part = np.ascontiguousarray(frames_u8[start : start + batch])
-            layers = network.features(torch.from_numpy(part).permute(0, 3, 1, 2) / 127.5 - 1)
-            found = [layer.double().movedim(1, 0).flatten(1) for layer in layers]
-            moments = [torch.stack((x.sum(dim=1), x.square().sum(dim=1))) for x in found]
-            sums = moments if not sums else [x + y for x, y in zip(sums, moments, strict=True)]
-            counts = [x.shape[1] for x in found]
-            places = counts if not places else [x + y for x, y in zip(places, counts, strict=True)]
-    styles = []
-    for (total, squares), count in zip(sums, places, strict=True):
-        mean = total / count
-        styles.append(torch.cat((mean, (squares / count - mean.square()).clamp_min(0).sqrt())).numpy())
-    return styles
+def style_distance(a: np.ndarray, b: np.ndarray, *, batch: int = 16) -> float:
+    """How differently two sets of pictures look, uint8 [n, H, W, 3] and [m, H, W, 3]: see `Style.distance`."""
+    return Style.of(a, batch=batch).distance(Style.of(b, batch=batch))
 
 
 @cache

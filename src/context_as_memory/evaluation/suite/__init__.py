@@ -1,0 +1,1 @@
+"""Suites: lists of protocols, the reports that they fill, and `cam evaluate`."""

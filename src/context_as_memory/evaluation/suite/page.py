@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from context_as_memory.evaluation.metrics import Interval
-from context_as_memory.video import VideoWriter
+from context_as_memory.formats.video import VideoWriter
 
 WIDTH, BAR, LEFT = 640, 26, 190  # pixels of a plot, of a bar with its gap, of the labels
 

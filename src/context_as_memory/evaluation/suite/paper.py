@@ -1,10 +1,10 @@
-"""The paper's tables (arXiv 2506.03141, tables 1 to 3) on any episodes, for one set of weights.
+"""The paper's experiments (arXiv 2506.03141, tables 1 to 3) on any episodes: protocols `chunk` and `mirror`.
 
-Ground-truth comparison: recorded frames are the memory, chunks anywhere on the recorded path. Every row chooses its
+Ground-truth comparison (GT): chunks anywhere on the recorded path, recorded frames as memory. Every row chooses its
 context by another rule, the most recent frame included; all have the same targets, the same noise, and the same limit
 of frames, except `first`, which has the first and the most recent frame only. Rules may stop early; the frames really
-used are counted. History comparison: from a recorded start the camera turns by 90 to 180 degrees and back on own
-frames, by the same rules; every frame of the way back against its mirror on the way out.
+used are counted. History comparison (HC): from a recorded start the camera turns by 90 to 180 degrees and back on own
+frames, by the same rules.
 
 What differs from the paper: its rows were separate trainings, here one set of weights reads all contexts; its first row
 sees the first frame only, here always the most recent one too, since the layout gives it a slot of its own. FramePack's
@@ -12,20 +12,26 @@ row is what its compression leaves of old frames, drawn as one picture, for weig
 walk on own frames has no such pictures. Rules see cameras, and which frames were recorded and which are own.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from context_as_memory.camera import Cameras, cameras_from_actions
+from context_as_memory.camera import Cameras
 from context_as_memory.data.episode import Episode
-from context_as_memory.evaluation.ground_truth import Task
+from context_as_memory.evaluation.foreign import MEASURES
 from context_as_memory.evaluation.metric_networks import fid, fvd
-from context_as_memory.evaluation.suite.proof import recorded
-from context_as_memory.evaluation.suite.result import Clip, picture_scores
+from context_as_memory.evaluation.protocols.contexts import Choose, choices, compressed_history
+from context_as_memory.evaluation.protocols.own import mirrored, turn_and_back, walk
+from context_as_memory.evaluation.protocols.recorded import Given, Moment, generated
+from context_as_memory.evaluation.protocols.scenes import Start, Task, anywhere, recorded, start_of
+from context_as_memory.evaluation.suite import page
+from context_as_memory.evaluation.suite.result import Case, ClipStore, Measured, Report, Scores, cell, gathered
+from context_as_memory.evaluation.suite.setup import Setup, Suite
 from context_as_memory.evaluation.suite.system import Rule, System
-from context_as_memory.retrieval import RetrievalConfig, retrieve
+from context_as_memory.evaluation.suite.write import Table, films, pictures, scores, titles, write_reports
+from context_as_memory.retrieval import RetrievalConfig
 
 ROWS = ("first", "first_random", "recent", "framepack", "paper", "coverage")
 SIZES = (1, 5, 10, 20, 30)
@@ -33,176 +39,101 @@ ABLATION = ("random", "fov_random", "fov_nonadjacent", "fov_nonadjacent_far")
 BASE = "coverage"  # every row is also compared with this one, clip by clip
 CLIP = 16  # frames of a video for FVD
 EVERY = 8  # of the frames of a turn, so many is one for FID: neighbours show nearly the same
-SMALLEST = 8  # pixels: FramePack's halving ends here
 TURN_RAD, TURN_M = float(np.radians(30.0)), 1.0  # a recorded clip turns as the walks do: at least so far, on the spot
 
-Given = np.ndarray | None  # which frames of a memory were recorded, bool [N]; None: all
-Choose = Callable[[Cameras, Cameras, int, int, Given], np.ndarray]
-"""Memory, targets, size, seed, recorded frames -> frame numbers of the context, the most recent one last."""
+
+def rows_of(rule: RetrievalConfig) -> dict[str, tuple[str, int]]:
+    """The rule (of `contexts.choices`) and the size of every row of the three tables; FramePack's, which is no choice
+    of frames, apart."""
+    rows = {name: (name, rule.max_context) for name in dict.fromkeys((*ROWS, *ABLATION)) if name != "framepack"}
+    return rows | {f"{BASE}@{size}": (BASE, size) for size in SIZES}
 
 
-def _by(rule: RetrievalConfig) -> Choose:
-    def choose(memory: Cameras, targets: Cameras, size: int, seed: int, given: Given) -> np.ndarray:
-        config = replace(rule, max_context=size)
-        return retrieve(memory, targets, config, recent=len(memory) - 1, given=given, seed=seed).indices
-
-    return choose
-
-
-def _first(memory: Cameras, targets: Cameras, size: int, seed: int, given: Given) -> np.ndarray:
-    """The first frame and the most recent one, whatever the size."""
-    return np.unique([0, len(memory) - 1])
-
-
-def _first_random(memory: Cameras, targets: Cameras, size: int, seed: int, given: Given) -> np.ndarray:
-    """The first frame, random ones, and the most recent one."""
-    last = len(memory) - 1
-    others = np.random.default_rng(seed).permutation(np.arange(1, last))[: max(0, size - 2)]
-    return np.array([*([0] if size > 1 and last > 0 else []), *others, last])
+def cases(setup: Setup) -> list[Case]:
+    """Chunks anywhere, and turns that come back."""
+    system, episodes, config = setup.system, setup.episodes, setup.config
+    seeds = [config.seed + number for number in range(config.seeds)]
+    found = []
+    for task in anywhere(episodes, system.chunk_frames, config.clips, config.seed):
+        measure = partial(measure_chunk, system, task, seeds, setup.lpips)
+        found.append(Case(f"chunk/{task.name}", task.episode.name, measure))
+    for task in anywhere(episodes, 1, config.num_walks, config.seed + 1, earliest=0):
+        measure = partial(measure_turn, system, task, seeds, setup.lpips)
+        found.append(Case(f"mirror/{task.name}", task.episode.name, measure))
+    return found
 
 
-def _fov_random(memory: Cameras, targets: Cameras, size: int, seed: int, given: Given) -> np.ndarray:
-    """Random frames among those that pass the paper's overlap test."""
-    last = len(memory) - 1
-    rule = RetrievalConfig(strategy="paper", max_context=size)
-    passed = retrieve(memory, targets, rule, recent=last, seed=seed).candidates
-    passed = passed[passed != last]
-    return np.append(np.random.default_rng(seed).permutation(passed)[: size - 1], last)
+def measure_chunk(system: System, task: Task, seeds: Sequence[int], networks: bool) -> Measured:
+    """One chunk under every rule and size, means over the seeds of noise and of random draws. Leaves `truth` and the
+    frames of every row of table 1, all seeds, uint8 [..., H, W, 3]."""
+    moment, rows, choose = Moment(task, system.chunk_frames), rows_of(system.rule), choices(system.rule)
+    table = Scores(networks)
+    made: dict[str, list[np.ndarray]] = {name: [] for name in ROWS}
+    for seed in seeds:
+        given: dict[str, Given] = {
+            name: choose[rule](moment.memory, moment.targets, size, seed, None) for name, (rule, size) in rows.items()
+        }
+        packed = np.stack(
+            [compressed_history(moment.frames[max(0, task.now - 16) : task.now]), moment.frames[task.now - 1]]
+        )
+        given["framepack"] = packed, moment.cameras[[max(0, task.now - 2), task.now - 1]]
+        for name, video in generated(system, moment, given, seed).items():
+            table.note({f"{name}.context_frames": float(len(given[name]))})
+            table.add(name, video, moment.truth)
+            if name in made:
+                made[name].append(video)
+    retrieved = moment.frames[choose[BASE](moment.memory, moment.targets, system.rule.max_context, seeds[0], None)[:4]]
+    shown = [(moment.truth[-1], "truth"), *((videos[0][-1], name.replace("_", " ")) for name, videos in made.items())]
+    return Measured(
+        _beside_base(table, rows),
+        [shown, [(frame, f"retrieved {number + 1}") for number, frame in enumerate(retrieved)]],
+        {name: np.concatenate(videos) for name, videos in made.items()} | {"truth": moment.truth},
+    )
 
 
-_PAPER, _COVERAGE = _by(RetrievalConfig(strategy="paper")), _by(RetrievalConfig(strategy="coverage"))
-
-CHOICES: dict[str, Choose] = {
-    "first": _first,
-    "first_random": _first_random,
-    "random": _by(RetrievalConfig(strategy="random")),
-    "recent": _by(RetrievalConfig(strategy="recent")),
-    "paper": _PAPER,
-    "coverage": _COVERAGE,
-    "fov_random": _fov_random,
-    "fov_nonadjacent": _by(RetrievalConfig(strategy="paper", paper_far_share=0.0)),
-    "fov_nonadjacent_far": _PAPER,
-}
-
-
-def rows_of(max_context: int) -> dict[str, tuple[Choose, int]]:
-    """The rule and the size of every row of the three tables; FramePack's, which is no choice of frames, apart."""
-    named = dict.fromkeys((*ROWS, *ABLATION))
-    rows = {name: (CHOICES[name], max_context) for name in named if name in CHOICES}
-    return rows | {f"coverage@{size}": (_COVERAGE, size) for size in SIZES}
-
-
-def compressed_history(frames_u8: np.ndarray) -> np.ndarray:
-    """All frames [m, H, W, 3] but the newest as FramePack would keep them, in one picture uint8 [H, W, 3]: each older
-    one gets half of the room that is left, halved in width and in height in turn."""
-    from PIL import Image
-
-    height, width = frames_u8.shape[1:3]
-    canvas = np.zeros((height, width, 3), np.uint8)
-    top, left, room = 0, 0, [height, width]
-    for number, frame in enumerate(frames_u8[-2::-1]):
-        side = 1 - number % 2  # halve the width first
-        if room[side] // 2 < SMALLEST:
-            break
-        size = list(room)
-        size[side] //= 2
-        small = Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.BOX)
-        canvas[top : top + size[0], left : left + size[1]] = np.array(small)
-        top, left = (top + size[0], left) if side == 0 else (top, left + size[1])
-        room[side] -= size[side]
-    return canvas
-
-
-class _Scores:
-    """Scores by name over seeds, and their means."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, list[float]] = {}
-
-    def add(self, scores: Mapping[str, float | None]) -> None:
-        for key, value in scores.items():
-            self.values.setdefault(key, []).append(float(value or 0.0))
-
-    def clip(self, kind: str = "") -> Clip:
-        """Means, and the difference of every row to `BASE` in PSNR and LPIPS; kind: what row names begin with."""
-        clip: Clip = {key: float(np.mean(values)) for key, values in self.values.items()}
-        for key in list(clip):
-            name, measure = key.rsplit(".", 1)
-            base = clip.get(f"{kind}{BASE}.{measure}")
-            if measure in ("psnr_db", "lpips") and name != f"{kind}{BASE}" and base is not None:
-                clip[f"{name}.{measure}_minus_{BASE}"] = (clip[key] or 0.0) - base
-        return clip
-
-
-def measure_chunk(
-    system: System, task: Task, seeds: Sequence[int], networks: bool
-) -> tuple[Clip, dict[str, np.ndarray]]:
-    """One chunk under every rule and size, means over the seeds of noise and of random draws. Returns the scores, and
-    frames uint8 [..., H, W, 3]: of every row of table 1 those of all seeds, `truth`, and the first `retrieved` ones."""
-    frames, cameras = recorded(task.episode)
-    chunk = slice(task.start, task.start + system.chunk_frames)
-    memory, targets, truth = cameras[: task.now], cameras[chunk], frames[chunk]
-    scores = _Scores()
+def measure_turn(system: System, task: Task, seeds: Sequence[int], networks: bool) -> Measured:
+    """One turn and return on own frames under every rule and size; all mirrored pairs. Leaves for every row of table 1
+    but FramePack's its pictures for FID `frames_<row>` uint8 [n, H, W, 3] and clips for FVD `clips_<row>` [seeds, CLIP,
+    H, W, 3]; and the first walks by `BASE` and `recent` side by side as `film`."""
+    start = start_of(task)
+    path = turn_and_back(start, np.random.default_rng(task.start))
+    back, out = mirrored(1 + len(path))
+    rows, table = rows_of(system.rule), Scores(networks)
     kept: dict[str, list[np.ndarray]] = {}
     for seed in seeds:
-        made: dict[tuple[int, ...], np.ndarray] = {}  # two rules often choose the same frames
-        for name, (choose, size) in rows_of(system.max_context).items():
-            rows = choose(memory, targets, size, seed, None)
-            key = tuple(rows.tolist())
-            if key not in made:
-                made[key] = system.generate(frames[rows], cameras[rows], targets, seed)
-            scores.add({f"{name}.context_frames": len(rows)} | picture_scores(name, made[key], truth, networks))
-            if name in ROWS:
-                kept.setdefault(name, []).append(made[key])
-        packed = np.stack([compressed_history(frames[max(0, task.now - 16) : task.now]), frames[task.now - 1]])
-        views = cameras[[max(0, task.now - 2), task.now - 1]]
-        kept.setdefault("framepack", []).append(system.generate(packed, views, targets, seed))
-        packed_scores = picture_scores("framepack", kept["framepack"][-1], truth, networks)
-        scores.add({"framepack.context_frames": 2} | packed_scores)
-    found = {name: np.concatenate(videos) for name, videos in kept.items()}
-    retrieved = frames[_COVERAGE(memory, targets, system.max_context, seeds[0], None)[:4]]
-    return scores.clip(), found | {"truth": truth, "retrieved": retrieved}
-
-
-def turn_and_back(camera: Cameras, rng: np.random.Generator) -> Cameras:
-    """A turn on the spot by 90 to 180 degrees and back, 3 degrees a frame."""
-    turn = int(rng.integers(30, 61))
-    away, back = ("j", "l") if rng.random() < 0.5 else ("l", "j")
-    return cameras_from_actions(camera, f"{away}-{turn},{back}-{turn}")
-
-
-def measure_history(
-    system: System, episode: Episode, start: int, seeds: Sequence[int], networks: bool
-) -> tuple[Clip, dict[str, np.ndarray]]:
-    """One turn and return on own frames under every rule and size; all mirrored pairs. Returns the scores, and for
-    every row of table 1 but FramePack's its pictures for FID `frames_<row>` uint8 [n, H, W, 3] and clips for FVD
-    `clips_<row>` [seeds, CLIP, H, W, 3]; the whole first walk of `coverage` and `recent` as `film_<row>`."""
-    frames, cameras = recorded(episode)
-    path = turn_and_back(cameras[[start]], np.random.default_rng(start))
-    half = len(path) // 2
-    scores = _Scores()
-    kept: dict[str, list[np.ndarray]] = {}
-    for seed in seeds:
-        walks: dict[tuple[Choose, int], tuple[np.ndarray, list[int]]] = {}
-        for name, (choose, size) in rows_of(system.max_context).items():
-            # A greedy rule that never filled a smaller context makes the same walk with a larger one.
-            same = [key for key in walks if key[0] is choose and (key[1] == size or _never_full(walks[key], key, size))]
-            if not same:
-                used: list[int] = []
-                walked = system.walk(frames[[start]], cameras[[start]], path, _counting(choose, size, used), seed)
-                walks[choose, size] = np.concatenate([frames[[start]], walked]), used
-            video, used = walks[same[0] if same else (choose, size)]
-            out, back = video[:half], video[:half:-1]
-            scores.add(picture_scores(f"history_{name}", back, out, networks))
+        walks: dict[tuple[str, int], tuple[np.ndarray, list[int]]] = {}
+        for name, (rule, size) in rows.items():
+            video, used = _walked(system, start, path, rule, size, seed, walks)
+            table.add(f"history_{name}", video[back], video[out])
             if used:  # a made up system may ask for no context
-                scores.add({f"history_{name}.context_frames": float(np.mean(used))})
+                table.note({f"history_{name}.context_frames": float(np.mean(used))})
             if name in ROWS:
                 kept.setdefault(name, []).append(video)
-    found = {f"film_{name}": kept[name][0] for name in (BASE, "recent")}
+    arrays = {"film": np.concatenate([kept[name][0] for name in (BASE, "recent")], axis=2)}
     for name, videos in kept.items():
-        found[f"frames_{name}"] = np.concatenate([video[1::EVERY] for video in videos])
-        found[f"clips_{name}"] = np.stack([video[-CLIP:] for video in videos])
-    return scores.clip("history_"), found
+        arrays[f"frames_{name}"] = np.concatenate([video[1::EVERY] for video in videos])
+        arrays[f"clips_{name}"] = np.stack([video[-CLIP:] for video in videos])
+    return Measured(_beside_base(table, rows, "history_"), arrays=arrays)
+
+
+def _walked(
+    system: System,
+    start: Start,
+    path: Cameras,
+    rule: str,
+    size: int,
+    seed: int,
+    walks: dict[tuple[str, int], tuple[np.ndarray, list[int]]],
+) -> tuple[np.ndarray, list[int]]:
+    """A walk by a rule at a size, and how many frames it read each time; one of `walks` where that would be the same: a
+    greedy rule that never filled a smaller context makes the same walk with a larger one."""
+    for (other, smaller), (video, read) in walks.items():
+        never_full = other == BASE and smaller < size and bool(read) and max(read) < smaller
+        if other == rule and (smaller == size or never_full):
+            return video, read
+    used: list[int] = []
+    walks[rule, size] = walk(system, start, path, _counting(choices(system.rule)[rule], size, used), seed), used
+    return walks[rule, size]
 
 
 def _counting(choose: Choose, size: int, used: list[int]) -> Rule:
@@ -216,10 +147,13 @@ def _counting(choose: Choose, size: int, used: list[int]) -> Rule:
     return rule
 
 
-def _never_full(walk: tuple[np.ndarray, list[int]], key: tuple[Choose, int], size: int) -> bool:
-    """Whether a walk by greedy `coverage` had room left in every context, so that more room would change nothing."""
-    used = walk[1]
-    return key[0] is _COVERAGE and key[1] < size and bool(used) and max(used) < key[1]
+def _beside_base(table: Scores, rows: dict[str, tuple[str, int]], kind: str = "") -> dict[str, float | None]:
+    """Means, and the difference of every row to `BASE` in PSNR and LPIPS; kind: what names begin with."""
+    for name in (*rows, "framepack"):
+        for measure in ("psnr_db", "lpips"):
+            if name != BASE:
+                table.gain(f"{kind}{name}.{measure}_minus_{BASE}", f"{kind}{name}", f"{kind}{BASE}", measure)
+    return table.clip()
 
 
 def distribution_distances(
@@ -235,29 +169,21 @@ def distribution_distances(
             found[name] = {"mean": metric(made, truth), "n": len(made), "reference": len(truth)}
 
     if "fid" in networks and chunks:
-        truth = _gathered(chunks, "truth")
+        truth = gathered(chunks, "truth")
         for name in ROWS:
-            note(f"fid.{name}", fid, _gathered(chunks, name), truth)
-    walked = [name for name in ROWS if name in CHOICES] if turns else []
+            note(f"fid.{name}", fid, gathered(chunks, name), truth)
+    walked = [name for name in ROWS if name != "framepack"] if turns else []
     if "fid" in networks and walked:
-        wanted = -(-len(_gathered(turns, f"frames_{BASE}")) // len(episodes))
+        wanted = -(-len(gathered(turns, f"frames_{BASE}")) // len(episodes))
         each = [np.linspace(0, episode.num_frames - 1, wanted).round().astype(int) for episode in episodes]
         truth = np.concatenate([recorded(e)[0][rows] for e, rows in zip(episodes, each, strict=True)])
         for name in walked:
-            note(f"history_fid.{name}", fid, _gathered(turns, f"frames_{name}"), truth)
+            note(f"history_fid.{name}", fid, gathered(turns, f"frames_{name}"), truth)
     if "fvd" in networks and walked:
-        truth = turning_clips(episodes, len(_gathered(turns, f"clips_{BASE}")))
+        truth = turning_clips(episodes, len(gathered(turns, f"clips_{BASE}")))
         for name in walked:
-            note(f"history_fvd.{name}", fvd, _gathered(turns, f"clips_{name}"), truth)
+            note(f"history_fvd.{name}", fvd, gathered(turns, f"clips_{name}"), truth)
     return found
-
-
-def _gathered(files: Sequence[Path], name: str) -> np.ndarray:
-    parts = []
-    for path in files:
-        with np.load(path) as made:
-            parts.append(made[name])
-    return np.concatenate(parts)
 
 
 def turning_clips(episodes: Sequence[Episode], count: int) -> np.ndarray:
@@ -289,3 +215,99 @@ def turning_starts(cameras: Cameras) -> np.ndarray:
         if turned >= TURN_RAD and moved < TURN_M:
             starts.append(start)
     return np.array(starts, np.int64)
+
+
+def conclude(report: Report, setup: Setup, store: ClipStore) -> None:
+    """Distances of sets, the means of the three main rules, and what a reader must know."""
+    chunks, turns = store.arrays("chunk"), store.arrays("mirror")
+    report.numbers |= store.keep(
+        "distances", lambda: distribution_distances(chunks, turns, setup.episodes, setup.networks)
+    )
+    for name in ("coverage", "paper", "recent"):
+        for kind in ("", "history_"):
+            interval = report.interval(f"{kind}{name}.psnr_db")
+            report.summary[f"{kind}{name}.psnr_db"] = None if interval is None else interval.mean
+    rows = rows_of(setup.system.rule)
+    means = {name: report.interval(f"{name}.context_frames") for name in rows}
+    early = [
+        f"{name} {interval.mean:.1f} of {rows[name][1]}"
+        for name, interval in means.items()
+        if interval is not None and interval.mean < rows[name][1] - 0.05 and name != "first"
+    ]
+    report.notes += [
+        "the row `first` has the first frame and the most recent one, so its budget is smaller by its nature",
+        "`framepack` reads two pictures, and has no history comparison: a walk on own frames has no packed pictures",
+        f"no FVD on recorded frames: chunks of {report.settings['chunk_frames']} frames are too short for it",
+        "no row for the strategies `visible` and `frustum`: depth profiles are not known here, and `frustum` is "
+        "`coverage` in space",
+        "FID and FVD of so few pictures are large and biased; compare values of equally many only (n : recorded ones)",
+    ]
+    if early:
+        report.notes.append(f"mean frames used on recorded memory where rules stop early: {', '.join(early)}")
+    if "fvd" in setup.networks and turns and "history_fvd.coverage" not in report.numbers:
+        report.notes.append(
+            "no FVD on own frames: it needs two walks, and two recorded clips that turn on the spot as they do"
+        )
+
+
+def write(report: Report, store: ClipStore, out: Path) -> None:
+    """The reports of the paper's three tables."""
+    measured = ("context_frames", *MEASURES)
+    gap = f"PSNR minus {BASE}"
+
+    def row(name: str, title: str, distances: bool) -> list[str]:
+        cells = [title]
+        for kind, protocol in (("", "fid"), ("history_", "history_fid")):
+            cells += scores(report, f"{kind}{name}", measured)
+            if distances:
+                cells += [_distance(report, f"{protocol}.{name}"), _distance(report, f"{kind}fvd.{name}")]
+            cells.append(cell(report.interval(f"{kind}{name}.psnr_db_minus_{BASE}")))
+        return cells
+
+    def columns(what: str, distances: bool) -> list[str]:
+        own = [*titles(measured), *(["FID", "FVD"] if distances else []), gap]
+        return [what, *(f"{protocol} {title}" for protocol in ("GT", "HC") for title in own)]
+
+    below = (
+        f"GT (recorded frames as memory): clips {report.counted('coverage.psnr_db')}; HC (own frames, turn and "
+        f"return): walks {report.counted('history_coverage.psnr_db')}; {report.settings['seeds']} seeds each. "
+        f"Intervals of 95 % over episodes and clips; differences are paired."
+    )
+    tables: list[Table] = [
+        (
+            "Methods (the paper's table 1)",
+            columns("context", True),
+            [row(name, name.replace("_", " "), True) for name in ROWS],
+            f"{below} FID and FVD (n : recorded).",
+        ),
+        (
+            "Context size (table 2), coverage",
+            columns("size", False),
+            [row(f"{BASE}@{size}", str(size), False) for size in SIZES],
+            below,
+        ),
+        (
+            "Retrieval (table 3)",
+            columns("retrieval", False),
+            [row(name, name.replace("_", " "), False) for name in ABLATION],
+            below,
+        ),
+    ]
+    found = {name: report.interval(f"history_{name}.psnr_db") for name in ROWS}
+    bars = {name: interval for name, interval in found.items() if interval is not None}
+    first = [("Own frames after a turn and return: PSNR to the first visit", page.bars(bars, "dB", [BASE]))]
+    caption = "left: context by coverage; right: recent frames only. A turn away and back"
+    last = [
+        ("Chunks on recorded memory: truth, every row, frames that coverage retrieved", pictures(out, "chunk")),
+        ("Turn and return on own frames", films(store.arrays("mirror"), caption)),
+    ]
+    title = f"The paper's tables: {report.weights.get('name')}"
+    write_reports(report, out, title, tables, first if bars else (), last)
+
+
+def _distance(report: Report, name: str) -> str:
+    found = report.numbers.get(name)
+    return f"{found['mean']:.1f} ({found['n']} : {found['reference']})" if found else "-"
+
+
+SUITE = Suite(cases, conclude, write, ("lpips", "fid", "fvd"))

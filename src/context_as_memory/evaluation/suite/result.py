@@ -24,10 +24,12 @@ from context_as_memory.evaluation.metric_networks import (
     lpips,
 )
 from context_as_memory.evaluation.metrics import Interval, mean_interval, psnr, ssim
-from context_as_memory.evaluation.report import environment, whole, write_json
-from context_as_memory.video import clear_partials
+from context_as_memory.evaluation.protocols import PROTOCOLS, protocol_of
+from context_as_memory.evaluation.report import SCHEMA, environment, whole, write_json
+from context_as_memory.formats.files import clear_partials
+from context_as_memory.formats.pictures import write_image
+from context_as_memory.pictures.sheets import contact_sheet
 
-SCHEMA = 2
 Clip = dict[str, float | None]  # metric name -> value; None where it could not be measured
 
 _LOADERS: dict[str, Callable[[], object]] = {"lpips": load_lpips, "fid": load_inception, "fvd": load_i3d}
@@ -40,6 +42,59 @@ def picture_scores(name: str, made: np.ndarray, truth: np.ndarray, networks: boo
     if networks:
         scores[f"{name}.lpips"] = float(lpips(made, truth).mean())
     return scores
+
+
+@dataclass
+class Measured:
+    """What a protocol found on one clip. values: by metric; rows: pictures (uint8 [H, W, 3], caption) to look at;
+    arrays: frames for films and for distances of sets, kept beside the clip."""
+
+    values: Clip
+    rows: list[list[tuple[np.ndarray, str]]] = field(default_factory=list)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One clip to measure. name: unique, `<protocol>/<where>`; group: what it is measured on, such as its episode."""
+
+    name: str
+    group: str
+    measure: Callable[[], Measured]
+
+    @property
+    def kind(self) -> str:
+        """Its protocol."""
+        return self.name.partition("/")[0]
+
+
+class Scores:
+    """Scores of one clip by name; several of one name, such as those of several seeds, become their mean."""
+
+    def __init__(self, networks: bool) -> None:
+        self.networks = networks
+        self._values: dict[str, list[float]] = {}
+
+    def add(self, name: str, made: np.ndarray, truth: np.ndarray) -> None:
+        """The picture scores of frames uint8 [T, H, W, 3] against the true ones."""
+        self.note(picture_scores(name, made, truth, self.networks))
+
+    def note(self, values: Mapping[str, float | None]) -> None:
+        """Values of any kind; those that could not be measured are left out."""
+        for key, value in values.items():
+            if value is not None:
+                self._values.setdefault(key, []).append(float(value))
+
+    def clip(self) -> dict[str, float | None]:
+        """The means by name."""
+        return {key: float(np.mean(values)) for key, values in self._values.items()}
+
+    def gain(self, name: str, first: str, second: str, measure: str = "psnr_db") -> None:
+        """A measure of one name minus that of another, as a value of its own; none where one is missing."""
+        means = self.clip()
+        a, b = means.get(f"{first}.{measure}"), means.get(f"{second}.{measure}")
+        if a is not None and b is not None:
+            self.note({name: a - b})
 
 
 def fetched(wanted: Sequence[str] = ("lpips",)) -> list[str]:
@@ -102,6 +157,11 @@ class Report:
     parts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    def protocol(self, metric: str) -> str:
+        """The protocol of a metric, by the clips that have it."""
+        clips = self.having(metric) or [name for name, clip in self.clips.items() if metric in clip]
+        return protocol_of(metric, clips[0].partition("/")[0] if clips else self.suite)
+
     def having(self, *metrics: str) -> list[str]:
         """Names of the clips that have a value of all these metrics."""
         return [name for name, clip in self.clips.items() if all(clip.get(metric) is not None for metric in metrics)]
@@ -136,6 +196,22 @@ class Report:
         if interval is not None:
             self.numbers[name] = _numbers(interval)
 
+    def protocols(self) -> dict[str, str]:
+        """What was measured, in words, by the names of the protocols."""
+        used = {self.protocol(metric) for metric in self.metrics()}
+        return {name: words for name, words in PROTOCOLS.items() if name in used}
+
+    def flat(self) -> dict[str, float]:
+        """Every mean with the ends of its interval (`_low`, `_high`), dots as underscores; then `numbers` and
+        `summary`, as far as they are numbers."""
+        found: dict[str, float] = {}
+        for metric in self.metrics():
+            if (interval := self.interval(metric)) is not None:
+                name = metric.replace(".", "_")
+                found |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        others = {name: number["mean"] for name, number in self.numbers.items()} | self.summary
+        return found | {name.replace(".", "_"): float(value) for name, value in others.items() if value is not None}
+
     def metrics(self) -> list[str]:
         """Names of all metrics, in the order of their first appearance."""
         return list(dict.fromkeys(name for clip in self.clips.values() for name in clip))
@@ -158,7 +234,8 @@ class Report:
 
     def footer(self) -> list[str]:
         """Lines of Markdown below the tables: notes, what was measured with, what was measured."""
-        lines = [f"Note: {note}." for note in self.notes]
+        lines = [f"Protocol `{name}`: {words}." for name, words in self.protocols().items()]
+        lines += [f"Note: {note}." for note in self.notes]
         lines += [
             f"{name.upper()}: {v['variant']}; weights from {v['archive']}, SHA-256 {v['archive_sha256']}."
             for name, v in self.variants().items()
@@ -173,11 +250,14 @@ class Report:
         for name in self.metrics():
             interval = self.interval(name)
             found = _numbers(interval) if interval else {"mean": None, "low": None, "high": None, "n": 0}
-            metrics[name] = found | {"values": [clip.get(name) for clip in self.clips.values()]}
+            metrics[name] = (
+                {"protocol": self.protocol(name)} | found | {"values": [clip.get(name) for clip in self.clips.values()]}
+            )
         return {
             "schema": SCHEMA,
             "suite": self.suite,
             "settings": self.settings | {"package": __version__, "networks": list(self.networks)} | self.variants(),
+            "protocols": self.protocols(),
             "summary": self.summary,
             "clips": list(self.clips),
             "groups": self.groups_of(list(self.clips)),
@@ -224,16 +304,35 @@ class ClipStore:
         """Whether this process measures only some of the clips, and leaves the reports to another."""
         return self.shards > 1
 
-    def run(self, names: Sequence[str], measure: Callable[[int], Clip], what: str) -> dict[str, Clip]:
-        """Measure the clips that are this process's and not there yet; returns those that are there in the end."""
+    def run(self, cases: Sequence[Case]) -> dict[str, Clip]:
+        """Measure the clips that are this process's and not there yet, protocol by protocol, with a progress bar;
+        returns those that are there in the end. Pictures and arrays are written before the values."""
         from rich.console import Console
         from rich.progress import track
 
-        mine = [row for row in range(len(names)) if row % self.shards == self.number]
-        todo = [row for row in mine if not self._path(names[row]).exists()]
-        for row in track(todo, what, console=Console(stderr=True), disable=not todo):
-            write_json(self._path(names[row]), measure(row))
-        return {name: json.loads(self._path(name).read_text()) for name in names if self._path(name).exists()}
+        found: dict[str, Clip] = {}
+        for kind in dict.fromkeys(case.kind for case in cases):
+            alike = [case for case in cases if case.kind == kind]
+            todo = [case for case in alike[self.number :: self.shards] if not self._path(case.name).exists()]
+            for case in track(todo, kind, console=Console(stderr=True), disable=not todo):
+                measured = case.measure()
+                if measured.rows:
+                    write_image(self._beside("pictures", case.name, "png"), contact_sheet(measured.rows, [], scale=1))
+                if measured.arrays:
+                    write_arrays(self._beside("arrays", case.name, "npz"), measured.arrays)
+                write_json(self._path(case.name), measured.values)
+            there = [case.name for case in alike if self._path(case.name).exists()]
+            found |= {name: json.loads(self._path(name).read_text()) for name in there}
+        return found
+
+    def arrays(self, kind: str) -> list[Path]:
+        """The files of arrays that the clips of a protocol left, in the order of their names."""
+        return sorted((self.folder.parent / "arrays").glob(f"{kind}_*.npz"))
+
+    def _beside(self, folder: str, name: str, suffix: str) -> Path:
+        path = self.folder.parent / folder / f"{name.replace('/', '_')}.{suffix}"
+        path.parent.mkdir(exist_ok=True)
+        return path
 
     def keep(self, name: str, measure: Callable[[], Any]) -> Any:
         """What belongs to no clip, measured once and kept beside the clips."""
@@ -250,6 +349,16 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a compressed .npz, whole or not at all."""
     with whole(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def gathered(files: Sequence[Path], name: str) -> np.ndarray:
+    """The array of this name from all files that have it, one after the other; empty if none has."""
+    parts = []
+    for path in files:
+        with np.load(path) as made:
+            if name in made:
+                parts.append(made[name])
+    return np.concatenate(parts) if parts else np.empty(0)
 
 
 def write_text(path: Path, text: str) -> None:

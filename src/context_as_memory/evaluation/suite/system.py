@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from context_as_memory.camera import Cameras
-from context_as_memory.retrieval import Retrieval
+from context_as_memory.formats.video import to_frames, to_video
+from context_as_memory.retrieval import Retrieval, RetrievalConfig
 
 if TYPE_CHECKING:
     from context_as_memory.world import World
@@ -21,10 +22,12 @@ bool [N] -> frame numbers int64 [m], the most recent one last."""
 
 
 class System(Protocol):
-    """A generator that reads context frames."""
+    """A generator that reads context frames. rule: how it chooses its context, and how many frames that may be; size:
+    width and height of its frames."""
 
     chunk_frames: int
-    max_context: int
+    rule: RetrievalConfig
+    size: tuple[int, int]
 
     def generate(self, context_u8: np.ndarray, context: Cameras, targets: Cameras, seed: int) -> np.ndarray:
         """One chunk, uint8 [chunk_frames, H, W, 3], seen from `targets`, given m context frames uint8 [m, H, W, 3] and
@@ -47,7 +50,8 @@ class WorldSystem:
     def __init__(self, world: "World", name: str, sha256: str) -> None:
         self.world, self._name, self._sha256 = world, name, sha256
         self.chunk_frames = world.chunk_frames
-        self.max_context = world.config.retrieval.max_context
+        self.rule = world.config.retrieval
+        self.size = (world.config.width, world.config.height)
 
     def fresh(self, seed: int, strategy: str | None = None) -> "World":
         """The same weights with an empty memory."""
@@ -74,12 +78,20 @@ class WorldSystem:
             made.append(world.step(targets, retrieval=_given(rows)).frames_u8)
         return np.concatenate(made)
 
+    def reconstruct(self, frames_u8: np.ndarray) -> np.ndarray:
+        """Frames uint8 [T, H, W, 3], encoded and decoded by the codec alone."""
+        import torch
+
+        with torch.inference_mode():
+            latents = self.world.codec.encode_frames(to_video(frames_u8, self.world.device))
+            return to_frames(self.world.codec.decode(latents))
+
     def identity(self) -> Mapping[str, Any]:
         return {
             "name": self._name,
             "sha256": self._sha256,
             "num_steps": self.world.config.num_steps,
-            "max_context": self.max_context,
+            "max_context": self.rule.max_context,
         }
 
 

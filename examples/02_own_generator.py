@@ -1,6 +1,6 @@
 """Memory under somebody else's generator: plain arrays in, frame numbers out. Needs no weights and no model of ours.
 
-    python examples/memory_for_your_generator.py
+    python examples/02_own_generator.py
 
 Your generator makes frames for camera poses and takes a few clean context frames. This is all that memory needs to
 know: `retrieve` chooses the context from camera-to-world matrices alone, an index keeps that fast for long walks, and a

@@ -22,10 +22,11 @@ from context_as_memory.cli.main import main
 from context_as_memory.data.episode import write_episode
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.foreign import score_video, score_videos
-from context_as_memory.evaluation.importers import SCENE_MEM_HFOV_DEG, ImportedVideo, import_videos
 from context_as_memory.evaluation.metrics import MAX_PSNR_DB
 from context_as_memory.evaluation.returns import find_returns
-from context_as_memory.video import VideoWriter, write_image
+from context_as_memory.formats.importers import SCENE_MEM_HFOV_DEG, ImportedVideo, import_videos
+from context_as_memory.formats.pictures import write_image
+from context_as_memory.formats.video import VideoWriter
 
 WIDTH, HEIGHT = 32, 18
 HFOV_DEG = 52.67  # the lens of the paper's data set

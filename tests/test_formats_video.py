@@ -9,17 +9,9 @@ from PIL import Image
 
 from context_as_memory.camera import look, pinhole
 from context_as_memory.errors import UserError
-from context_as_memory.video import (
-    VideoWriter,
-    clear_partials,
-    fit_frame,
-    partial_path,
-    read_image,
-    read_video,
-    to_frames,
-    to_video,
-    write_image,
-)
+from context_as_memory.formats.files import clear_partials, partial_path
+from context_as_memory.formats.pictures import fit_frame, read_image, write_image
+from context_as_memory.formats.video import VideoWriter, read_video, to_frames, to_video
 
 
 def smooth_frames(number: int = 12, width: int = 32, height: int = 24) -> np.ndarray:
@@ -57,7 +49,7 @@ def test_video_has_the_asked_rate(tmp_path: Path) -> None:
     with VideoWriter(tmp_path / "v.mp4", 32, 24, 12.5) as writer:
         writer.write(smooth_frames(4))
     with av.open(str(tmp_path / "v.mp4")) as container:
-        assert float(container.streams.video[0].average_rate) == 12.5
+        assert container.streams.video[0].average_rate == 12.5
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])

@@ -1,0 +1,61 @@
+"""Videos of other systems, or our own output folders, scored by their returns: protocol `videos`."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+from context_as_memory.evaluation.config import EvaluateConfig
+from context_as_memory.evaluation.foreign import MEASURES, conclude, empty_report, score_video
+from context_as_memory.evaluation.suite.result import Case, ClipStore, Measured, Report, fetched
+from context_as_memory.evaluation.suite.write import Table, number, titles, write_reports
+from context_as_memory.formats.cameras import read_cameras
+from context_as_memory.formats.importers import ImportedVideo, import_videos
+
+
+def run_videos(videos: Path, config: EvaluateConfig) -> Report:
+    """Score the returns in videos, see `foreign`. An output folder of `cam generate` is read as it is."""
+    imported = own_output(videos) or import_videos(videos, config.cameras, config.truth, config.poses, config.hfov_deg)
+    for video in imported:
+        if video.track is not None:
+            print(f"{video.name}: lens {video.track.lens}")
+        for told in video.report()["notes"]:
+            print(f"{video.name}: {told}")
+    networks = "lpips" in fetched()
+    report = empty_report(imported, networks, str(videos))
+    stamp = report.settings | {"networks": list(report.networks)}
+    store = ClipStore(config.folder, stamp, config.shards)
+
+    def measure(video: ImportedVideo) -> Measured:
+        return Measured(score_video(video, networks))
+
+    report.clips |= store.run([Case(video.name, video.name, partial(measure, video)) for video in imported])
+    if not store.is_shard:
+        conclude(report)
+        _write(report, config.folder)
+    return report
+
+
+def own_output(folder: Path) -> list[ImportedVideo]:
+    """The walk in an output folder of ours: video.mp4 with its poses and lens, the first frame given; else nothing."""
+    video, poses, note = folder / "video.mp4", folder / "poses.npy", folder / "report.json"
+    if not (video.is_file() and poses.is_file()):
+        return []
+    width = height = None
+    if note.is_file():
+        world = json.loads(note.read_text()).get("world", {})
+        width, height = world.get("width"), world.get("height")
+    cameras = read_cameras(folder, width=width, height=height)
+    return [ImportedVideo(folder.resolve().name, (video,), cameras, recorded=1)]
+
+
+def _write(report: Report, out: Path) -> None:
+    columns = ["returns", *(f"return.{measure}" for measure in MEASURES)]
+    headings = ["video", "returns", *titles(MEASURES)]
+    if report.settings["truth"]:
+        columns += [f"return_truth.{measure}" for measure in MEASURES]
+        headings += ["PSNR to truth, dB", "SSIM to truth", "LPIPS to truth"]
+    rows = [[name, *(number(clip.get(key)) for key in columns)] for name, clip in report.clips.items()]
+    tables: list[Table] = [
+        ("Returns against first visits", headings, rows, f"Videos with returns: {len(report.having(columns[1]))}.")
+    ]
+    write_reports(report, out, f"Returns in {report.weights.get('name')}", tables)

@@ -1,0 +1,145 @@
+"""`cam generate`: one picture and a camera path in; a video, a comparison, an inspector picture and a report out."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from context_as_memory.camera import Cameras
+from context_as_memory.evaluation.report import environment, peak_memory_mib, write_json
+from context_as_memory.formats.pictures import fit_frame
+from context_as_memory.walk.config import GenerateConfig
+from context_as_memory.walk.look import look_report
+from context_as_memory.walk.recorder import OUTPUTS, Recorder, prepare_folder
+from context_as_memory.walk.request import Request, lens_report, read_request
+from context_as_memory.walk.terminal import Progress, StopOnInterrupt, note
+
+if TYPE_CHECKING:
+    from context_as_memory.world import World
+
+
+def generate(config: GenerateConfig) -> dict[str, Any]:
+    """Generate a video and everything around it into `config.out`; returns the report (see `report.json`).
+
+    Ctrl-C stops after the current chunk and still writes every file, a second Ctrl-C stops at once; the report then
+    says `"interrupted": true`. Raises `UserError` for bad input, as far as possible before the model is loaded.
+    """
+    request = read_request(config)
+    prepare_folder(config.out)
+    began = time.perf_counter()
+    with open_worlds(config, request) as worlds, StopOnInterrupt() as stop:
+        for name in OUTPUTS:  # a later failure must not leave old results that look like new ones
+            (config.out / name).unlink(missing_ok=True)
+        path, memory = begin(request, worlds), worlds["with_memory"]
+        recorder = Recorder(config.out, worlds, Cameras.concat([memory.bank.cameras, path]), config.fps)
+        with recorder, Progress(len(path)) as advance:
+            try:
+                for chunks in zip(*(world.rollout(path) for world in worlds.values()), strict=True):
+                    recorder.add(chunks)
+                    advance(len(chunks[0].frames_u8))
+                    if stop.requested:
+                        break
+            except KeyboardInterrupt:  # the second Ctrl-C
+                pass
+        report = describe(config, request, memory) | recorder.report(request.start.name, config.seed)
+        report["look"] = None if config.image is None else look_report(memory, memory.bank.frames_u8(0)[0])
+        report |= {"wall_seconds": round(time.perf_counter() - began, 2), "peak_memory_mib": peak_memory_mib()}
+        write_json(config.out / "report.json", report)
+    return report
+
+
+def begin(request: Request, worlds: dict[str, "World"]) -> Cameras:
+    """Give new worlds the start picture, in their own size; returns the path in that size."""
+    start, config = request.start, worlds["with_memory"].config
+    size = config.width, config.height
+    frame, changed = fit_frame(start.frame, *size)
+    if changed:
+        before = f"{start.frame.shape[1]}x{start.frame.shape[0]}"
+        note(f"{start.name} ({before}) is scaled and cropped around its centre to the model's {size[0]}x{size[1]}")
+    if not start.past:
+        for world in worlds.values():
+            world.reset(frame[None], start.camera.resized(*size))
+    return request.path.resized(*size)
+
+
+@contextmanager
+def open_worlds(config: GenerateConfig, request: Request) -> Iterator[dict[str, "World"]]:
+    """The worlds to walk in by name, sharing one set of weights: with the chosen memory and, for comparison, with
+    recent frames only. A world file is closed in the end."""
+    from context_as_memory.compute import use_threads
+    from context_as_memory.storage import open_world
+
+    use_threads(config.threads)
+    depth = None
+    if config.depth is not None:  # before a world file is made, which an error would leave behind
+        from context_as_memory.adapters.depth import DepthEstimator
+
+        depth = DepthEstimator.from_pretrained(config.depth, up=request.start.up)
+    if config.world is not None and request.start.past:
+        note("the world's own settings are used: seed, memory, steps; there is nothing to compare with")
+        weights = None if config.weights == "default" else config.weights
+        worlds = {"with_memory": open_world(config.world, config.branch, weights=weights)}
+    else:
+        worlds = _new_worlds(config, request.start.up)
+    worlds["with_memory"].depth = depth
+    try:
+        yield worlds
+    finally:
+        worlds["with_memory"].close()
+
+
+def _new_worlds(config: GenerateConfig, up: np.ndarray) -> dict[str, "World"]:
+    from context_as_memory.storage import create_world
+    from context_as_memory.world import World
+
+    base = World.from_pretrained(config.weights)
+    stored = base.config
+    rule = replace(
+        stored.retrieval,
+        strategy=config.memory,
+        max_context=config.max_context or stored.retrieval.max_context,
+    )
+    settings = replace(stored, retrieval=rule, num_steps=config.steps or stored.num_steps, seed=config.seed)
+
+    def fresh(settings: Any) -> World:
+        world = World(base.model, base.codec, settings)
+        world.weights_sha256 = base.weights_sha256
+        return world
+
+    if config.world is None:
+        worlds = {"with_memory": fresh(settings)}
+    else:
+        changes: dict[str, Any] = {"retrieval": rule, "num_steps": settings.num_steps, "seed": config.seed}
+        worlds = {"with_memory": create_world(config.world, config.weights, networks=base, up=up, **changes)}
+    if config.compare and config.memory == "recent":
+        note("--memory recent is what a comparison would compare with; comparison.mp4 is left out")
+    elif config.compare:
+        worlds["without_memory"] = fresh(replace(settings, retrieval=replace(rule, strategy="recent")))
+    return worlds
+
+
+def describe(config: GenerateConfig, request: Request, world: "World") -> dict[str, Any]:
+    """What was asked for, and of what, for the report."""
+    height, width = request.start.frame.shape[:2]
+    size = world.config.width, world.config.height
+    weights = {"name": config.weights, "sha256": world.weights_sha256}
+    from context_as_memory.storage import file_of
+
+    file = file_of(world)
+    if file is not None:
+        weights = {"name": file.settings["weights"], "sha256": file.settings["weights_sha256"]}
+    return {
+        "settings": {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()},
+        "world": asdict(world.config) | {"chunk_frames": world.chunk_frames},
+        "start": {"name": request.start.name, "width": width, "height": height, "resized": (width, height) != size},
+        "lens": lens_report(request),
+        "cameras": None if request.track is None else request.track.report(),
+        "up": (np.round(request.start.up, 6) + 0.0).tolist(),
+        "seed": config.seed,
+        "weights": weights,
+        "environment": environment(),
+    }

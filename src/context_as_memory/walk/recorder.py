@@ -1,0 +1,186 @@
+"""What a walk leaves behind: videos with their poses and lens, the inspector picture, the report.
+
+A recorder takes chunks. It holds no pictures: those of a walk are in the memory of its world, which is asked for the
+few that are seen again.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from context_as_memory.camera import Cameras, write_poses
+from context_as_memory.errors import UserError
+from context_as_memory.evaluation.returns import find_returns, visits
+from context_as_memory.formats.files import clear_partials
+from context_as_memory.formats.video import VideoWriter
+from context_as_memory.pictures.inspector import InspectedChunk, draw_inspector
+from context_as_memory.pictures.sheets import Comparison
+from context_as_memory.retrieval import Retrieval
+from context_as_memory.walk.report import closure_report, returns_report, timing
+
+if TYPE_CHECKING:
+    from context_as_memory.memory import MemoryBank
+    from context_as_memory.world import Chunk, World
+
+OUTPUTS = ("video.mp4", "poses.npy", "intrinsics.npy", "comparison.mp4", "inspector.png", "report.json")
+MAX_ROWS = 5  # chunks in the inspector picture
+LABELS = ("memory on", "memory off")
+
+
+@dataclass(frozen=True)
+class Frames(Sequence[np.ndarray]):
+    """The first frames of a memory by number, uint8 [H, W, 3] each, read when asked for."""
+
+    bank: "MemoryBank"
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, number: Any) -> Any:
+        return self.bank.frames_u8(int(number))[0]
+
+
+@dataclass
+class Run:
+    """One rollout as it grows; the lists hold one entry per chunk."""
+
+    world: "World"
+    retrievals: list[Retrieval] = field(default_factory=list)  # without candidates, which grow with the walk
+    seconds: list[dict[str, float]] = field(default_factory=list)
+
+    def add(self, chunk: "Chunk") -> None:
+        self.retrievals.append(replace(chunk.retrieval, candidates=np.empty(0, np.int64)))
+        self.seconds.append(chunk.seconds)
+
+
+class Recorder:
+    """Records runs that advance in step, so that an interrupted comparison is complete up to its end.
+
+    out: the folder of the files (`prepare_folder`). worlds: by name, the one with memory first, all at the start frame.
+    cameras: of the whole walk, frames of a world's past included. A `with` block closes the videos and writes poses.
+    """
+
+    def __init__(self, out: Path, worlds: Mapping[str, "World"], cameras: Cameras, fps: float) -> None:
+        self.out, self.cameras, self.fps = out, cameras, fps
+        self.runs = {name: Run(world) for name, world in worlds.items()}
+        self.banks = [world.bank for world in worlds.values()]
+        self.given = self.length = len(self.banks[0])  # frames before the first chunk; and so far
+        self.pairs = find_returns(cameras)
+        self.starts: list[int] = []  # first frame of every chunk
+        self._firsts = {int(last): int(first) for first, last in self.pairs}
+        self._revisited = set(self._firsts.values())
+        self._files = ExitStack()
+
+    def __enter__(self) -> Self:
+        size = self.cameras.width, self.cameras.height
+        plays_everywhere = size[0] % 2 == size[1] % 2 == 0
+        style = "yuv420p" if plays_everywhere else "yuv444p"
+        writer = VideoWriter(self.out / "video.mp4", *size, self.fps, crf=10, pix_fmt=style)
+        self._video = self._files.enter_context(writer)
+        self._pair_video = None
+        if len(self.runs) > 1:
+            path, self.comparison = self.out / "comparison.mp4", Comparison(*size, LABELS)
+            writer = VideoWriter(path, *self.comparison.size, self.fps, crf=16, pix_fmt="yuv420p")
+            self._pair_video = self._files.enter_context(writer)
+        # A walk that goes on shows its new part, from the last frame on.
+        self._write(self.given - 1, [bank.frames_u8(self.given - 1) for bank in self.banks])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
+        write_poses(self.cameras[self.given - 1 : self.length], self.out)
+
+    def add(self, chunks: Sequence["Chunk"]) -> None:
+        """One chunk of every run, of the same cameras."""
+        for run, chunk in zip(self.runs.values(), chunks, strict=True):
+            run.add(chunk)
+        self._write(self.length, [chunk.frames_u8 for chunk in chunks])
+        self.starts.append(self.length)
+        self.length += len(chunks[0].frames_u8)
+
+    def _write(self, begin: int, frames_u8: Sequence[np.ndarray]) -> None:
+        """Frames uint8 [t, H, W, 3] of every run, from frame `begin` on, into the videos."""
+        self._video.write(frames_u8[0])
+        if self._pair_video is None:
+            return
+        for number, now in enumerate(zip(*frames_u8, strict=True), start=begin):
+            first = self._firsts.get(number)
+            then = None if first is None else (self.banks[0].frames_u8(first)[0], self.banks[1].frames_u8(first)[0])
+            back = number in self._revisited
+            self._pair_video.write(self.comparison.compose(now, number, first=first, then=then, revisited=back))
+
+    def report(self, start_name: str, seed: int) -> dict[str, Any]:
+        """Draw the inspector picture; returns what the frames and the clock say."""
+        memory = next(iter(self.runs.values()))
+        pairs = self.pairs[self.pairs[:, 1] < self.length]
+        frames = {name: Frames(run.world.bank, self.length) for name, run in self.runs.items()}
+        rule = memory.world.config.retrieval
+        draw_inspector(
+            self.out / "inspector.png",
+            self.cameras[: self.length],
+            next(iter(frames.values())),
+            choose_chunks(self.starts, memory.retrievals, pairs),
+            title="What was remembered",
+            subtitle=f"{self.length} frames from {start_name}; memory: {rule.strategy}, at most {rule.max_context} "
+            "frames of context",
+        )
+        return {
+            "interrupted": self.length < len(self.cameras),
+            "frames_generated": self.length - self.given,
+            "frames_requested": len(self.cameras) - self.given,
+            "returns": returns_report(frames, visits(pairs), seed=seed),
+            "closure": closure_report(frames, self.cameras, pairs) if self.given == 1 else None,
+            "timing": {name: timing(run.seconds, self.length - self.given) for name, run in self.runs.items()},
+            "files": [name for name in OUTPUTS if name == "report.json" or (self.out / name).exists()],
+        }
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the output folder and make sure that files can be written there, before time is spent on generating them."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror or error}); choose another --out folder") from error
+    for name in OUTPUTS:
+        if (folder / name).is_dir():
+            raise UserError(
+                f"{folder / name} is a folder, but a file of that name must be written; choose another --out folder"
+            )
+        clear_partials(folder, name)
+
+
+def choose_chunks(
+    starts: Sequence[int], retrievals: Sequence[Retrieval], pairs: np.ndarray, max_rows: int = MAX_ROWS
+) -> list[InspectedChunk]:
+    """Pick chunks worth showing: the middle of each return (longest gaps first), filled up with evenly spaced other
+    chunks.
+
+    starts: first frame number of each chunk. pairs: int64 [R, 2] of `find_returns`, in the same frame numbers. Result
+    in order of time.
+    """
+    if not starts:
+        return []
+    chosen: dict[int, InspectedChunk] = {}
+
+    def chunk_of(frame: int) -> int:
+        return int(np.searchsorted(starts, frame, side="right")) - 1
+
+    for visit in sorted(visits(pairs), key=lambda v: -v.gap_frames):
+        middle = len(visit.frames) // 2
+        frame, first = int(visit.frames[middle]), int(visit.firsts[middle])
+        chunk = chunk_of(frame)
+        if len(chosen) < max_rows and chunk >= 0:
+            chosen.setdefault(chunk, InspectedChunk(frame, retrievals[chunk], first))
+    returns = dict(pairs[:, ::-1].tolist())
+    for chunk in np.linspace(0, len(starts) - 1, max_rows + 2).round().astype(int)[1:-1].tolist():
+        if len(chosen) < min(3, max_rows) and all(abs(chunk - other) > 1 for other in chosen):
+            chosen[chunk] = InspectedChunk(starts[chunk], retrievals[chunk], returns.get(starts[chunk]))
+    return [chosen[chunk] for chunk in sorted(chosen)]
