@@ -13,6 +13,7 @@ METHOD = [
 # These say themselves, in a sentence, what is wrong with what a user gives them; tests give them the worst.
 BOUNDARIES = {
     "Cameras.__init__",
+    "Candidates.__init__",
     "Cameras.transformed",
     "MemoryBank.append",
     "World.remember",

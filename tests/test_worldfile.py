@@ -21,7 +21,7 @@ from context_as_memory.camera import PROFILE
 from context_as_memory.cli.main import main
 from context_as_memory.errors import UserError
 from context_as_memory.memory import MemoryBank
-from context_as_memory.retrieval import RetrievalConfig, retrieve
+from context_as_memory.retrieval import Candidates, RetrievalConfig, retrieve
 from context_as_memory.storage import (
     MAIN,
     BranchStore,
@@ -171,7 +171,7 @@ def test_a_world_remembers_what_training_would_have_shown(tmp_path, weights, str
             world.close()
             world = open_world(tmp_path / "world", device="cpu")
         target = cameras[now : now + 2]
-        plain = retrieve(cameras[:now], target, rule, recent=now - 1, given=np.arange(now) < 4)
+        plain = retrieve(Candidates(cameras[:now], given=np.arange(now) < 4), target, rule, recent=now - 1)
         found = world.step(target).retrieval
         assert found.indices.tolist() == plain.indices.tolist()
         np.testing.assert_allclose(found.scores, plain.scores, atol=1e-12)

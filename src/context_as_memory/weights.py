@@ -30,6 +30,15 @@ _CLASSES: dict[str, tuple[type[nn.Module], type]] = {
     "WorldTransformer": (WorldTransformer, TransformerConfig),
 }
 
+_COVERAGE = "parallax_rad scale_band min_gain layers alike_m alike_rad fill_share given_bonus visible_parallax_rad"
+_PAPER = {"paper_" + name: name for name in ("near_m", "far_m", "parallel_rad", "far_share")}
+# Files of before the groups have these settings side by side: where each belongs.
+_GROUPS = (
+    {name: ("coverage", name) for name in _COVERAGE.split()}
+    | {old: ("paper", name) for old, name in (_PAPER | {"literal": "as_published"}).items()}
+    | {"crowded": ("crowd", "frames"), "bin_m": ("crowd", "bin_m"), "bin_rad": ("crowd", "bin_rad")}
+)
+
 
 def build_config(kind: type, values: dict[str, Any], where: str) -> Any:
     """Fill a config dataclass, and those inside it, from JSON values; an unknown key is an error that names it and
@@ -63,7 +72,21 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """`world.json` of a world folder: how it is used. Files that have all fields of retrieval side by side are read as
     if they were written today."""
     settings = read_json(Path(folder) / "world.json", "weights")
+    if isinstance(settings.get("retrieval"), dict):
+        settings["retrieval"] = _nested(settings["retrieval"])
     return settings
+
+
+def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """Settings of retrieval in groups; what is in a group already, or is unknown, stays where it is."""
+    rule: dict[str, Any] = {}
+    for key, value in flat.items():
+        group, name = _GROUPS.get(key, ("", key))
+        if group and not isinstance(value, dict):
+            rule.setdefault(group, {})[name] = value
+        else:
+            rule[key] = value
+    return rule
 
 
 def save_pretrained(

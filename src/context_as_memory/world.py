@@ -29,7 +29,7 @@ from .engine import ContextCache, Engine, open_engine
 from .errors import UserError
 from .front_door import Walk, first_view, gathered, path_from
 from .memory import MemoryBank, RamStore, Store
-from .retrieval import Retrieval, RetrievalConfig, ViewIndex, retrieve
+from .retrieval import Candidates, Retrieval, RetrievalConfig, ViewIndex, retrieve
 from .tokens import ModelInputs, TokenLayout, build_model_inputs
 from .transformer import WorldTransformer
 from .weights import build_config, fingerprint, from_pretrained, open_codec, read_settings, resolve
@@ -237,17 +237,9 @@ class World:
 
     def _retrieve(self, targets: Cameras, rule: RetrievalConfig, seed: int) -> Retrieval:
         """The context for these targets by a rule, from all that the memory holds and knows."""
-        return retrieve(
-            self.bank.cameras,
-            targets,
-            rule,
-            recent=len(self.bank) - 1,
-            allowed=self.bank.offered(),
-            index=self._index_for(rule),
-            profiles_m=self.bank.profiles_m,
-            given=~self.bank.generated,
-            seed=seed,
-        )
+        bank = self.bank
+        stored = Candidates(bank.cameras, bank.offered(), ~bank.generated, bank.profiles_m)
+        return retrieve(stored, targets, rule, recent=len(bank) - 1, index=self._index_for(rule), seed=seed)
 
     def _index_for(self, rule: RetrievalConfig) -> ViewIndex:
         """The index over this bank; made anew for a rule that it does not fit."""

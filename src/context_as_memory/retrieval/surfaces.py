@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from context_as_memory.camera import PROFILE, PlanarViews
-from context_as_memory.retrieval.config import Samples
+from context_as_memory.retrieval.rule import Samples
 
 COLUMNS = 48  # of the horizon that is foreseen
 BETWEEN = 4  # points on a wall from one profile column to the next
