@@ -238,3 +238,32 @@ def paper_pair(target: PlanarViews, i: int, others: PlanarViews, j: int, config:
     return turn < config.paper.parallel_rad and (
         in_view(target, i, others.origin[j]) or in_view(others, j, target.origin[i])
     )
+
+
+def image_edges(
+    cameras: Cameras,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """x/z at the left and right and y/z at the top and bottom edge of the image, each [N]; heeds cx and cy."""
+    fx, fy, cx, cy = cameras.K.T
+    return -cx / fx, (cameras.width - cx) / fx, -cy / fy, (cameras.height - cy) / fy
+
+
+def frustum_planes(cameras: Cameras, near_m: float, far_m: float) -> np.ndarray:
+    """Planes [N,6,4] as (unit normal, d), a point is inside when n.x + d >= 0: near, far, left, right, top, bottom."""
+    left, right, top, bottom = image_edges(cameras)
+    zero, one = np.zeros_like(left), np.ones_like(left)
+    local = np.stack(
+        [
+            np.stack([zero, zero, one], 1),
+            np.stack([zero, zero, -one], 1),
+            np.stack([one, zero, -left], 1),
+            np.stack([-one, zero, right], 1),
+            np.stack([zero, one, -top], 1),
+            np.stack([zero, -one, bottom], 1),
+        ],
+        axis=1,
+    )
+    local /= np.linalg.norm(local, axis=2, keepdims=True)
+    normal = local @ cameras.c2w[:, :3, :3].transpose(0, 2, 1)
+    offset = np.array([-near_m, far_m, 0.0, 0.0, 0.0, 0.0]) - np.einsum("nki,ni->nk", normal, cameras.position)
+    return np.concatenate([normal, offset[..., None]], axis=2)

@@ -14,7 +14,6 @@ METHOD = [
 BOUNDARIES = {
     "Cameras.__init__",
     "Candidates.__init__",
-    "Cameras.transformed",
     "MemoryBank.append",
     "World.remember",
     "World.reset",

@@ -17,7 +17,7 @@ from context_as_memory.errors import UserError
 from context_as_memory.retrieval import RetrievalConfig
 from context_as_memory.server.forgetful import forgetful
 from context_as_memory.storage import create_world, open_world
-from tiny import save_world
+from tiny import save_world, transformed
 
 transformers = pytest.importorskip("transformers")
 
@@ -98,7 +98,7 @@ def test_eye_level_in_a_world_that_is_not_z_up():
     turn = np.eye(4)
     turn[:3, :3] = Rotation.from_euler("xyz", [100, 20, 30], degrees=True).as_matrix()
     cameras = tilted(look((0.0, 0.0, 0.0), [0.0, 2.0], pinhole(90, 64, 48), 64, 48), 5.0)
-    assert eye_level(cameras.transformed(turn), 3 * turn[:3, 2]) == pytest.approx(eye_level(cameras))
+    assert eye_level(transformed(cameras, turn), 3 * turn[:3, 2]) == pytest.approx(eye_level(cameras))
 
 
 # ------------------------------------------------------------------------------------------------------- estimator

@@ -37,6 +37,7 @@ from context_as_memory.retrieval.ground import key_rows, ranking_rows
 from context_as_memory.retrieval.overlap import MIN_OVERLAP, fov_overlap
 from context_as_memory.retrieval.paper import paper_overlap, runs, thin_runs
 from reference_retrieval import rule_of
+from tiny import transformed
 
 SEEDS = st.integers(0, 2**32 - 1)
 NEAR, FAR = 0.1, 15.0
@@ -121,7 +122,7 @@ def test_everything_is_invariant_under_rigid_motion(seed: int) -> None:
     rigid[:3, :3] = Rotation.random(random_state=int(seed) % 2**31).as_matrix()
     rigid[:3, 3] = rng.uniform(-500, 500, 3)
     bank = walk(seed, 60)
-    moved = bank.transformed(rigid)
+    moved = transformed(bank, rigid)
     here, there = planar(bank, ground_basis(bank)), planar(moved, ground_basis(moved))
     first, second = fov_overlap(here, here, NEAR, FAR), fov_overlap(there, there, NEAR, FAR)
     assert np.abs(first - second).max() <= 1e-6

@@ -9,7 +9,6 @@ from scipy.spatial.transform import Rotation
 from context_as_memory.camera import (
     PROFILE,
     Cameras,
-    frustum_planes,
     horizon_profile,
     look,
     pinhole,
@@ -19,7 +18,8 @@ from context_as_memory.errors import UserError
 from context_as_memory.retrieval import Candidates, retrieve
 from context_as_memory.retrieval.space import explained_in_space, frustum_samples, inside_frusta
 from context_as_memory.retrieval.surfaces import MARGIN_M, MARGIN_SHARE, foreseen_surfaces, in_sight
-from reference_retrieval import rule_of
+from reference_retrieval import frustum_planes, rule_of
+from tiny import transformed
 
 SEEDS = st.integers(0, 2**32 - 1)
 FAR = 15.0
@@ -143,7 +143,7 @@ def test_explained_in_space_equals_loop_and_ignores_rigid_motion(seed: int) -> N
     move[:3, :3], move[:3, 3] = Rotation.random(random_state=1).as_matrix(), (3, -2, 9)
     bank = _flying(rng, 40)
     here = retrieve(bank, target, config, recent=39)
-    there = retrieve(bank.transformed(move), target.transformed(move), config, recent=39)
+    there = retrieve(transformed(bank, move), transformed(target, move), config, recent=39)
     assert here.indices.tolist() == there.indices.tolist()
 
 

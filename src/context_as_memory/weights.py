@@ -8,7 +8,7 @@ A world folder holds `transformer/`, `vae/` and `world.json` (frame size, chunk 
 
 import hashlib
 import json
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast, get_type_hints
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .codec import ImageAutoencoder, ImageAutoencoderConfig, VideoCodec
+from .compute import fast
 from .errors import UserError
 from .formats.files import atomic, write_text
 from .transformer import TransformerConfig, WorldTransformer
@@ -151,6 +152,26 @@ def open_codec(folder: Path) -> VideoCodec:
         return WanCodec.from_pretrained(folder)
     codec: VideoCodec = from_pretrained(folder, expect=ImageAutoencoder)
     return codec
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What a world folder holds: networks, ready on their device, and settings, an instance of the class asked for."""
+
+    model: WorldTransformer
+    codec: Any
+    settings: Any
+    sha256: str
+
+
+def open_folder(name: str | Path, kind: type, device: torch.device) -> Folder:
+    """Open a world folder by name (see `resolve`); `world.json` fills the dataclass `kind`. Raises `UserError` for
+    missing, damaged or foreign weights."""
+    folder = resolve(name)
+    settings = build_config(kind, read_settings(folder), str(folder / "world.json"))
+    model = fast(from_pretrained(folder / "transformer", expect=WorldTransformer), device)
+    codec: Any = open_codec(folder / "vae")
+    return Folder(model, fast(codec, device), settings, fingerprint(folder))
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor], where: str) -> None:

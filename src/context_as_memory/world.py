@@ -9,12 +9,10 @@ A world lives in working memory, or in the store that it is given: `storage.crea
 worlds that live in a folder.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,16 +21,17 @@ from torch import Tensor
 
 from .camera import Cameras
 from .codec import VideoCodec
-from .compute import fast, pick_device
+from .compute import pick_device
 from .diffusion import TIMESTEPS, FlowMatching, sample_flow
 from .engine import ContextCache, Engine, open_engine
 from .errors import UserError
 from .front_door import Walk, first_view, gathered, path_from
+from .machine import Clock
 from .memory import MemoryBank, RamStore, Store
 from .retrieval import Candidates, Retrieval, RetrievalConfig, ViewIndex, retrieve
 from .tokens import ModelInputs, TokenLayout, build_model_inputs
 from .transformer import WorldTransformer
-from .weights import build_config, fingerprint, from_pretrained, open_codec, read_settings, resolve
+from .weights import open_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,13 +105,10 @@ class World:
         `changes` override fields of the saved `WorldConfig`, e.g. `seed=1`, `num_steps=8` or
         `retrieval=RetrievalConfig(strategy="paper")`. Raises `UserError` for missing, damaged or foreign weights.
         """
-        folder = resolve(name)
-        target = pick_device(device)
-        config: WorldConfig = build_config(WorldConfig, read_settings(folder), str(folder / "world.json"))
-        model = fast(from_pretrained(folder / "transformer", expect=WorldTransformer), target)
-        codec: Any = open_codec(folder / "vae")
-        world = cls(model, fast(codec, target), replace(config, **changes), device)  # type: ignore[arg-type]
-        world.weights_sha256 = fingerprint(folder)
+        found = open_folder(name, WorldConfig, pick_device(device))
+        config = replace(found.settings, **changes)
+        world = cls(found.model, found.codec, config, device)
+        world.weights_sha256 = found.sha256
         return world
 
     def close(self) -> None:
@@ -130,12 +126,10 @@ class World:
         if len(frames_u8) == 0:
             raise UserError("world: no start frame; give at least one picture and its camera")
         before = self.bank
-        if not isinstance(before.store, RamStore):
-            if len(before):
-                raise UserError("world: its file has a history; rewind or fork it instead of a reset")
-            self.remember(frames_u8, cameras, profiles_m)
-            return
-        self.bank = MemoryBank()
+        if isinstance(before.store, RamStore):
+            self.bank = MemoryBank()
+        elif len(before):
+            raise UserError("world: its file has a history; rewind or fork it instead of a reset")
         try:
             self.remember(frames_u8, cameras, profiles_m)
         except BaseException:
@@ -154,7 +148,7 @@ class World:
         if (cameras.width, cameras.height) != size or frames_u8.shape[1:3] != size[::-1]:
             raise UserError(
                 f"world: start frames are {frames_u8.shape[2]}x{frames_u8.shape[1]}, these weights make "
-                f"{size[0]}x{size[1]}; use video.fit_frame and Cameras.resized"
+                f"{size[0]}x{size[1]}; use formats.pictures.fit_frame and Cameras.resized"
             )
         for start in range(0, len(frames_u8), 64):
             part = slice(start, start + 64)
@@ -171,12 +165,11 @@ class World:
         `retrieval` overrides the configured strategy for this chunk, or is the context itself (to ask what a wrong
         memory does); `commit=False` leaves the memory as it is (to compare strategies on one memory).
         """
-        wanted = len(cameras)
+        wanted, clock = len(cameras), Clock()
         if not 1 <= wanted <= self.chunk_frames:
             raise UserError(
                 f"world: a step takes 1 to {self.chunk_frames} cameras, got {wanted}; use rollout for longer paths"
             )
-        clock = _Clock()
         path = self._padded(cameras)
         targets = path[self.codec.temporal_factor - 1 :: self.codec.temporal_factor]  # one camera per latent
         recent = len(self.bank) - 1
@@ -283,16 +276,3 @@ class World:
 
         sigmas = flow.sampling_sigmas(self.config.num_steps)
         return sample_flow(predict, noise, sigmas, self.config.multistep)
-
-
-class _Clock:
-    """Seconds between laps, by name."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[name] = now - self._last
-        self._last = now

@@ -24,8 +24,6 @@ from context_as_memory.camera.profiles import PROFILE, checked_profiles, eye_lev
 from context_as_memory.camera.views import (
     PlanarViews,
     coordinates,
-    frustum_corners,
-    frustum_planes,
     ground_basis,
     planar,
     wedge_polygon,
@@ -40,8 +38,6 @@ __all__ = [
     "ground_basis",
     "planar",
     "wedge_polygon",
-    "frustum_corners",
-    "frustum_planes",
     "PROFILE",
     "checked_profiles",
     "eye_level",

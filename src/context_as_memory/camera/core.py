@@ -136,11 +136,6 @@ class Cameras:
         return np.asarray(2 * np.arctan(self.half_width_tan))
 
     @property
-    def vfov_rad(self) -> Float[np.ndarray, " n"]:
-        """Full vertical field of view, [N] radians."""
-        return np.asarray(2 * np.arctan(self.half_height_tan))
-
-    @property
     def w2c(self) -> Float[np.ndarray, "n 4 4"]:
         """World-to-camera matrices, [N,4,4]: the true inverse of `c2w`, also where it is only orthonormal to 1e-4."""
         w2c = np.tile(np.eye(4), (len(self), 1, 1))
@@ -157,14 +152,6 @@ class Cameras:
         scale = max(width / self.width, height / self.height)
         crop = np.array([0.0, 0.0, (scale * self.width - width) / 2, (scale * self.height - height) / 2])
         return Cameras(self.c2w, scale * self.K - crop, width, height)
-
-    def transformed(self, rigid: np.ndarray) -> "Cameras":
-        """The cameras after the whole world moves by `rigid`, a [4,4] rotation and translation."""
-        rigid = floats(rigid, "rigid")
-        if rigid.shape != (4, 4):
-            raise UserError(f"the rigid motion has shape {list(rigid.shape)}; give a [4,4] matrix")
-        check_poses(rigid[None])
-        return Cameras(rigid @ self.c2w, self.K, self.width, self.height)
 
     def normalized_K(self) -> Float[np.ndarray, "n 4"]:
         """Intrinsics for image coordinates in [-1,1]: (2fx/W, 2fy/H, (2cx-W)/W, (2cy-H)/H), [N,4]."""

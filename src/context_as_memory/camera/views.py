@@ -69,47 +69,6 @@ def wedge_polygon(views: PlanarViews, near_m: float, far_m: float) -> Float[np.n
     )
 
 
-def _image_edges(
-    cameras: Cameras,
-) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """x/z at the left and right and y/z at the top and bottom edge of the image, each [N]; heeds cx and cy."""
-    fx, fy, cx, cy = cameras.K.T
-    return -cx / fx, (cameras.width - cx) / fx, -cy / fy, (cameras.height - cy) / fy
-
-
-def frustum_corners(cameras: Cameras, near_m: float, far_m: float) -> Float[np.ndarray, "n 8 3"]:
-    """Corners [N,8,3] metres: near then far, each top left, top right, bottom right, bottom left in the image."""
-    check_range(near_m, far_m)
-    left, right, top, bottom = _image_edges(cameras)
-    one = np.ones_like(left)
-    around = ((left, top), (right, top), (right, bottom), (left, bottom))
-    rays = np.stack([np.stack([x, y, one], 1) for x, y in around], 1)
-    local = np.concatenate([near_m * rays, far_m * rays], axis=1)
-    return np.asarray(local @ cameras.c2w[:, :3, :3].transpose(0, 2, 1) + cameras.position[:, None])
-
-
-def frustum_planes(cameras: Cameras, near_m: float, far_m: float) -> Float[np.ndarray, "n 6 4"]:
-    """Planes [N,6,4] as (unit normal, d), a point is inside when n.x + d >= 0: near, far, left, right, top, bottom."""
-    check_range(near_m, far_m)
-    left, right, top, bottom = _image_edges(cameras)
-    zero, one = np.zeros_like(left), np.ones_like(left)
-    local = np.stack(
-        [
-            np.stack([zero, zero, one], 1),
-            np.stack([zero, zero, -one], 1),
-            np.stack([one, zero, -left], 1),
-            np.stack([-one, zero, right], 1),
-            np.stack([zero, one, -top], 1),
-            np.stack([zero, -one, bottom], 1),
-        ],
-        axis=1,
-    )
-    local /= np.linalg.norm(local, axis=2, keepdims=True)
-    normal = local @ cameras.c2w[:, :3, :3].transpose(0, 2, 1)
-    offset = np.array([-near_m, far_m, 0.0, 0.0, 0.0, 0.0]) - np.einsum("nki,ni->nk", normal, cameras.position)
-    return np.concatenate([normal, offset[..., None]], axis=2)
-
-
 def level_heading(
     up: Float[np.ndarray, "3"], right: Float[np.ndarray, "3"], forward: Float[np.ndarray, "3"]
 ) -> Float[np.ndarray, "3"]:
