@@ -25,10 +25,10 @@ from .compute import pick_device
 from .diffusion import TIMESTEPS, FlowMatching, sample_flow
 from .engine import ContextCache, Engine, open_engine
 from .errors import UserError
-from .front_door import Walk, first_view, gathered, path_from
+from .front_door import FrontDoor
 from .machine import Clock
 from .memory import MemoryBank, RamStore, Store
-from .retrieval import Candidates, Retrieval, RetrievalConfig, ViewIndex, retrieve
+from .retrieval import Candidates, KeptIndex, Retrieval, RetrievalConfig, retrieve
 from .tokens import ModelInputs, TokenLayout, build_model_inputs
 from .transformer import WorldTransformer
 from .weights import open_folder
@@ -65,7 +65,7 @@ class Chunk:
     seconds: dict[str, float]  # retrieve, denoise, decode, encode (with `World.depth`, if that is set)
 
 
-class World:
+class World(FrontDoor):
     """A generated world: a denoiser, a codec and a memory of every frame so far.
 
     depth: None, or what estimates depth profiles [T, PROFILE] of frames uint8 [T, H, W, 3] and their T cameras, such as
@@ -89,9 +89,7 @@ class World:
         self.bank = MemoryBank(store)
         self.steps = self.bank.store.steps  # numbers the noise of a chunk; with the seed it is the whole random state
         self.first_entry = 0  # what the first entry of the bank was called before a copy: numbers the noise of entries
-        self._read = ContextCache(config.kept_frames)  # empty after opening: it never influences a frame
-        self._index: ViewIndex | None = None
-        self._indexed: MemoryBank | None = None  # the bank it is an index of
+        self._read, self._index = ContextCache(config.kept_frames), KeptIndex()  # to save time; they choose nothing
 
     @cached_property
     def engine(self) -> Engine:
@@ -207,16 +205,6 @@ class World:
 
     # -- the front door ------------------------------------------------------------------------------------------
 
-    def start(self, source: str | Path | np.ndarray | None = None) -> "World":
-        """Begin anew from a picture file, a picture uint8 [H, W, 3] or a start place by name; see `front_door`."""
-        self.reset(*first_view(source, self.config.width, self.config.height))
-        return self
-
-    def walk(self, actions: str | Cameras) -> Walk:
-        """Walk on from the last frame by an action string such as "w-40,j-30", or along cameras; all of it at once."""
-        chunks = self.rollout(path_from(self.bank.cameras[-1], actions))
-        return gathered((chunk.frames_u8, chunk.cameras, chunk.retrieval.indices) for chunk in chunks)
-
     # -- pieces --------------------------------------------------------------------------------------------------
 
     @property
@@ -232,13 +220,7 @@ class World:
         """The context for these targets by a rule, from all that the memory holds and knows."""
         bank = self.bank
         stored = Candidates(bank.cameras, bank.offered(), ~bank.generated, bank.profiles_m)
-        return retrieve(stored, targets, rule, recent=len(bank) - 1, index=self._index_for(rule), seed=seed)
-
-    def _index_for(self, rule: RetrievalConfig) -> ViewIndex:
-        """The index over this bank; made anew for a rule that it does not fit."""
-        if self._index is None or self._indexed is not self.bank or not self._index.fits(rule):
-            self._index, self._indexed = ViewIndex(rule), self.bank
-        return self._index
+        return retrieve(stored, targets, rule, recent=len(bank) - 1, index=self._index.over(bank, rule), seed=seed)
 
     def _padded(self, cameras: Cameras) -> Cameras:
         """A path that ends inside a chunk stands still to its end; the surplus frames are cut off again."""

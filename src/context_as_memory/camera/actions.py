@@ -8,8 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from context_as_memory.camera.core import Cameras, floats
-from context_as_memory.camera.views import level_heading
+from context_as_memory.camera.core import Cameras, floats, level_heading
 from context_as_memory.errors import UserError
 
 PITCH_LIMIT_RAD = radians(85.0)

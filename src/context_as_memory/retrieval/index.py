@@ -220,6 +220,19 @@ class ViewIndex:
         return np.argpartition(distance, NEAREST)[:NEAREST]
 
 
+class KeptIndex:
+    """The index over one bank, made anew for another bank and for a rule that it does not fit."""
+
+    def __init__(self) -> None:
+        self._index: ViewIndex | None = None
+        self._bank: object = None
+
+    def over(self, bank: object, config: RetrievalConfig) -> ViewIndex:
+        if self._index is None or self._bank is not bank or not self._index.fits(config):
+            self._index, self._bank = ViewIndex(config), bank
+        return self._index
+
+
 def _sorting(config: RetrievalConfig) -> tuple[object, ...]:
     space = config.strategy == "frustum"
     return space, config.near_m, config.far_m, config.crowd
