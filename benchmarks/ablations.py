@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -53,7 +54,7 @@ def main() -> None:
     )
     figures: dict[str, float] = {}
     for name in options.only or VARIANTS:
-        model = replace(recipe.model, **VARIANTS[name])
+        model = replace(recipe.model, **dict[str, Any](VARIANTS[name]))
         folder = options.out / name.replace(" ", "_")
         train_world(replace(recipe, model=model, train=train), options.data, options.codec, options.cache, folder)
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -14,7 +14,9 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from published_rules import memorizon, worldmem, worldplay
@@ -103,7 +105,7 @@ def choices(task: Task, cameras: Cameras, profiles_m: np.ndarray, seed: int) -> 
     """Every rule as a function of the number of frames."""
     bank, target = cameras[: task.now], cameras[task.start : task.start + CHUNK_FRAMES]
 
-    def ours(strategy: str, **changes: int) -> Callable[[int], list[int]]:
+    def ours(strategy: str, **changes: Any) -> Callable[[int], list[int]]:
         def choose(frames: int) -> list[int]:
             rule = RetrievalConfig(strategy=strategy, max_context=frames + 1, coverage=Coverage(**changes))
             known = profiles_m[: task.now]
@@ -138,7 +140,7 @@ def measure(tasks: Sequence[Task], seed: int) -> dict[str, dict[int, list[float]
             continue
         late = masks[task.now - 2 :].any(axis=0)
         rules = choices(task, task.episode.cameras(), truth.profiles_m, seed)
-        rules["oracle"] = lambda frames, masks=masks: oracle(masks, frames)
+        rules["oracle"] = partial(oracle, masks)
         for name, rule in rules.items():
             for frames in BUDGETS:
                 found = late | masks[rule(frames)].any(axis=0)

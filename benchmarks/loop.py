@@ -140,7 +140,7 @@ def main() -> None:
     for name, value in figures.items():
         print(f"{name:20s} {value:9.4f}")
     if options.json:
-        identity = {"weights": str(options.weights), "sha256": fingerprint(resolve(options.weights))}
+        identity: dict[str, object] = {"weights": str(options.weights), "sha256": fingerprint(resolve(options.weights))}
         identity |= {"episodes": len(episodes), "lpips": LPIPS_VARIANT}
         write_json(options.json, figures | identity | {f"environment_{k}": v for k, v in environment().items()})
     if options.sheet:

@@ -89,17 +89,26 @@ def main() -> None:
             choices[f"ms_{short}" if name == "bounded" else f"spread_ms_{short}"] = ours
             if name == "bounded" and stored <= 10_000:
                 rng = np.random.default_rng(0)
-                few = {
-                    "monte_carlo": lambda n, bank=bank, chunk=chunk, rng=rng: [
-                        worldmem(bank, frame, PICKS, rng) for frame in chunk(n)
-                    ],
-                    "frustum_samples": lambda n, bank=bank, chunk=chunk: memorizon(bank, chunk(n), PICKS),
-                }
+
+                def monte_carlo(
+                    n: int,
+                    bank: Cameras = bank,
+                    chunk: Callable[[int], Cameras] = chunk,
+                    rng: np.random.Generator = rng,
+                ) -> object:
+                    return [worldmem(bank, frame, PICKS, rng) for frame in chunk(n)]
+
+                def frustum_samples(n: int, bank: Cameras = bank, chunk: Callable[[int], Cameras] = chunk) -> object:
+                    return memorizon(bank, chunk(n), PICKS)
+
+                def chunks(n: int, ours: Callable[[int], object] = ours) -> list[object]:
+                    return [ours(CHUNKS * n + i) for i in range(CHUNKS)]
+
                 compared = times_ms(
-                    {"ours": lambda n, ours=ours: [ours(CHUNKS * n + i) for i in range(CHUNKS)], **few},
+                    {"ours": chunks, "monte_carlo": monte_carlo, "frustum_samples": frustum_samples},
                     turns=21 if stored == 1_000 else 5,
                 )
-                for rule in few:
+                for rule in ("monte_carlo", "frustum_samples"):
                     # Turn by turn, since the speed of a machine drifts.
                     ratio = CHUNKS * float(np.median(compared[rule] / compared["ours"]))
                     figures[f"times_{rule}_{short}"] = ratio

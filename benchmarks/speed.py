@@ -88,7 +88,9 @@ class Walk:
 
 def idle(base: World, threads: int, rounds: int) -> Figures:
     """Every engine, and the fastest one with one thread, in turns."""
-    walks = {f"fps_{name}": Walk(base, name, threads) for name in ENGINES if name != "auto"}
+    walks: dict[str, Callable[[], object]] = {
+        f"fps_{name}": Walk(base, name, threads) for name in ENGINES if name != "auto"
+    }
     walks |= {"one": Walk(base, "auto", 1), "fps_idle": Walk(base, "auto", threads)}
     times, frames = in_turns(walks, rounds), base.chunk_frames
     figures = {name: frames / float(np.median(seconds)) for name, seconds in times.items() if name != "one"}
@@ -156,7 +158,7 @@ def peer(base: World, threads: int, rounds: int) -> Figures:
     torch.set_num_threads(threads)
     config, settings = base.model.config, base.config
     dtype = next(base.model.parameters()).dtype
-    theirs = WanTransformer3DModel(
+    theirs: torch.nn.Module = WanTransformer3DModel(
         num_attention_heads=config.num_attention_heads, attention_head_dim=config.attention_head_dim,
         in_channels=config.in_channels, out_channels=config.out_channels, text_dim=16, freq_dim=config.freq_dim,
         ffn_dim=config.ffn_dim, num_layers=config.num_layers,
@@ -255,7 +257,9 @@ async def _turning(address: str, rounds: int) -> list[float]:
             if since >= 4:  # chunks since the last key
                 event, since = event + 1, -(10**6)
                 tasks.add(asyncio.create_task(press(event)))
-            message = decode(await asyncio.wait_for(line.recv(), 120), 10**8)
+            received = await asyncio.wait_for(line.recv(), 120)
+            assert isinstance(received, bytes)
+            message = decode(received, 10**8)
             if isinstance(message, FrameBatch) and message.chunk_index >= 0 and message.view == "memory":
                 begins = max(time.monotonic(), all_shown)
                 all_shown = begins + message.num_frames / 30

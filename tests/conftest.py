@@ -9,7 +9,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")  # no display
 
 import pytest
 from hypothesis import settings
-from jaxtyping import install_import_hook
+from jaxtyping import install_import_hook  # before the package: `shapes` then has real types
 
 from shape_checks import METHOD
 

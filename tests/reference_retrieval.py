@@ -232,7 +232,7 @@ def paper_pair(target: PlanarViews, i: int, others: PlanarViews, j: int, config:
         return True
 
     def in_view(views: PlanarViews, n: int, point: np.ndarray) -> bool:
-        x, z = from_view(views, n, point)
+        x, z = from_view(views, n, point.tolist())
         return z > 0 and abs(x) <= views.half_width_tan[n] * z
 
     return turn < config.paper.parallel_rad and (

@@ -179,7 +179,7 @@ def test_validation_of_shapes_and_sizes():
         (eye.astype(str), K, 160, 96, "not an array of real numbers"),
     ):
         with pytest.raises(UserError, match=message):
-            Cameras(c2w, intrinsics, width, height)  # type: ignore[arg-type]
+            Cameras(c2w, intrinsics, width, height)
     nearly = eye.copy()
     nearly[0, 0, 0] += 4e-5  # rounding of a float32 or text file is forgiven
     Cameras(nearly, K, 160, 96)

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 
 from context_as_memory import __version__
-from context_as_memory.camera import Cameras, cameras_from_actions, look, parse_actions, pinhole, write_poses
+from context_as_memory.camera import Cameras, cameras_from_actions, look, parse_actions, pinhole
 from context_as_memory.cli.main import main
 from context_as_memory.data.episode import write_episode
 from context_as_memory.evaluation.returns import find_returns, visits
 from context_as_memory.formats.pictures import read_image, write_image
 from context_as_memory.formats.video import read_video
+from context_as_memory.formats.write import write_poses
 from context_as_memory.retrieval import STRATEGIES
 from context_as_memory.walk.config import Strategy
 from context_as_memory.walk.recorder import OUTPUTS
@@ -376,12 +377,12 @@ def test_the_report_is_written_before_its_picture(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo: Path
 ) -> None:
     """What goes wrong in drawing costs the picture, not the numbers; and the lens and the up are among these."""
-    from context_as_memory.evaluation import generate
+    from context_as_memory.walk import recorder
 
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("no picture")
 
-    monkeypatch.setattr(generate, "draw_inspector", fail)
+    monkeypatch.setattr(recorder, "draw_inspector", fail)
     path = tmp_path / "path.npy"
     np.save(path, look(np.zeros((3, 3)), np.radians([0.0, 3.0, 6.0]), pinhole(90, 130, 70), 130, 70).c2w)
     out = tmp_path / "out"

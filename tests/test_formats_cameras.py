@@ -9,19 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from context_as_memory.camera import (
-    Cameras,
-    look,
-    pinhole,
-    read_cameras,
-    read_poses,
-    read_realestate10k,
-    read_unreal_json,
-    write_poses,
-    write_realestate10k,
-    write_unreal_json,
-)
+from context_as_memory.camera import Cameras, look, pinhole
 from context_as_memory.errors import UserError
+from context_as_memory.formats.cameras import read_cameras, read_poses, read_realestate10k, read_unreal_json
+from context_as_memory.formats.write import write_poses, write_realestate10k, write_unreal_json
 
 K = pinhole(90, 160, 96)
 

@@ -9,15 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from context_as_memory.camera import (
-    Cameras,
-    cameras_from_actions,
-    look,
-    pinhole,
-    write_poses,
-    write_realestate10k,
-    write_unreal_json,
-)
+from context_as_memory.camera import Cameras, cameras_from_actions, look, pinhole
 from context_as_memory.cli.main import main
 from context_as_memory.data.episode import write_episode
 from context_as_memory.errors import UserError
@@ -27,6 +19,7 @@ from context_as_memory.evaluation.returns import find_returns
 from context_as_memory.formats.importers import SCENE_MEM_HFOV_DEG, ImportedVideo, import_videos
 from context_as_memory.formats.pictures import write_image
 from context_as_memory.formats.video import VideoWriter
+from context_as_memory.formats.write import write_poses, write_realestate10k, write_unreal_json
 
 WIDTH, HEIGHT = 32, 18
 HFOV_DEG = 52.67  # the lens of the paper's data set

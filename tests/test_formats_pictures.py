@@ -9,13 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from context_as_memory.evaluation.generate import prepare_scene
-from context_as_memory.evaluation.inspector import InspectedChunk, draw_inspector
 from PIL import Image, ImageCms
 
 from context_as_memory.camera import Cameras, cameras_from_actions, look, pinhole
 from context_as_memory.errors import UserError
-from context_as_memory.evaluation.config import GenerateConfig
 from context_as_memory.evaluation.foreign import score_video
 from context_as_memory.formats import write
 from context_as_memory.formats.cameras import read_track
@@ -24,8 +21,11 @@ from context_as_memory.formats.importers import import_videos
 from context_as_memory.formats.options import PoseOptions
 from context_as_memory.formats.pictures import decode_picture, read_image, read_picture, write_image
 from context_as_memory.formats.video import VideoWriter, measure_video, read_frames, read_video
+from context_as_memory.pictures.inspector import InspectedChunk, draw_inspector
 from context_as_memory.retrieval import Retrieval
 from context_as_memory.server.pictures import decode_upload
+from context_as_memory.walk.config import GenerateConfig
+from context_as_memory.walk.request import read_request
 
 
 def gradient(width: int = 48, height: int = 32) -> np.ndarray:
@@ -437,10 +437,10 @@ def test_every_command_reads_a_camera_file_alike(tmp_path, kind):
     encode(tmp_path / "walk.mp4", moving(len(cameras), 64, 36))
     write_image(tmp_path / "photo.png", gradient(64, 36))
     (video,) = import_videos(tmp_path)
-    scene = prepare_scene(GenerateConfig(out=tmp_path, image=tmp_path / "photo.png", trajectory=path))
-    generated = Cameras.concat([scene.camera, scene.targets])
+    request = read_request(GenerateConfig(out=tmp_path, image=tmp_path / "photo.png", trajectory=path))
+    generated = Cameras.concat([request.start.camera, request.path])
     for found in (video.cameras, generated, read_track(path).cameras):
         np.testing.assert_allclose(found.c2w, cameras.c2w, atol=1e-9)
         np.testing.assert_allclose(np.degrees(found.hfov_rad), 52.67, atol=0.01)
     assert (video.cameras.width, generated.width) == (64, 64)
-    np.testing.assert_allclose(scene.up, [0, 0, 1], atol=1e-9)
+    np.testing.assert_allclose(request.start.up, [0, 0, 1], atol=1e-9)

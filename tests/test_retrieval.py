@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,16 +12,9 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 import reference_retrieval as reference
-from context_as_memory.camera import (
-    Cameras,
-    PlanarViews,
-    ground_basis,
-    look,
-    pinhole,
-    planar,
-    read_unreal_json,
-)
+from context_as_memory.camera import Cameras, PlanarViews, ground_basis, look, pinhole, planar
 from context_as_memory.errors import UserError
+from context_as_memory.formats.cameras import read_unreal_json
 from context_as_memory.retrieval import (
     STRATEGIES,
     Candidates,
@@ -484,7 +478,8 @@ def test_bad_input_is_refused() -> None:
         retrieve(bank, bank[:1], config, recent=-1)
     with pytest.raises(UserError, match="target"):
         retrieve(bank, bank[:0], config, recent=None)
-    for mask in (np.ones(4, bool), np.ones(5)):
+    masks: list[Any] = [np.ones(4, bool), np.ones(5)]
+    for mask in masks:
         with pytest.raises(UserError, match="allowed"):
             retrieve(Candidates(bank, allowed=mask), bank[:1], config, recent=None)
         with pytest.raises(UserError, match="given"):

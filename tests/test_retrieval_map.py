@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from context_as_memory.camera import look, pinhole, write_poses, write_realestate10k, write_unreal_json
-from context_as_memory.cli.retrieve import read_any_cameras, retrieve_command
+from context_as_memory.camera import look, pinhole
+from context_as_memory.cli.retrieve import retrieve_command
 from context_as_memory.errors import UserError
+from context_as_memory.formats.cameras import read_cameras
+from context_as_memory.formats.write import write_poses, write_realestate10k, write_unreal_json
 from context_as_memory.retrieval import STRATEGIES
 
 FRAMES = 60
@@ -75,7 +77,7 @@ def test_picture_is_written_whole(folder: Path, query: int, memory: str, max_con
 
 
 def test_any_camera_file_will_do(folder: Path) -> None:
-    cameras = read_any_cameras(folder)
+    cameras = read_cameras(folder)
     write_unreal_json(cameras, folder / "unreal.json")
     write_realestate10k(cameras, folder / "path.txt")
     (folder / "intrinsics.npy").unlink()

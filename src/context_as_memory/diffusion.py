@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from .errors import UserError
+from .shapes import Float
 
 TIMESTEPS = 1000.0
 

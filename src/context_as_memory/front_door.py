@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import UInt8
 
 from .camera import Z_UP, Cameras, cameras_from_actions, look, pinhole
 from .errors import UserError
 from .formats.pictures import check_frames, fit_frame, read_image
 from .formats.places import start_frame, start_names
 from .formats.video import VideoWriter
+from .shapes import UInt8
 
 if TYPE_CHECKING:
     from .world import World

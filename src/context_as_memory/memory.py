@@ -11,11 +11,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
 from .camera import PROFILE, Cameras, checked_profiles
 from .errors import UserError
+from .shapes import Bool, Float, Float32, UInt8
 
 MIN_DEPTH_M = 0.001  # depths are noted to the millimetre, and none is 0
 

@@ -17,11 +17,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .camera import Cameras
 from .retrieval import Retrieval
+from .shapes import Bool, Float, Int
 
 
 class CameraTensors(NamedTuple):

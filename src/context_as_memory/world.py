@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from .camera import Cameras
@@ -29,6 +28,7 @@ from .front_door import FrontDoor
 from .machine import Clock
 from .memory import MemoryBank, RamStore, Store
 from .retrieval import Candidates, KeptIndex, Retrieval, RetrievalConfig, retrieve
+from .shapes import Float, UInt8
 from .tokens import ModelInputs, TokenLayout, build_model_inputs
 from .transformer import WorldTransformer
 from .weights import open_folder

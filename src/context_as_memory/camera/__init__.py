@@ -7,8 +7,6 @@ Worlds are right-handed; the ones made here (`look`) have z up and count yaw cou
 +x. Only NumPy is needed.
 """
 
-from importlib import import_module
-
 from context_as_memory.camera.actions import (
     Z_UP,
     MotionSpeed,
@@ -45,13 +43,3 @@ __all__ = [
     "parse_actions",
     "cameras_from_actions",
 ]
-
-_MOVED = {name: "cameras" for name in ("read_cameras", "read_poses", "read_realestate10k", "read_unreal_json")}
-_MOVED |= {name: "write" for name in ("write_poses", "write_realestate10k", "write_unreal_json")}
-
-
-def __getattr__(name: str) -> object:
-    """The old place of readers and writers that are in `formats` now; kept until every import is changed."""
-    if name in _MOVED:
-        return getattr(import_module(f"context_as_memory.formats.{_MOVED[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from math import isfinite, radians
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from context_as_memory.camera.core import Cameras, floats, level_heading
 from context_as_memory.errors import UserError
+from context_as_memory.shapes import Float
 
 PITCH_LIMIT_RAD = radians(85.0)
 MAX_ACTION_FRAMES = 1_000_000

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from math import radians, tan
 
 import numpy as np
-from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
 from context_as_memory.errors import UserError
+from context_as_memory.shapes import Bool, Float
 
 ROTATION_TOLERANCE = 1e-4
 

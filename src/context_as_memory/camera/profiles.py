@@ -1,12 +1,12 @@
 """How deep a frame looks along its horizon: the little depth that retrieval can use."""
 
 import numpy as np
-from jaxtyping import Float, Float32
 from numpy.typing import ArrayLike
 
 from context_as_memory.camera.actions import Z_UP
 from context_as_memory.camera.core import Cameras, floats
 from context_as_memory.errors import UserError
+from context_as_memory.shapes import Float, Float32
 
 PROFILE = 32  # depths along the horizon, in equal image columns from left to right
 

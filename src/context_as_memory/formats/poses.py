@@ -151,7 +151,7 @@ def quaternions(rotations: np.ndarray) -> np.ndarray:
     best = np.argmax(np.stack([outer[:, i, i] for i in range(4)], 1), axis=1)
     q = outer[np.arange(len(R)), best]
     q = q / np.linalg.norm(q, axis=1, keepdims=True)
-    return q * np.where(q[:, 3:] < 0, -1.0, 1.0)
+    return np.asarray(q * np.where(q[:, 3:] < 0, -1.0, 1.0))
 
 
 def axis_angle_rotations(vectors: np.ndarray) -> np.ndarray:

@@ -78,8 +78,8 @@ def draw_inspector(
 
         def write(left: float, top: float, text: str, size: float, colour: str = INK, weight: str = "normal") -> None:
             # A file's name may hold signs of mathematical text ($, {, \\): it is drawn as it is.
-            style = {"size": size, "color": colour, "weight": weight, "va": "center", "parse_math": False}
-            figure.text(left / width, 1 - top / height, text, **style)
+            style: dict[str, Any] = {"size": size, "color": colour, "weight": weight, "va": "center"}
+            figure.text(left / width, 1 - top / height, text, parse_math=False, **style)
 
         write(0.35, 0.38, title or "Memory inspector", 17, weight="bold")
         write(0.35, 0.72, subtitle, 10.5, "#495057")

@@ -6,10 +6,10 @@ Used on the ground and in space, which differ in what a sample, a claim and a po
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt64
 from numpy.typing import NDArray
 
 from context_as_memory.retrieval.rule import Coverage
+from context_as_memory.shapes import Bool, Float, Int, UInt64
 
 SHORTLIST = 256  # candidates that enter the greedy stage, best overlap first
 ALIKE_LENS = 0.2  # difference in the logarithm of a lens' width from which views of one place are no duplicates

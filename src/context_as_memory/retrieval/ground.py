@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from context_as_memory.camera import Cameras, PlanarViews, checked_profiles, planar
 from context_as_memory.retrieval.cover import ALIKE_LENS, SHORTLIST
@@ -16,6 +15,7 @@ from context_as_memory.retrieval.index import Index
 from context_as_memory.retrieval.overlap import fov_overlap, touching_overlap
 from context_as_memory.retrieval.rule import Bools, Candidates, Indices, RetrievalConfig, Samples, take
 from context_as_memory.retrieval.surfaces import foreseen_surfaces, in_sight
+from context_as_memory.shapes import Bool, Float, Int
 
 COLUMNS, ROWS = 10, 8  # samples of each key pose: image columns x log-spaced depths; 16 or 32 columns choose no better
 DEEP_SHORTLIST = 1024  # with depth profiles: a frame with little overlap may be the only one that sees round a corner

@@ -1,10 +1,10 @@
 """Exact overlap of two wedges in closed form, by Green's theorem over the boundary of their intersection."""
 
 import numpy as np
-from jaxtyping import Bool, Float
 
 from context_as_memory.camera import Cameras, PlanarViews
 from context_as_memory.retrieval.rule import Floats, check_depths, take
+from context_as_memory.shapes import Bool, Float
 
 MIN_OVERLAP = 1e-6  # overlaps below this are rounding, not shared view
 BLOCK = 2048  # candidates at once: intermediate arrays stay in the processor's cache

@@ -1,11 +1,11 @@
 """The strategy `paper`: the rule of Context-as-Memory (arXiv 2506.03141, section 3.3 and figure 4)."""
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from context_as_memory.camera import PlanarViews
 from context_as_memory.retrieval.overlap import relative_pose
 from context_as_memory.retrieval.rule import Indices, Paper, take
+from context_as_memory.shapes import Bool, Float, Int
 
 MEET_EPS_M = 1e-6  # rays "meet" only beyond this distance: at the apex of coinciding cameras the sign is rounding noise
 

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float64, Int64
 from numpy.typing import NDArray
 
 from context_as_memory.camera import Cameras, PlanarViews
 from context_as_memory.errors import UserError
+from context_as_memory.shapes import Float64, Int64
 
 STRATEGIES = ("coverage", "visible", "frustum", "paper", "recent", "random", "first")
 

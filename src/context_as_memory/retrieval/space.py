@@ -5,12 +5,12 @@ same two depths, and everything is asked of sample points: image columns x rows 
 """
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from context_as_memory.camera import Cameras
 from context_as_memory.retrieval.cover import ALIKE_LENS, SHORTLIST
 from context_as_memory.retrieval.ground import key_rows
 from context_as_memory.retrieval.rule import Candidates, Floats, RetrievalConfig, Samples
+from context_as_memory.shapes import Bool, Float, Int
 
 COLUMNS, ROWS, DEPTHS = 8, 6, 8
 AT_ONCE = 256  # views per block: intermediate arrays stay small

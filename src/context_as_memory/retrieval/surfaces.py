@@ -4,10 +4,10 @@ Profiles answer two questions that poses cannot: which surfaces will the target 
 """
 
 import numpy as np
-from jaxtyping import Bool, Float
 
 from context_as_memory.camera import PROFILE, PlanarViews
 from context_as_memory.retrieval.rule import Samples
+from context_as_memory.shapes import Bool, Float
 
 COLUMNS = 48  # of the horizon that is foreseen
 BETWEEN = 4  # points on a wall from one profile column to the next

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import gelu, silu
 
 from context_as_memory.compute import attention_kernel
 from context_as_memory.errors import UserError
+from context_as_memory.shapes import Float
 from context_as_memory.tokens import CameraTensors, ModelInputs
 from context_as_memory.transformer.config import TransformerConfig
 from context_as_memory.transformer.placement import PIXEL_OCTAVES, RAY_FRAME_PAIRS, Placement, pixel_features

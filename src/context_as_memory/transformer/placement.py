@@ -7,9 +7,9 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
+from context_as_memory.shapes import Complex, Float
 from context_as_memory.tokens import CameraTensors
 from context_as_memory.transformer.config import TransformerConfig
 

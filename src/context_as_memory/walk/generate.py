@@ -45,8 +45,12 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
                         break
             except KeyboardInterrupt:  # the second Ctrl-C
                 pass
-        report = describe(config, request, memory) | recorder.report(request.start.name, config.seed)
+        report = describe(config, request, memory) | recorder.report(config.seed)
         report["look"] = None if config.image is None else look_report(memory, memory.bank.frames_u8(0)[0])
+        # The numbers are written before pictures of them are drawn, so that nothing in drawing can lose them.
+        write_json(config.out / "report.json", report)
+        recorder.draw(request.start.name)
+        report["files"] = recorder.files()
         report |= {"wall_seconds": round(time.perf_counter() - began, 2), "peak_memory_mib": peak_memory_mib()}
         write_json(config.out / "report.json", report)
     return report

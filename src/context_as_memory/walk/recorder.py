@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from context_as_memory.camera import Cameras, write_poses
+from context_as_memory.camera import Cameras
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.returns import find_returns, visits
 from context_as_memory.formats.files import clear_partials
 from context_as_memory.formats.video import VideoWriter
+from context_as_memory.formats.write import write_poses
 from context_as_memory.pictures.inspector import InspectedChunk, draw_inspector
 from context_as_memory.pictures.sheets import Comparison
 from context_as_memory.retrieval import Retrieval
@@ -115,21 +116,14 @@ class Recorder:
             back = number in self._revisited
             self._pair_video.write(self.comparison.compose(now, number, first=first, then=then, revisited=back))
 
-    def report(self, start_name: str, seed: int) -> dict[str, Any]:
-        """Draw the inspector picture; returns what the frames and the clock say."""
-        memory = next(iter(self.runs.values()))
-        pairs = self.pairs[self.pairs[:, 1] < self.length]
+    @property
+    def _pairs_done(self) -> np.ndarray:
+        return self.pairs[self.pairs[:, 1] < self.length]
+
+    def report(self, seed: int) -> dict[str, Any]:
+        """What the frames and the clock say."""
         frames = {name: Frames(run.world.bank, self.length) for name, run in self.runs.items()}
-        rule = memory.world.config.retrieval
-        draw_inspector(
-            self.out / "inspector.png",
-            self.cameras[: self.length],
-            next(iter(frames.values())),
-            choose_chunks(self.starts, memory.retrievals, pairs),
-            title="What was remembered",
-            subtitle=f"{self.length} frames from {start_name}; memory: {rule.strategy}, at most {rule.max_context} "
-            "frames of context",
-        )
+        pairs = self._pairs_done
         return {
             "interrupted": self.length < len(self.cameras),
             "frames_generated": self.length - self.given,
@@ -137,8 +131,25 @@ class Recorder:
             "returns": returns_report(frames, visits(pairs), seed=seed),
             "closure": closure_report(frames, self.cameras, pairs) if self.given == 1 else None,
             "timing": {name: timing(run.seconds, self.length - self.given) for name, run in self.runs.items()},
-            "files": [name for name in OUTPUTS if name == "report.json" or (self.out / name).exists()],
         }
+
+    def draw(self, start_name: str) -> None:
+        """Draw the inspector picture."""
+        memory = next(iter(self.runs.values()))
+        rule = memory.world.config.retrieval
+        draw_inspector(
+            self.out / "inspector.png",
+            self.cameras[: self.length],
+            Frames(memory.world.bank, self.length),
+            choose_chunks(self.starts, memory.retrievals, self._pairs_done),
+            title="What was remembered",
+            subtitle=f"{self.length} frames from {start_name}; memory: {rule.strategy}, at most {rule.max_context} "
+            "frames of context",
+        )
+
+    def files(self) -> list[str]:
+        """Names of the files that are there."""
+        return [name for name in OUTPUTS if (self.out / name).exists()]
 
 
 def prepare_folder(folder: Path) -> None:
