@@ -471,7 +471,7 @@ def test_bad_input_is_refused() -> None:
         {"paper_far_m": 0.5},
     ):
         with pytest.raises(UserError):
-            rule_of(**wrong)  # type: ignore[arg-type]
+            rule_of(**wrong)
     with pytest.raises(UserError, match="recent frame 5"):
         retrieve(bank, bank[:1], config, recent=5)
     with pytest.raises(UserError, match="recent frame -1"):
