@@ -41,6 +41,14 @@ class _RMSNorm(nn.RMSNorm):
         return nn.functional.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
+class _LayerNorm(nn.LayerNorm):
+    """In fp32, whatever the number format of its input and weights, as in Wan."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight.float(), self.bias.float()
+        return nn.functional.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).type_as(x)
+
+
 class Attention(nn.Module):
     """Projections of one attention layer; queries and keys are normalised across all heads, as in Wan."""
 
@@ -102,7 +110,7 @@ class Block(nn.Module):
         self.attn1 = Attention(width, config.num_attention_heads, eps)
         if config.text_dim is not None:
             self.attn2 = Attention(width, config.num_attention_heads, eps)
-            self.norm2 = nn.LayerNorm(width, eps) if config.cross_attn_norm else nn.Identity()
+            self.norm2 = _LayerNorm(width, eps) if config.cross_attn_norm else nn.Identity()
         self.ffn = FeedForward(width, config.ffn_dim)
         self.norm3 = nn.LayerNorm(width, eps, elementwise_affine=False)
         self.scale_shift_table = nn.Parameter(torch.randn(1, 6, width) / width**0.5)
@@ -120,7 +128,7 @@ class Block(nn.Module):
             y = y + self.camera_encoder(pose.to(y.dtype)).unsqueeze(2)
         x = torch.addcmul(x, self.attn1.merge(attend(layer, *self.attn1.project(y))), gate1)
         if text is not None:
-            q, k, v = self.attn2.project(self.norm2(x.float()).type_as(x), text)
+            q, k, v = self.attn2.project(self.norm2(x), text)
             x = x + self.attn2.merge(_attention(q, k, v))
         y = torch.addcmul(shift2, self.norm3(x), 1 + scale2)
         return torch.addcmul(x, self.ffn(y), gate2)
