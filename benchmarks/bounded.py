@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,7 @@ def fill(folder: Path, frames: int, pictures: np.ndarray) -> None:
     cameras = walk(frames)
     channels = world.codec.latent_channels
     rows, columns = (side // world.codec.spatial_factor for side in (96, 160))
-    note = {"step": 0, "context": list(range(8)), "scores": [0.1234] * 8, "retrieval": vars(world.config.retrieval)}
+    note = {"step": 0, "context": list(range(8)), "scores": [0.1234] * 8, "retrieval": asdict(world.config.retrieval)}
     generator = torch.Generator().manual_seed(0)
     for start in track(range(0, frames, CHUNK), "filling the world"):
         rest = np.arange(start, min(start + CHUNK, frames))
