@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ import torch
 from context_as_memory.camera import Cameras, look, pinhole
 from context_as_memory.data.episode import list_episodes
 from context_as_memory.evaluation.report import environment, peak_memory_mib, write_json
+from context_as_memory.storage import create_world, open_world
 from context_as_memory.world import World
 
 SIDE_M, CHUNK = 25.0, 4
@@ -58,11 +60,11 @@ def long_walk(chunks: int, picture: np.ndarray) -> dict[str, float]:
         return sum(world.step(cameras[CHUNK * number + 1 : CHUNK * (number + 1) + 1]).seconds.values())
 
     with tempfile.TemporaryDirectory() as folder:
-        old = World.create(Path(folder) / "old", device="cpu")
+        old = create_world(Path(folder) / "old", device="cpu")
         old.reset(picture[None], cameras[:1])
         for number in track(range(chunks - TURNS), "long walk"):
             step(old, number)
-        young = World.create(Path(folder) / "young", networks=old)
+        young = create_world(Path(folder) / "young", networks=old)
         young.reset(picture[None], cameras[:1])
         for number in range(EARLY - 1):
             step(young, number)
@@ -79,11 +81,11 @@ def fill(folder: Path, frames: int, pictures: np.ndarray) -> None:
     """Make a world of stored frames, with notes like those of generated chunks."""
     from rich.progress import track
 
-    world = World.create(folder, device="cpu")
+    world = create_world(folder, device="cpu")
     cameras = walk(frames)
     channels = world.codec.latent_channels
     rows, columns = (side // world.codec.spatial_factor for side in (96, 160))
-    note = {"step": 0, "context": list(range(8)), "scores": [0.1234] * 8, "retrieval": vars(world.config.retrieval)}
+    note = {"step": 0, "context": list(range(8)), "scores": [0.1234] * 8, "retrieval": asdict(world.config.retrieval)}
     generator = torch.Generator().manual_seed(0)
     for start in track(range(0, frames, CHUNK), "filling the world"):
         rest = np.arange(start, min(start + CHUNK, frames))
@@ -95,7 +97,7 @@ def fill(folder: Path, frames: int, pictures: np.ndarray) -> None:
 def visit(folder: Path, chunks: int = 12) -> dict[str, float]:
     """Open a world, go on for some chunks, report (run in a process of its own)."""
     began = time.perf_counter()
-    world = World.open(folder, device="cpu")
+    world = open_world(folder, device="cpu")
     opened = time.perf_counter() - began
     stored = len(world.bank)
     cameras = walk(CHUNK * chunks, seed=1)

@@ -13,7 +13,7 @@ chosen frames. `oracle` knows the answer and picks greedily. Published rules are
 import argparse
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from context_as_memory.data.render import load_map
 from context_as_memory.evaluation.covisibility import grown, shown
 from context_as_memory.evaluation.metrics import mean_interval
 from context_as_memory.evaluation.protocols.scenes import Task, choose_returns
-from context_as_memory.retrieval import RetrievalConfig, retrieve
+from context_as_memory.retrieval import Candidates, Coverage, RetrievalConfig, retrieve
 
 CHUNK_FRAMES = 4
 BUDGETS = (2, 4, 8, 14)
@@ -107,9 +107,10 @@ def choices(task: Task, cameras: Cameras, profiles_m: np.ndarray, seed: int) -> 
 
     def ours(strategy: str, **changes: Any) -> Callable[[int], list[int]]:
         def choose(frames: int) -> list[int]:
-            rule = replace(RetrievalConfig(), strategy=strategy, max_context=frames + 1, **changes)
+            rule = RetrievalConfig(strategy=strategy, max_context=frames + 1, coverage=Coverage(**changes))
             known = profiles_m[: task.now]
-            return retrieve(bank, target, rule, recent=task.now - 1, profiles_m=known, seed=seed).indices[:-1].tolist()
+            stored = Candidates(bank, profiles_m=known)
+            return retrieve(stored, target, rule, recent=task.now - 1, seed=seed).indices[:-1].tolist()
 
         return choose
 

@@ -24,7 +24,7 @@ import torch
 
 from context_as_memory.camera import Cameras, look, pinhole
 from context_as_memory.errors import UserError
-from context_as_memory.worldfile import MAIN, BranchStore, WorldFile, compact, schema, verify
+from context_as_memory.storage import MAIN, BranchStore, WorldFile, compact, schema, verify
 
 WIDTH, HEIGHT, FRAMES = 64, 32, 4
 SETTINGS = {"width": WIDTH, "height": HEIGHT}

@@ -16,7 +16,7 @@ import torch
 from context_as_memory.camera import Cameras, pinhole
 from context_as_memory.memory import MemoryBank
 from context_as_memory.retrieval import RetrievalConfig, ViewIndex, retrieve
-from context_as_memory.worldfile import MAIN, BranchStore, WorldFile
+from context_as_memory.storage import MAIN, BranchStore, WorldFile
 
 WIDTH, HEIGHT, CHUNK = 64, 48, 4
 

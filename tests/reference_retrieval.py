@@ -2,17 +2,31 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields, replace
 
 import numpy as np
 from shapely.geometry import Polygon
 
 from context_as_memory.camera import Cameras, PlanarViews, planar
-from context_as_memory.retrieval import AllViews, RetrievalConfig
+from context_as_memory.retrieval import AllViews, Coverage, Crowd, Paper, RetrievalConfig
 from context_as_memory.retrieval.cover import ALIKE, ALIKE_LENS, SHORTLIST
-from context_as_memory.retrieval.coverage import COLUMNS, ROWS
+from context_as_memory.retrieval.ground import COLUMNS, ROWS
 from context_as_memory.retrieval.index import pose_bins
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(40)
+
+
+def rule_of(rule: RetrievalConfig | None = None, **settings: object) -> RetrievalConfig:
+    """A rule with some settings changed, those in groups by their names alone; `paper_` before those of the paper."""
+    groups = {field.name: ("coverage", field.name) for field in fields(Coverage)}
+    groups |= {f"paper_{field.name}": ("paper", field.name) for field in fields(Paper)}
+    groups |= {field.name: ("crowd", field.name) for field in fields(Crowd)}
+    rule = rule or RetrievalConfig()
+    for key, value in settings.items():
+        group, name = groups.get(key, ("", key))
+        changed = replace(getattr(rule, group), **{name: value}) if group else value
+        rule = replace(rule, **{group or name: changed})  # type: ignore[arg-type]
+    return rule
 
 
 def wedge(views: PlanarViews, i: int, near_m: float, far_m: float) -> list[tuple[float, float]]:
@@ -81,9 +95,9 @@ def explains(
     to_view = complex(*(views.origin[i] - point))
     to_apex = complex(apex[0] - point[0], apex[1] - point[1])
     parallax = abs(math.atan2((to_view / to_apex).imag, (to_view / to_apex).real))
-    low, high = (band * abs(to_apex) for band in config.scale_band)
+    low, high = (band * abs(to_apex) for band in config.coverage.scale_band)
     return (
-        parallax <= config.parallax_rad + math.asin(slack_m / abs(to_view))
+        parallax <= config.coverage.parallax_rad + math.asin(slack_m / abs(to_view))
         and low**2 - slack_m2 <= abs(to_view) ** 2 <= high**2 + slack_m2
     )
 
@@ -103,7 +117,7 @@ def explains_in_single_precision(
     """
     size = math.dist(point, centre) + math.dist(views.origin[i], centre)
     slack_m = 5 / 2**24 * (size + config.far_m)
-    slack_m2 = 6 / 2**24 * (size**2 + (config.scale_band[1] * math.dist(point, apex)) ** 2)
+    slack_m2 = 6 / 2**24 * (size**2 + (config.coverage.scale_band[1] * math.dist(point, apex)) ** 2)
     surely, maybe = (explains(views, i, point, apex, config, sign * slack_m, sign * slack_m2) for sign in (-1.0, 1.0))
     return surely if surely == maybe else None
 
@@ -133,9 +147,9 @@ def newest_of_each_bin(
 
 def apart(views: PlanarViews, i: int, j: int, config: RetrievalConfig) -> float:
     """How unlike two poses are; near-duplicates have at most `ALIKE`."""
-    way = math.dist(views.origin[i], views.origin[j]) / config.alike_m
+    way = math.dist(views.origin[i], views.origin[j]) / config.coverage.alike_m
     yaw = [math.atan2(views.heading[n][1], views.heading[n][0]) for n in (i, j)]
-    turn = math.sin((yaw[0] - yaw[1]) / 2) / math.sin(config.alike_rad / 2)
+    turn = math.sin((yaw[0] - yaw[1]) / 2) / math.sin(config.coverage.alike_rad / 2)
     lens = math.log(views.half_width_tan[i] / views.half_width_tan[j]) / ALIKE_LENS
     return way**2 + turn**2 + lens**2
 
@@ -166,22 +180,22 @@ def coverage(
         scores.append(score / len(points))
 
     first = len(chosen)
-    for layer in range(config.layers):
+    for layer in range(config.coverage.layers):
         left = {s for s, number in enumerate(times) if number <= layer}
         while len(chosen) < first + budget:
             gains = {i: len(claims[i] & left) for i in claims if i not in chosen and difference(i) > ALIKE}
-            gains = {i: gain for i, gain in gains.items() if gain >= max(1, config.min_gain * len(points))}
+            gains = {i: gain for i, gain in gains.items() if gain >= max(1, config.coverage.min_gain * len(points))}
             if not gains:
                 break
-            bonus = config.given_bonus * len(points)
+            bonus = config.coverage.given_bonus * len(points)
             best = max(gains, key=lambda i: (gains[i] + bonus * bool(given[i]), round(overlap[i], 6), i))
             left -= claims[best]
             for s in claims[best]:
                 times[s] += 1
             choose(best, gains[best])
-    while config.fill_share is not None and len(chosen) < first + budget:
+    while config.coverage.fill_share is not None and len(chosen) < first + budget:
         free = [i for i in claims if i not in chosen and difference(i) > ALIKE]
-        free = [i for i in free if len(claims[i]) / len(points) >= config.fill_share]
+        free = [i for i in free if len(claims[i]) / len(points) >= config.coverage.fill_share]
         free = [i for i in free if given[i]] or free
         if not free:
             break
@@ -199,8 +213,8 @@ def paper_pair(target: PlanarViews, i: int, others: PlanarViews, j: int, config:
     yaw = [math.atan2(v.heading[n][1], v.heading[n][0]) for v, n in ((target, i), (others, j))]
     half = [math.atan(v.half_width_tan[n]) for v, n in ((target, i), (others, j))]
     offset = others.origin[j] - target.origin[i]
-    near = config.paper_near_m
-    far = math.inf if config.paper_far_m is None else config.paper_far_m
+    near = config.paper.near_m
+    far = math.inf if config.paper.far_m is None else config.paper.far_m
     meets = []
     for side in (-1, 1):
         a, b = (np.array([math.cos(y + side * h), math.sin(y + side * h)]) for y, h in zip(yaw, half, strict=True))
@@ -211,7 +225,7 @@ def paper_pair(target: PlanarViews, i: int, others: PlanarViews, j: int, config:
         meets.append(s > 1e-6 and t > 1e-6 and near <= s <= far)
     if all(meets):
         return True
-    if config.literal:
+    if config.paper.as_published:
         return False
     turn = abs(math.remainder(yaw[1] - yaw[0], 2 * math.pi))
     if math.hypot(*offset) < near and turn < sum(half):
@@ -221,6 +235,35 @@ def paper_pair(target: PlanarViews, i: int, others: PlanarViews, j: int, config:
         x, z = from_view(views, n, point.tolist())
         return z > 0 and abs(x) <= views.half_width_tan[n] * z
 
-    return turn < config.paper_parallel_rad and (
+    return turn < config.paper.parallel_rad and (
         in_view(target, i, others.origin[j]) or in_view(others, j, target.origin[i])
     )
+
+
+def image_edges(
+    cameras: Cameras,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """x/z at the left and right and y/z at the top and bottom edge of the image, each [N]; heeds cx and cy."""
+    fx, fy, cx, cy = cameras.K.T
+    return -cx / fx, (cameras.width - cx) / fx, -cy / fy, (cameras.height - cy) / fy
+
+
+def frustum_planes(cameras: Cameras, near_m: float, far_m: float) -> np.ndarray:
+    """Planes [N,6,4] as (unit normal, d), a point is inside when n.x + d >= 0: near, far, left, right, top, bottom."""
+    left, right, top, bottom = image_edges(cameras)
+    zero, one = np.zeros_like(left), np.ones_like(left)
+    local = np.stack(
+        [
+            np.stack([zero, zero, one], 1),
+            np.stack([zero, zero, -one], 1),
+            np.stack([one, zero, -left], 1),
+            np.stack([-one, zero, right], 1),
+            np.stack([zero, one, -top], 1),
+            np.stack([zero, -one, bottom], 1),
+        ],
+        axis=1,
+    )
+    local /= np.linalg.norm(local, axis=2, keepdims=True)
+    normal = local @ cameras.c2w[:, :3, :3].transpose(0, 2, 1)
+    offset = np.array([-near_m, far_m, 0.0, 0.0, 0.0, 0.0]) - np.einsum("nki,ni->nk", normal, cameras.position)
+    return np.concatenate([normal, offset[..., None]], axis=2)

@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from context_as_memory import codec_wan
-from context_as_memory.codec_wan import WanCodec
+from context_as_memory.adapters import wan as codec_wan
+from context_as_memory.adapters.wan import WanCodec
 from context_as_memory.errors import UserError
 
 pytest.importorskip("diffusers")
@@ -98,7 +98,7 @@ def test_frames_are_encoded_independently(codec, monkeypatch):
     # More than one batch item: frames and items must not be mixed up.
     for t in range(5):
         assert_close(together[:, :, t : t + 1], codec.encode_clip(video[:, :, t : t + 1]))
-    monkeypatch.setattr("context_as_memory.codec_wan._FRAMES_AT_ONCE", 3)
+    monkeypatch.setattr("context_as_memory.adapters.wan._FRAMES_AT_ONCE", 3)
     assert_close(codec.encode_frames(video), together)
 
 
@@ -235,7 +235,7 @@ def test_bad_folders(tmp_path):
 
 def test_diffusers_is_imported_late_and_named_when_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    spec = importlib.util.spec_from_file_location("context_as_memory.codec_wan", codec_wan.__file__)
+    spec = importlib.util.spec_from_file_location("context_as_memory.adapters.wan", codec_wan.__file__)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)  # a fresh import, which must not need diffusers
     with pytest.raises(UserError, match=r"context-as-memory\[wan\]"):

@@ -10,13 +10,14 @@ import torch
 from scipy.spatial.transform import Rotation
 
 import tiny
+from context_as_memory.adapters.depth import DepthEstimator, _input_size
 from context_as_memory.camera import PROFILE, Cameras, eye_level, horizon_profile, look, pinhole
 from context_as_memory.cli.main import main
-from context_as_memory.depth import DepthEstimator, _input_size
 from context_as_memory.errors import UserError
 from context_as_memory.retrieval import RetrievalConfig
-from context_as_memory.world import World
-from tiny import save_world
+from context_as_memory.server.forgetful import forgetful
+from context_as_memory.storage import create_world, open_world
+from tiny import save_world, transformed
 
 transformers = pytest.importorskip("transformers")
 
@@ -97,7 +98,7 @@ def test_eye_level_in_a_world_that_is_not_z_up():
     turn = np.eye(4)
     turn[:3, :3] = Rotation.from_euler("xyz", [100, 20, 30], degrees=True).as_matrix()
     cameras = tilted(look((0.0, 0.0, 0.0), [0.0, 2.0], pinhole(90, 64, 48), 64, 48), 5.0)
-    assert eye_level(cameras.transformed(turn), 3 * turn[:3, 2]) == pytest.approx(eye_level(cameras))
+    assert eye_level(transformed(cameras, turn), 3 * turn[:3, 2]) == pytest.approx(eye_level(cameras))
 
 
 # ------------------------------------------------------------------------------------------------------- estimator
@@ -280,7 +281,7 @@ def test_every_frame_is_remembered_with_its_profile_and_visible_uses_it():
     assert np.array_equal(world.bank.profiles_m, np.full((21, PROFILE), 0.8, np.float32))
     assert all("profiles_m" in note for _, note in world.bank.store.notes())
     assert chosen(chunks) != chosen(walked()[1])
-    copy = world.forgetful(5)
+    copy = forgetful(world, 5)
     assert copy.depth is near_walls and np.isfinite(copy.bank.profiles_m).all()
 
 
@@ -312,7 +313,7 @@ def test_a_world_file_keeps_the_profiles(estimator, tmp_path):
     weights = save_world(tmp_path / "weights")
     size = 64, 48
     frames, cameras = views(10, width=size[0], height=size[1])
-    world = World.create(
+    world = create_world(
         tmp_path / "world", weights, device="cpu", retrieval=RetrievalConfig(strategy="visible", max_context=3)
     )
     world.depth = estimator
@@ -322,7 +323,7 @@ def test_a_world_file_keeps_the_profiles(estimator, tmp_path):
     assert kept.shape == (10, PROFILE) and np.isfinite(kept).all()
     np.testing.assert_allclose(kept, estimator(world.bank.frames_u8(slice(None)), cameras), atol=2e-3)
     world.close()
-    again = World.open(tmp_path / "world", device="cpu")
+    again = open_world(tmp_path / "world", device="cpu")
     assert np.array_equal(again.bank.profiles_m, kept) and again.depth is None
     again.close()
 
@@ -336,7 +337,7 @@ def test_cam_generate_depth(folder, tmp_path, capsys):
     assert "neither a folder with a model" in capsys.readouterr().err
     assert not (tmp_path / "world").exists()
     assert main([*words, str(folder)]) == 0
-    world = World.open(tmp_path / "world", device="cpu")
+    world = open_world(tmp_path / "world", device="cpu")
     assert world.bank.profiles_m.shape == (9, PROFILE) and np.isfinite(world.bank.profiles_m).all()
     world.close()
     report = json.loads((tmp_path / "out" / "report.json").read_text())

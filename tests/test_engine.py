@@ -18,8 +18,8 @@ from context_as_memory.engine import ContextCache, differences, open_engine
 from context_as_memory.engine.folded import Linear
 from context_as_memory.errors import UserError
 from context_as_memory.retrieval import Retrieval
+from context_as_memory.storage import create_world, file_of, open_world
 from context_as_memory.tokens import ModelInputs, TokenLayout, build_model_inputs
-from context_as_memory.world import World
 
 CPU = torch.device("cpu")
 FAST = ["torch", pytest.param("openvino", marks=pytest.mark.skipif(not engine._installed(), reason="needs openvino"))]
@@ -205,19 +205,20 @@ def test_a_world_file_knows_what_it_was_made_with_and_says_what_has_changed(tmp_
     (weights / "world.json").write_text(json.dumps(settings))
     size = (settings["width"], settings["height"])
     cameras = tiny.walk(9).resized(*size)
-    world = World.create(tmp_path / "world", weights, device="cpu")
+    world = create_world(tmp_path / "world", weights, device="cpu")
     world.reset(np.zeros((1, size[1], size[0], 3), np.uint8), cameras[:1])
     world.step(cameras[1:3])
-    assert world.file is not None
-    made = world.file.settings["made_with"]
-    assert made["engine"] == world.file.settings["config"]["engine"] == "torch"
+    file = file_of(world)
+    assert file is not None
+    made = file.settings["made_with"]
+    assert made["engine"] == file.settings["config"]["engine"] == "torch"
     assert {"version", "numbers", "attention", "processor", "threads"} <= set(made)
     assert world.bank.store.notes()[-1][1]["made_with"] == made
     world.close()
-    World.open(tmp_path / "world", device="cpu").close()
+    open_world(tmp_path / "world", device="cpu").close()
     assert not caplog.messages
     monkeypatch.setattr(machine, "processor", lambda: "another kind")
-    World.open(tmp_path / "world", device="cpu").close()
+    open_world(tmp_path / "world", device="cpu").close()
     assert len(caplog.messages) == 1
     assert "processor another kind" in caplog.messages[0] and "last bits" in caplog.messages[0]
 
@@ -226,23 +227,6 @@ def test_what_is_not_known_makes_no_difference():
     assert differences({}, {"engine": "torch"}) is None
     assert differences({"engine": "torch", "gone": 1}, {"engine": "torch", "numbers": "float32"}) is None
     assert "engine plain and goes on with engine torch" in str(differences({"engine": "plain"}, {"engine": "torch"}))
-
-
-def test_an_old_world_goes_on_in_the_plain_network(tmp_path, weights):
-    import sqlite3
-
-    world = World.create(tmp_path / "world", weights, device="cpu")
-    world.close()
-    with sqlite3.connect(tmp_path / "world" / "world.sqlite") as database:
-        ((text,),) = database.execute("SELECT value FROM setting WHERE key = 'config'")
-        config = json.loads(text)
-        del config["engine"]
-        database.execute("UPDATE setting SET value = ? WHERE key = 'config'", (json.dumps(config),))
-        database.execute("DELETE FROM setting WHERE key = 'made_with'")
-    database.close()
-    world = World.open(tmp_path / "world", device="cpu")
-    assert world.engine.name == "plain"
-    world.close()
 
 
 def test_the_cache_keeps_what_was_used_last_of_one_memory():

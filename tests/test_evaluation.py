@@ -31,7 +31,7 @@ from context_as_memory.walk.recorder import choose_chunks
 from context_as_memory.walk.report import closure_report, returns_report, timing
 from tiny import ROOM_HEIGHT as HEIGHT
 from tiny import ROOM_WIDTH as WIDTH
-from tiny import paint_room
+from tiny import paint_room, transformed
 
 
 def path_of(actions: str, width: int = WIDTH, height: int = HEIGHT) -> Cameras:
@@ -160,7 +160,7 @@ def test_returns_do_not_depend_on_where_the_world_is() -> None:
     moved = np.eye(4)
     moved[:3, :3] = [[0, 0, 1], [1, 0, 0], [0, 1, 0]]
     moved[:3, 3] = (30.0, -4.0, 7.0)
-    np.testing.assert_array_equal(find_returns(cameras.transformed(moved)), find_returns(cameras))
+    np.testing.assert_array_equal(find_returns(transformed(cameras, moved)), find_returns(cameras))
 
 
 def test_return_tasks_satisfy_the_definition_with_as_little_withheld_as_possible() -> None:

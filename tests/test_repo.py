@@ -164,6 +164,43 @@ def test_no_file_grows_past_600_lines() -> None:
     assert {str(path.relative_to(ROOT)): n for path, n in lengths.items() if n > 600} == {}
 
 
+# The method, read straight down. Beside it lie the fast path (`retrieval/index`), the variants for known depths and for
+# cameras that fly (`retrieval/surfaces`, `retrieval/space`, `camera/profiles`), and tables of contents (`__init__`).
+METHOD = [
+    "camera/core",
+    "camera/actions",
+    "codec",
+    "diffusion",
+    "memory",
+    "retrieval/rule",
+    "retrieval/choose",
+    "retrieval/ground",
+    "retrieval/overlap",
+    "retrieval/cover",
+    "retrieval/paper",
+    "tokens",
+    "transformer/config",
+    "transformer/model",
+    "transformer/placement",
+    "world",
+]
+BESIDE = {"index", "surfaces", "space", "profiles", "__init__"}
+MOST_FILES, MOST_LINES, MOST_LINES_OF_THE_WORLD, MOST_PARAMETERS = 16, 2910, 260, 7
+
+
+def test_the_method_stays_short() -> None:
+    files = [PACKAGE / f"{name}.py" for name in METHOD]
+    lines = [len(path.read_text(encoding="utf-8").splitlines()) for path in files]
+    assert len(files) <= MOST_FILES and sum(lines) <= MOST_LINES and lines[-1] <= MOST_LINES_OF_THE_WORLD
+    rooms = [path for folder in ("camera", "retrieval", "transformer") for path in (PACKAGE / folder).glob("*.py")]
+    assert {path for path in rooms if path.stem not in BESIDE} <= set(files), "a file of the method is not counted"
+    for path in {*files, *rooms}:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                names = [one.arg for one in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+                assert len([name for name in names if name not in ("self", "cls")]) <= MOST_PARAMETERS, node.name
+
+
 def test_tests_carry_the_names_of_what_they_test() -> None:
     about_everything = {"build", "default_weights", "examples", "golden", "repo"}
     modules = [path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py")]

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from context_as_memory.errors import UserError
 from context_as_memory.formats.cameras import read_unreal_json
 from context_as_memory.retrieval import (
     STRATEGIES,
+    Candidates,
     Retrieval,
     RetrievalConfig,
     ViewIndex,
@@ -27,9 +27,11 @@ from context_as_memory.retrieval import (
     target_samples,
 )
 from context_as_memory.retrieval.cover import Offer, cover
-from context_as_memory.retrieval.coverage import key_rows, ranking_rows
-from context_as_memory.retrieval.overlap import MIN_OVERLAP, fov_overlap, fov_overlap_area
+from context_as_memory.retrieval.ground import key_rows, ranking_rows
+from context_as_memory.retrieval.overlap import MIN_OVERLAP, fov_overlap
 from context_as_memory.retrieval.paper import paper_overlap, runs, thin_runs
+from reference_retrieval import rule_of
+from tiny import transformed
 
 SEEDS = st.integers(0, 2**32 - 1)
 NEAR, FAR = 0.1, 15.0
@@ -66,12 +68,11 @@ def walk(seed: int, number: int, box_m: float = 8.0) -> Cameras:
 def test_overlap_equals_polygon_clipping(seed: int, depths: tuple[float, float]) -> None:
     rng = np.random.default_rng(seed)
     target, others = random_views(rng, 3), random_views(rng, 12)
-    image, ground = fov_overlap(target, others, *depths), fov_overlap_area(target, others, *depths)
+    image = fov_overlap(target, others, *depths)
     assert (image > 0).any()
     for t in range(3):
         for c in range(12):
             assert abs(image[t, c] - reference.overlap_image(target, t, others, c, *depths)) <= 1e-6
-            assert abs(ground[t, c] - reference.overlap_area(target, t, others, c, *depths)) <= 1e-6
 
 
 @settings(max_examples=25)
@@ -86,16 +87,14 @@ def test_overlap_of_views_that_share_edges(seed: int) -> None:
     yaw = np.arctan2(target.heading[0, 1], target.heading[0, 0]) + turn
     heading = np.stack([np.cos(yaw), np.sin(yaw)], 1)
     others = PlanarViews(target.origin + step, heading, np.repeat(target.half_width_tan, 16))
-    image, ground = fov_overlap(target, others, NEAR, FAR)[0], fov_overlap_area(target, others, NEAR, FAR)[0]
+    image = fov_overlap(target, others, NEAR, FAR)[0]
     for c in range(16):
         assert abs(image[c] - reference.overlap_image(target, 0, others, c, NEAR, FAR)) <= 1e-6
-        assert abs(ground[c] - reference.overlap_area(target, 0, others, c, NEAR, FAR)) <= 1e-6
 
 
 def test_overlap_values_known_by_hand() -> None:
     turned = fov_overlap(view(k=1.0), view(yaw_deg=45, k=1.0), 0.1, 1e5)[0, 0]
     assert turned == pytest.approx(0.5, abs=0.05)  # half of the image columns, but for the ends of the depth range
-    assert fov_overlap_area(view(k=1.0), view(k=0.5), NEAR, FAR)[0, 0] == pytest.approx(0.5, abs=1e-6)
     assert fov_overlap(view(k=1.0), view(k=0.5), NEAR, FAR)[0, 0] == pytest.approx(0.5, abs=1e-6)
     assert fov_overlap(view(k=0.5), view(k=1.0), NEAR, FAR)[0, 0] == pytest.approx(1.0, abs=1e-6)
 
@@ -105,9 +104,8 @@ def test_overlap_values_known_by_hand() -> None:
 def test_overlap_is_one_with_itself_and_zero_behind(seed: int) -> None:
     views = random_views(np.random.default_rng(seed), 5)
     behind = PlanarViews(views.origin - 0.01 * views.heading, -views.heading, views.half_width_tan)
-    for measure in (fov_overlap, fov_overlap_area):
-        assert np.abs(np.diag(measure(views, views, NEAR, FAR)) - 1).max() <= 1e-6
-        assert (np.diag(measure(views, behind, NEAR, FAR)) == 0).all()
+    assert np.abs(np.diag(fov_overlap(views, views, NEAR, FAR)) - 1).max() <= 1e-6
+    assert (np.diag(fov_overlap(views, behind, NEAR, FAR)) == 0).all()
 
 
 @settings(max_examples=10)
@@ -118,12 +116,12 @@ def test_everything_is_invariant_under_rigid_motion(seed: int) -> None:
     rigid[:3, :3] = Rotation.random(random_state=int(seed) % 2**31).as_matrix()
     rigid[:3, 3] = rng.uniform(-500, 500, 3)
     bank = walk(seed, 60)
-    moved = bank.transformed(rigid)
+    moved = transformed(bank, rigid)
     here, there = planar(bank, ground_basis(bank)), planar(moved, ground_basis(moved))
     first, second = fov_overlap(here, here, NEAR, FAR), fov_overlap(there, there, NEAR, FAR)
     assert np.abs(first - second).max() <= 1e-6
     for strategy in STRATEGIES:
-        config = RetrievalConfig(strategy=strategy, max_context=5)
+        config = rule_of(strategy=strategy, max_context=5)
         answers = [retrieve(b[:50], b[52:56], config, recent=49, seed=seed) for b in (bank, moved)]
         if strategy != "paper":  # its yes/no rays flip at yaw difference zero: a standing camera is a coin toss
             assert answers[0].indices.tolist() == answers[1].indices.tolist()
@@ -142,7 +140,7 @@ def test_impossible_depths_are_refused(depths: tuple[float, float]) -> None:
 @given(SEEDS)
 def test_explained_equals_loop(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    config = RetrievalConfig(parallax_rad=rng.uniform(0.2, 1.5), scale_band=(rng.uniform(0.2, 1), rng.uniform(1, 4)))
+    config = rule_of(parallax_rad=rng.uniform(0.2, 1.5), scale_band=(rng.uniform(0.2, 1), rng.uniform(1, 4)))
     keys, others = random_views(rng, 2), random_views(rng, 40, box_m=6.0)
     fast = explained(target_samples(keys, config.near_m, config.far_m), others, config)
     points = reference.samples(keys, config)
@@ -174,10 +172,10 @@ def test_coverage_equals_plain_greedy(
     cameras, target = bank[:80], bank[82:86]
     recent = 79 if with_recent else None
     known = rng.random(80) < given_share
-    config = RetrievalConfig(
+    config = rule_of(
         max_context=size, min_gain=min_gain, layers=layers, fill_share=fill, alike_m=rng.choice([0.01, 0.2, 2.0])
     )
-    answer = retrieve(cameras, target, config, recent=recent, given=known)
+    answer = retrieve(Candidates(cameras, given=known), target, config, recent=recent)
     basis = ground_basis(cameras)
     views, keys = planar(cameras, basis), take(planar(target, basis), key_rows(4))
     share = fov_overlap(take(keys, ranking_rows(keys, FAR)), views, NEAR, FAR).mean(0)
@@ -201,7 +199,7 @@ def test_cover_prefers_gain_then_overlap_then_the_earlier_row() -> None:
         offer = Offer(
             claims=claims[:rows], poses=9.0 * np.arange(rows)[None], given=np.zeros(rows, bool), tie_break=tie[:rows]
         )
-        found, scores = cover(offer, budget, RetrievalConfig(layers=1, fill_share=None, min_gain=least))
+        found, scores = cover(offer, budget, rule_of(layers=1, fill_share=None, min_gain=least).coverage)
         return found, scores.tolist()
 
     assert picked(5, 0.01) == ([3, 4, 1], [0.35, 0.1, 0.05])
@@ -217,22 +215,24 @@ def test_on_a_straight_way_the_context_is_no_row_of_neighbours() -> None:
     way = look(np.c_[0.15 * np.arange(84), np.zeros((84, 2))], np.zeros(84), K, 160, 96)
     given = np.arange(84) == 0
     for strategy in ("coverage", "visible", "frustum"):
-        rule = RetrievalConfig(strategy=strategy)
+        rule = rule_of(strategy=strategy)
         for now in range(4, 80, 4):
-            found = retrieve(way[:now], way[now : now + 4], rule, recent=now - 1, given=given[:now])
+            found = retrieve(Candidates(way[:now], given=given[:now]), way[now : now + 4], rule, recent=now - 1)
             picked = np.sort(found.indices)
             apart_m = 0.15 * np.diff(picked[1:] if picked[0] == 0 else picked)
-            assert (apart_m > rule.alike_m).all()
+            assert (apart_m > rule.coverage.alike_m).all()
             assert 0 in picked or now > 24, "the first picture shows enough of the target until it is 4 m behind"
             assert len(picked) == 8 or now < 40
-            bare = retrieve(way[:now], way[now : now + 4], replace(rule, fill_share=None), recent=now - 1)
+            bare = retrieve(way[:now], way[now : now + 4], rule_of(rule, fill_share=None), recent=now - 1)
             assert len(bare.indices) < 5, "the layers alone leave slots free"
 
 
 def test_standing_still_the_given_picture_stays_and_copies_of_it_do_not_crowd_in() -> None:
     still = look(np.zeros((40, 3)), np.zeros(40), K, 160, 96)
     for strategy in ("coverage", "frustum"):
-        found = retrieve(still[:36], still[36:], RetrievalConfig(strategy=strategy), recent=35, given=np.arange(36) < 1)
+        found = retrieve(
+            Candidates(still[:36], given=np.arange(36) < 1), still[36:], rule_of(strategy=strategy), recent=35
+        )
         assert found.indices.tolist() == [0, 35]
 
 
@@ -241,15 +241,19 @@ def test_standing_still_the_given_picture_stays_and_copies_of_it_do_not_crowd_in
 def test_no_two_generated_frames_of_a_context_are_near_duplicates(seed: int, strategy: str, filled: bool) -> None:
     rng = np.random.default_rng(seed)
     path = walk(seed, 84)
-    rule = RetrievalConfig(strategy=strategy, fill_share=0.15 if filled else None, max_context=12)
+    rule = rule_of(strategy=strategy, fill_share=0.15 if filled else None, max_context=12)
     known = rng.random(80) < 0.2
-    found = retrieve(path[:80], path[80:], rule, recent=79, given=known)
+    found = retrieve(Candidates(path[:80], given=known), path[80:], rule, recent=79)
     views = planar(path, ground_basis(path))
     for one, a in enumerate(found.indices):
         for b in found.indices[:one]:
             alike = reference.apart(views, int(a), int(b), rule) <= 1 - 1e-5
             assert not alike or known[a] != known[b]
-    more = set(retrieve(path[:80], path[80:], replace(rule, fill_share=0.0), recent=79, given=known).indices.tolist())
+    more = set(
+        retrieve(
+            Candidates(path[:80], given=known), path[80:], rule_of(rule, fill_share=0.0), recent=79
+        ).indices.tolist()
+    )
     assert set(found.indices.tolist()) <= more or filled
 
 
@@ -259,15 +263,15 @@ def test_a_look_back_recalls_what_was_seen_there_and_nothing_twice() -> None:
     yaw = np.radians(np.arange(0, 330, 3.0))
     bank = look([0, 0, 0], yaw, K, 160, 96)
     target = look([0, 0, 0], np.radians([360.0]), K, 160, 96)
-    answer = retrieve(bank, target, RetrievalConfig(layers=1, fill_share=None), recent=len(bank) - 1)
+    answer = retrieve(bank, target, rule_of(layers=1, fill_share=None), recent=len(bank) - 1)
     assert answer.indices.tolist() == [0, len(bank) - 1]
-    three = retrieve(bank, target, RetrievalConfig(layers=3, fill_share=None), recent=len(bank) - 1)
+    three = retrieve(bank, target, rule_of(layers=3, fill_share=None), recent=len(bank) - 1)
     assert three.indices.tolist()[0] == 0 and len(three.indices) > 2
     assert (np.minimum(yaw, 2 * np.pi - yaw)[three.indices[:-1]] < np.radians(70)).all()
-    paper = retrieve(bank, target, RetrievalConfig(strategy="paper"), recent=len(bank) - 1)
+    paper = retrieve(bank, target, rule_of(strategy="paper"), recent=len(bank) - 1)
     turn = np.abs((yaw[paper.candidates] + np.pi) % (2 * np.pi) - np.pi)
     assert (turn < np.radians(70.1)).all() and len(paper.candidates) > 20
-    literal = retrieve(bank, target, RetrievalConfig(strategy="paper", literal=True), recent=len(bank) - 1)
+    literal = retrieve(bank, target, rule_of(strategy="paper", paper_as_published=True), recent=len(bank) - 1)
     assert len(literal.candidates) == 0  # the published rule is blind here
 
 
@@ -275,7 +279,7 @@ def test_new_territory_needs_no_memory() -> None:
     bank = look(np.c_[np.arange(30) * 0.2, np.zeros(30), np.zeros(30)], np.zeros(30), K, 160, 96)
     target = look([-1.0, 0, 0], np.pi, K, 160, 96)
     for strategy in ("coverage", "paper"):
-        answer = retrieve(bank, target, RetrievalConfig(strategy=strategy), recent=29)
+        answer = retrieve(bank, target, rule_of(strategy=strategy), recent=29)
         assert answer.indices.tolist() == [29] and len(answer.candidates) == 0
 
 
@@ -294,20 +298,20 @@ def test_all_key_poses_rank_when_the_chunk_turns_far() -> None:
 @given(SEEDS, st.booleans(), st.sampled_from([None, 6.0]))
 def test_paper_rule_equals_loop(seed: int, literal: bool, far_m: float | None) -> None:
     rng = np.random.default_rng(seed)
-    config = RetrievalConfig(strategy="paper", literal=literal, paper_far_m=far_m)
+    config = rule_of(strategy="paper", paper_as_published=literal, paper_far_m=far_m)
     target, others = random_views(rng, 4, 4.0), random_views(rng, 40, 4.0)
     others.heading[:8], others.half_width_tan[:8] = target.heading[0], target.half_width_tan[0]  # parallel
     others.origin[8:16] = target.origin[1]  # turned on the spot
-    fast = paper_overlap(target, others, config)
+    fast = paper_overlap(target, others, config.paper)
     slow = [[reference.paper_pair(target, i, others, j, config) for j in range(40)] for i in range(4)]
     assert fast.tolist() == slow and (literal or fast.any())
 
 
 def test_paper_rule_on_the_cases_of_figure_4_and_its_blind_spots() -> None:
-    rule, literal = RetrievalConfig(), RetrievalConfig(literal=True)
+    rule, literal = rule_of(), rule_of(paper_as_published=True)
 
     def test(config: RetrievalConfig, other: PlanarViews) -> bool:
-        return bool(paper_overlap(view(k=0.5), other, config)[0, 0])
+        return bool(paper_overlap(view(k=0.5), other, config.paper)[0, 0])
 
     crossing = view(0.0, -3.0, 25.0, 0.5)  # from the right, turned to the left: both pairs meet ahead
     assert test(rule, crossing) and test(literal, crossing)
@@ -315,8 +319,8 @@ def test_paper_rule_on_the_cases_of_figure_4_and_its_blind_spots() -> None:
     assert not test(rule, view(0.0, 3.0, 25.0, 0.5))  # from the left, turned away
     too_near = view(0.0, -1.1, 40.0, 0.5)
     assert not test(literal, too_near) and not test(rule, too_near)  # figure 4 (d)
-    assert test(RetrievalConfig(literal=True, paper_near_m=0.0), too_near)
-    assert not test(RetrievalConfig(paper_far_m=4.0), crossing)
+    assert test(rule_of(paper_as_published=True, paper_near_m=0.0), too_near)
+    assert not test(rule_of(paper_far_m=4.0), crossing)
     assert test(rule, view(2.0, 0.0, 0.0, 0.5)) and not test(literal, view(2.0, 0.0, 0.0, 0.5))  # straight ahead
     assert not test(rule, view(0.0, 2.0, 0.0, 0.5))  # parallel, but side by side
     assert test(rule, view(yaw_deg=50, k=0.5)) and not test(literal, view(yaw_deg=50, k=0.5))  # 53 degrees of view
@@ -354,7 +358,7 @@ def test_the_published_rule_finds_the_runs_that_published_labels_have(tmp_path) 
     }
     (tmp_path / "walk_0.json").write_text(json.dumps({"CineCameraActor": frames}))
     bank = read_unreal_json(tmp_path / "walk_0.json")
-    rule = RetrievalConfig(strategy="paper", literal=True)
+    rule = rule_of(strategy="paper", paper_as_published=True)
     views, query = planar(bank, ground_basis(bank)), 760
     goal = take(views, np.array([query]))
     found = retrieve(bank, bank[[query]], rule, recent=None).candidates.tolist()
@@ -365,12 +369,12 @@ def test_the_published_rule_finds_the_runs_that_published_labels_have(tmp_path) 
     ]  # fmt: skip
 
     def with_limits(near_m: float, far_m: float | None) -> set[int]:
-        limits = replace(rule, paper_near_m=near_m, paper_far_m=far_m)
+        limits = rule_of(rule, paper_near_m=near_m, paper_far_m=far_m)
         return set(retrieve(bank, bank[[query]], limits, recent=None).candidates.tolist())
 
     assert with_limits(0.0, None) - set(found) > {query - 1, query + 1}, "neighbours meet within a metre"
     assert set(found) - with_limits(1.0, 100.0), "nearly parallel views that meet far away are listed"
-    ours = set(retrieve(bank, bank[[query]], replace(rule, literal=False), recent=None).candidates.tolist())
+    ours = set(retrieve(bank, bank[[query]], rule_of(rule, paper_as_published=False), recent=None).candidates.tolist())
     assert ours > {*found, query - 1, query + 1}, "the special cases let in what stands in the same place"
 
 
@@ -404,9 +408,9 @@ def test_promises(seed: int, strategy: str, size: int, frames: int, with_recent:
     bank, target = path[:number], path[number:]
     recent = int(rng.integers(number)) if with_recent else None
     allowed = rng.random(number) < 0.5 if masked else None
-    config = RetrievalConfig(strategy=strategy, max_context=size)
-    answer = retrieve(bank, target, config, recent=recent, allowed=allowed, seed=seed)
-    again = retrieve(bank, target, config, recent=recent, allowed=allowed, seed=seed)
+    config = rule_of(strategy=strategy, max_context=size)
+    answer = retrieve(Candidates(bank, allowed=allowed), target, config, recent=recent, seed=seed)
+    again = retrieve(Candidates(bank, allowed=allowed), target, config, recent=recent, seed=seed)
     picked = answer.indices.tolist()
     assert picked == again.indices.tolist() and answer.scores.tolist() == again.scores.tolist()
     assert answer.indices.dtype == np.int64 and answer.scores.dtype == np.float64
@@ -430,7 +434,7 @@ def test_baselines_take_what_their_names_say() -> None:
     bank, target = walk(0, 20), walk(0, 24)[20:]
 
     def choose(strategy: str, **kwargs: object) -> Retrieval:
-        config = RetrievalConfig(strategy=strategy, max_context=4)
+        config = rule_of(strategy=strategy, max_context=4)
         return retrieve(bank, target, config, **({"recent": 15} | kwargs))  # type: ignore[arg-type]
 
     assert choose("recent").indices.tolist() == [12, 13, 14, 15]
@@ -446,13 +450,13 @@ def test_empty_bank_gives_empty_context() -> None:
     bank = walk(0, 3)
     empty = Cameras(bank.c2w[:0], bank.K[:0], bank.width, bank.height)
     for strategy in STRATEGIES:
-        answer = retrieve(empty, bank, RetrievalConfig(strategy=strategy), recent=None)
+        answer = retrieve(empty, bank, rule_of(strategy=strategy), recent=None)
         assert len(answer.indices) == len(answer.scores) == len(answer.candidates) == 0
 
 
 def test_bad_input_is_refused() -> None:
     bank = walk(0, 5)
-    config = RetrievalConfig()
+    config = rule_of()
     for wrong in (
         {"strategy": "newest"},
         {"max_context": 0},
@@ -467,7 +471,7 @@ def test_bad_input_is_refused() -> None:
         {"paper_far_m": 0.5},
     ):
         with pytest.raises(UserError):
-            RetrievalConfig(**wrong)
+            rule_of(**wrong)
     with pytest.raises(UserError, match="recent frame 5"):
         retrieve(bank, bank[:1], config, recent=5)
     with pytest.raises(UserError, match="recent frame -1"):
@@ -477,16 +481,16 @@ def test_bad_input_is_refused() -> None:
     masks: list[Any] = [np.ones(4, bool), np.ones(5)]
     for mask in masks:
         with pytest.raises(UserError, match="allowed"):
-            retrieve(bank, bank[:1], config, recent=None, allowed=mask)
+            retrieve(Candidates(bank, allowed=mask), bank[:1], config, recent=None)
         with pytest.raises(UserError, match="given"):
-            retrieve(bank, bank[:1], config, recent=None, given=mask)
+            retrieve(Candidates(bank, given=mask), bank[:1], config, recent=None)
     with pytest.raises(UserError, match="depths or bins"):
-        retrieve(bank, bank[:1], config, recent=None, index=ViewIndex(RetrievalConfig(far_m=9.0)))
+        retrieve(bank, bank[:1], config, recent=None, index=ViewIndex(rule_of(far_m=9.0)))
 
 
 def test_mask_is_not_changed() -> None:
     bank, allowed = walk(0, 5), np.ones(5, bool)
-    retrieve(bank, bank[:1], RetrievalConfig(), recent=4, allowed=allowed)
+    retrieve(Candidates(bank, allowed=allowed), bank[:1], rule_of(), recent=4)
     assert allowed.all()
 
 
@@ -502,11 +506,11 @@ def test_given_frames_go_before_generated_ones_of_about_equal_gain() -> None:
     given = np.arange(12) < 2  # the oldest, and a little aside
 
     def picked(bonus: float) -> list[int]:
-        config = RetrievalConfig(given_bonus=bonus, max_context=2, fill_share=None, alike_m=1e-6, alike_rad=1e-6)
-        return retrieve(cameras, target, config, recent=None, given=given).indices.tolist()
+        config = rule_of(given_bonus=bonus, max_context=2, fill_share=None, alike_m=1e-6, alike_rad=1e-6)
+        return retrieve(Candidates(cameras, given=given), target, config, recent=None).indices.tolist()
 
     assert not set(picked(0.0)) & {0, 1} and set(picked(0.15)) & {0, 1}
     away = look(np.zeros((12, 3)), np.full(12, np.pi), pinhole(90, 160, 96), 160, 96)
     mixed = Cameras.concat([away[:2], cameras[2:]])  # given, but they show nothing of it
-    config = RetrievalConfig(given_bonus=0.15, max_context=4)
-    assert not set(retrieve(mixed, target, config, recent=None, given=given).indices.tolist()) & {0, 1}
+    config = rule_of(given_bonus=0.15, max_context=4)
+    assert not set(retrieve(Candidates(mixed, given=given), target, config, recent=None).indices.tolist()) & {0, 1}

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 import reference_retrieval as reference
 from context_as_memory.camera import PROFILE, Cameras, look, pinhole
-from context_as_memory.retrieval import AllViews, Retrieval, RetrievalConfig, ViewIndex, retrieve
+from context_as_memory.retrieval import AllViews, Candidates, Retrieval, ViewIndex, retrieve
 from context_as_memory.retrieval.index import pose_bins
+from reference_retrieval import rule_of
 
 SEEDS = st.integers(0, 2**32 - 1)
 K = pinhole(70, 160, 96)
@@ -58,10 +59,10 @@ def test_the_index_gives_what_looking_at_everything_gives(seed, box_m, pitch_deg
     given = rng.random(120) < rng.choice([0.0, 0.3])
     profiles = rng.uniform(0.5, 8, (120, PROFILE)).astype(np.float32)
     profiles[rng.random(120) < 0.3] = np.inf
-    config = RetrievalConfig(
+    config = rule_of(
         strategy=strategy,
         far_m=6.0,
-        crowded=0 if crowded else 10**6,
+        frames=0 if crowded else 10**6,
         bin_m=float(rng.choice([1.5, 4.0])),
         bin_rad=float(rng.choice([0.4, 1.5])),
         given_bonus=0.1,
@@ -73,8 +74,8 @@ def test_the_index_gives_what_looking_at_everything_gives(seed, box_m, pitch_deg
             allowed = rng.random(end) < share
 
             def ask(index, mask, end=end, target=target, recent=recent):
-                known = {"profiles_m": profiles[:end], "given": given[:end]}
-                return retrieve(bank[:end], target, config, recent=recent, allowed=mask, index=index, **known)
+                stored = Candidates(bank[:end], mask, given[:end], profiles[:end])
+                return retrieve(stored, target, config, recent=recent, index=index)
 
             found = ask(index, allowed)
             mask = allowed
@@ -90,14 +91,14 @@ def test_the_index_gives_what_looking_at_everything_gives(seed, box_m, pitch_deg
 
 
 def test_in_a_crowd_no_place_vanishes_behind_what_is_not_allowed() -> None:
-    """One place seen again and again, of which only the oldest frame may be read, as when duplicates are merged."""
+    """One place seen again and again, of which only the oldest frame may be read."""
     bank = look(np.r_[np.zeros((9, 3)), [[50.0, 0, 0]]], 0.1, K, 160, 96)
     for strategy in ("coverage", "frustum"):
-        config = RetrievalConfig(strategy=strategy, crowded=4)
+        config = rule_of(strategy=strategy, frames=4)
         index = ViewIndex(config)
         for oldest in (0, 5):
             allowed = np.isin(np.arange(10), [oldest, 9])
-            found = retrieve(bank, bank[[0]], config, recent=9, allowed=allowed, index=index)
+            found = retrieve(Candidates(bank, allowed=allowed), bank[[0]], config, recent=9, index=index)
             assert found.indices.tolist() == [oldest, 9]
         assert retrieve(bank, bank[[0]], config, recent=9, index=index).indices.tolist() == [8, 9]
 
@@ -105,8 +106,10 @@ def test_in_a_crowd_no_place_vanishes_behind_what_is_not_allowed() -> None:
 def test_in_a_crowd_given_frames_stay_in_sight_among_what_was_made_of_them() -> None:
     bank = look(np.r_[np.zeros((9, 3)), [[50.0, 0, 0]]], 0.1, K, 160, 96)
     for bonus, expected in ((0.0, 8), (0.1, 2)):
-        config = RetrievalConfig(crowded=4, given_bonus=bonus, max_context=2)
-        found = retrieve(bank, bank[[0]], config, recent=9, index=ViewIndex(config), given=np.arange(10) < 3)
+        config = rule_of(frames=4, given_bonus=bonus, max_context=2)
+        found = retrieve(
+            Candidates(bank, given=np.arange(10) < 3), bank[[0]], config, recent=9, index=ViewIndex(config)
+        )
         assert found.candidates.tolist() == [2, 8] and found.indices.tolist() == [expected, 9]
 
 
@@ -116,7 +119,7 @@ def test_an_index_that_grew_equals_one_that_was_read_at_once(seed, pitch_deg):
     """Bit for bit, so that a saved world goes on exactly as it would have."""
     rng = np.random.default_rng(seed)
     bank = _pitched(rng, 80, 8.0, pitch_deg)
-    config = RetrievalConfig(crowded=0)
+    config = rule_of(frames=0)
     grown, read = ViewIndex(config), ViewIndex(config)
     for end in range(1, 81):
         grown.update(bank[:end])
@@ -136,7 +139,7 @@ def test_a_crowd_is_cut_to_the_nearest_which_hold_the_best(monkeypatch: pytest.M
     rng = np.random.default_rng(3)
     place = np.concatenate([rng.uniform(0, 25, (6000, 2)), np.zeros((6000, 1))], axis=1)
     bank = look(place, rng.uniform(-np.pi, np.pi, 6000), K, 160, 96)
-    config = RetrievalConfig()
+    config = rule_of()
     for row in range(8):
         target = bank[[row]]
         index = ViewIndex(config)

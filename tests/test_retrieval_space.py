@@ -9,16 +9,17 @@ from scipy.spatial.transform import Rotation
 from context_as_memory.camera import (
     PROFILE,
     Cameras,
-    frustum_planes,
     horizon_profile,
     look,
     pinhole,
     planar,
 )
 from context_as_memory.errors import UserError
-from context_as_memory.retrieval import RetrievalConfig, retrieve
-from context_as_memory.retrieval.frustum import explained_in_space, frustum_samples, inside_frusta
-from context_as_memory.retrieval.visibility import MARGIN_M, MARGIN_SHARE, foreseen_surfaces, in_sight
+from context_as_memory.retrieval import Candidates, retrieve
+from context_as_memory.retrieval.space import explained_in_space, frustum_samples, inside_frusta
+from context_as_memory.retrieval.surfaces import MARGIN_M, MARGIN_SHARE, foreseen_surfaces, in_sight
+from reference_retrieval import frustum_planes, rule_of
+from tiny import transformed
 
 SEEDS = st.integers(0, 2**32 - 1)
 FAR = 15.0
@@ -60,8 +61,8 @@ def test_visible_asks_the_frame_that_sees_past_the_wall() -> None:
     profiles[1] = 0.15
     first = {}
     for strategy in ("coverage", "visible"):
-        rule = RetrievalConfig(strategy=strategy, max_context=2, layers=1)
-        first[strategy] = retrieve(bank, target, rule, recent=2, profiles_m=profiles).indices[0]
+        rule = rule_of(strategy=strategy, max_context=2, layers=1)
+        first[strategy] = retrieve(Candidates(bank, profiles_m=profiles), target, rule, recent=2).indices[0]
         unknown = retrieve(bank, target, rule, recent=2)
         assert unknown.indices[0] == 1  # without profiles they are the same rule: the one that stands closer
     assert first == {"coverage": 1, "visible": 0}
@@ -97,7 +98,7 @@ def test_horizon_profile_reads_the_rows_at_eye_level() -> None:
 def test_bad_profiles_are_refused(profiles: np.ndarray) -> None:
     bank = walk(0, 3)
     with pytest.raises(UserError, match="depth profiles"):
-        retrieve(bank, bank[[0]], RetrievalConfig(strategy="visible"), recent=2, profiles_m=profiles)
+        retrieve(Candidates(bank, profiles_m=profiles), bank[[0]], rule_of(strategy="visible"), recent=2)
 
 
 # --- in space ---------------------------------------------------------------------------------------------------------
@@ -115,7 +116,7 @@ def _flying(rng: np.random.Generator, number: int) -> Cameras:
 @given(SEEDS)
 def test_points_inside_frusta_are_those_before_all_six_planes(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    views, points, config = _flying(rng, 12), rng.uniform(-12, 12, (200, 3)), RetrievalConfig()
+    views, points, config = _flying(rng, 12), rng.uniform(-12, 12, (200, 3)), rule_of()
     planes = frustum_planes(views, config.near_m, config.far_m)
     height = np.einsum("nki,si->nsk", planes[..., :3], points) + planes[:, None, :, 3]
     clear = np.abs(height).min(axis=2) > 1e-9  # a point on a plane may fall on either side of it
@@ -126,7 +127,7 @@ def test_points_inside_frusta_are_those_before_all_six_planes(seed: int) -> None
 @given(SEEDS)
 def test_explained_in_space_equals_loop_and_ignores_rigid_motion(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    views, target, config = _flying(rng, 8), _flying(rng, 2), RetrievalConfig(strategy="frustum")
+    views, target, config = _flying(rng, 8), _flying(rng, 2), rule_of(strategy="frustum")
     samples = frustum_samples(target, config)
     fast = explained_in_space(samples, views, config)
     inside = inside_frusta(samples[0], views, config)
@@ -136,13 +137,13 @@ def test_explained_in_space_equals_loop_and_ignores_rigid_motion(seed: int) -> N
             length = np.linalg.norm(offset)
             turn = np.arccos(np.clip(offset @ samples[1][s] / length, -1, 1))
             ratio = length / samples[2][s]
-            low, high = config.scale_band
-            assert fast[row, s] == (inside[row, s] and turn <= config.parallax_rad and low <= ratio <= high)
+            low, high = config.coverage.scale_band
+            assert fast[row, s] == (inside[row, s] and turn <= config.coverage.parallax_rad and low <= ratio <= high)
     move = np.eye(4)
     move[:3, :3], move[:3, 3] = Rotation.random(random_state=1).as_matrix(), (3, -2, 9)
     bank = _flying(rng, 40)
     here = retrieve(bank, target, config, recent=39)
-    there = retrieve(bank.transformed(move), target.transformed(move), config, recent=39)
+    there = retrieve(transformed(bank, move), transformed(target, move), config, recent=39)
     assert here.indices.tolist() == there.indices.tolist()
 
 
@@ -154,6 +155,6 @@ def test_in_space_a_look_down_is_not_a_look_ahead() -> None:
     bank = Cameras.concat(
         [ahead, Cameras(ahead.c2w @ down, K, 160, 96), look(np.array([[0, 40.0, 0]]), 0.0, K, 160, 96)]
     )
-    rule = RetrievalConfig(strategy="frustum", max_context=2)
+    rule = rule_of(strategy="frustum", max_context=2)
     assert retrieve(bank, ahead, rule, recent=2).indices.tolist() == [0, 2]
     assert retrieve(bank, bank[[1]], rule, recent=2).indices.tolist() == [1, 2]

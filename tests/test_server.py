@@ -44,7 +44,7 @@ from context_as_memory.server.protocol import (
 )
 from context_as_memory.server.record import record
 from context_as_memory.server.shelf import FolderShelf
-from context_as_memory.worldfile import WorldFile, import_world
+from context_as_memory.storage import WorldFile, import_world
 from test_protocol import MESSAGES
 from tiny import PaintedWorld, hold
 

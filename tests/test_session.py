@@ -24,6 +24,7 @@ from context_as_memory.server.protocol import (
 )
 from context_as_memory.server.session import LEGAL, Frames, Session, State
 from context_as_memory.server.shelf import FolderShelf
+from context_as_memory.storage import file_of
 from tiny import PaintedWorld, hold
 
 
@@ -368,4 +369,4 @@ def test_a_world_is_walked_in_by_its_own_up(sessions, shelf, up):
     cameras = session._world.bank.cameras
     np.testing.assert_allclose(cameras.position[4] - cameras.position[0], 0.6 * ahead, atol=1e-9)
     np.testing.assert_allclose(-cameras.down[-1], up, atol=1e-9)
-    assert session._world.file.settings["up"] == list(up)
+    assert file_of(session._world).settings["up"] == list(up)

@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 import tiny
+from context_as_memory.adapters.wan import from_diffusers_config
 from context_as_memory.camera import Cameras, look, pinhole
 from context_as_memory.compute import blocked_attention, fused_attention
 from context_as_memory.errors import UserError
 from context_as_memory.retrieval import Retrieval
 from context_as_memory.tokens import CameraTensors, ModelInputs, TokenLayout, build_model_inputs
-from context_as_memory.transformer import TransformerConfig, WorldTransformer, from_diffusers_config
+from context_as_memory.transformer import TransformerConfig, WorldTransformer
 from context_as_memory.transformer.placement import Place, projections, ray_table
+from tiny import transformed
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,7 @@ def _inputs(
     targets: int, context: list[int], start: int = 20, slots: int | None = None, rigid: np.ndarray | None = None
 ) -> ModelInputs:
     cameras = tiny.walk(40)
-    cameras = cameras if rigid is None else cameras.transformed(rigid)
+    cameras = cameras if rigid is None else transformed(cameras, rigid)
     layout = TokenLayout(num_targets=targets, max_context=8)
     found = Retrieval(np.array(context, np.int64), np.zeros(len(context)), np.array(context, np.int64))
     built = build_model_inputs(layout, cameras, cameras[start : start + targets], found, slots)

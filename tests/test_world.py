@@ -5,18 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.spatial.transform import Rotation
 
 import tiny
-from context_as_memory import memory
-from context_as_memory.camera import Cameras, pinhole
 from context_as_memory.data.dataset import LatentStore, SamplingConfig, collate, sample_segment
 from context_as_memory.diffusion import TIMESTEPS, FlowMatching, add_noise, clean_from_velocity, sample_flow, velocity
 from context_as_memory.errors import UserError
-from context_as_memory.memory import MemoryBank, MergePolicy, RamStore
+from context_as_memory.memory import MemoryBank
 from context_as_memory.retrieval import Retrieval, RetrievalConfig
+from context_as_memory.server.forgetful import forgetful
 from context_as_memory.tokens import TokenLayout, build_model_inputs
 from context_as_memory.transformer import WorldTransformer
 from context_as_memory.weights import from_pretrained, save_pretrained
@@ -97,7 +93,7 @@ def test_memory_is_read():
 def test_a_video_codec_with_temporal_factor_four_walks_too():
     """Wan's codec: a chunk of 2 latents is 8 frames, decoded as the continuation of the recent frame."""
     pytest.importorskip("diffusers")
-    from context_as_memory.codec_wan import WanCodec
+    from context_as_memory.adapters.wan import WanCodec
 
     codec = WanCodec.tiny().eval()
     channels = codec.latent_channels
@@ -271,7 +267,7 @@ def test_world_folder_round_trip_and_foreign_weights(tmp_path):
 
 def test_a_world_folder_may_hold_wans_autoencoder(tmp_path):
     pytest.importorskip("diffusers")
-    from context_as_memory.codec_wan import WanCodec
+    from context_as_memory.adapters.wan import WanCodec
 
     codec = WanCodec.tiny()
     codec.save_pretrained(tmp_path / "vae")
@@ -321,7 +317,7 @@ def test_noise_on_memory_belongs_to_the_frame_and_spares_given_ones():
     assert 0.1 < (made - noisy.bank.latents(np.array([2, 3]))).std() < 0.5
     assert torch.equal(made, noisy._context_latents([2, 3])) and torch.equal(made[:, 1:], noisy._context_latents([3]))
     assert torch.equal(plain._context_latents([2, 3]), plain.bank.latents(np.array([2, 3])))
-    assert torch.equal(noisy.forgetful(2)._context_latents([1]), noisy._context_latents([3]))
+    assert torch.equal(forgetful(noisy, 2)._context_latents([1]), noisy._context_latents([3]))
 
 
 def test_the_true_velocity_leads_from_noise_to_the_sample():
@@ -367,81 +363,3 @@ def test_noise_levels():
         replace(flow, shift=0.0)
     with pytest.raises(UserError):
         flow.sampling_sigmas(0)
-
-
-class _Losing(RamStore):
-    """A store that has lost some of its entries."""
-
-    lost = np.empty(0, bool)
-
-    def readable(self):
-        held = len(self._frames)
-        return ~np.append(self.lost, np.zeros(held, bool))[:held] if self.lost.any() else None
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(0, 2**31), st.floats(0.05, 2.0), st.floats(0.05, 3.0), st.integers(1, 9))
-def test_merging_never_leaves_a_view_without_one_that_stands_for_it(seed, distance_m, angle_rad, part):
-    rng = np.random.default_rng(seed)
-    c2w = np.tile(np.eye(4), (60, 1, 1))
-    turns = Rotation.from_rotvec(np.cumsum(rng.normal(0, 0.2, (60, 3)), axis=0))
-    c2w[:, :3, :3], c2w[:, :3, 3] = turns.as_matrix(), np.cumsum(rng.normal(0, 0.2, (60, 3)), axis=0)
-    lenses = np.stack([pinhole(hfov, tiny.WIDTH, tiny.HEIGHT) for hfov in rng.choice([60, 90, 91], 60)])
-    lenses[:, 2:] += rng.choice([0.0, 0.0, 1.0], (60, 1))  # some look more to one side, and less to the other
-    cameras = Cameras(c2w, lenses, tiny.WIDTH, tiny.HEIGHT)
-    store, policy = _Losing(), MergePolicy(distance_m=distance_m, angle_rad=angle_rad)
-    bank = MemoryBank(store, policy)
-    apart = np.linalg.norm(cameras.position[:, None] - cameras.position[None], axis=-1)
-    turned = np.stack([(turn.inv() * turns).magnitude() for turn in turns])
-    fx, fy, cx, cy = lenses.T
-    sides = np.stack([cx / fx, (tiny.WIDTH - cx) / fx, cy / fy, (tiny.HEIGHT - cy) / fy], axis=1)
-    as_wide = (sides[None] >= sides[:, None] - 1e-9).all(axis=-1)  # [i, j]: j shows all that i shows
-    alike = (apart <= distance_m + 1e-9) & (turned <= angle_rad + 1e-6) & as_wide
-    surely_alike = (apart < distance_m - 1e-9) & (turned < angle_rad - 1e-6) & as_wide
-    for start in range(0, 60, part):
-        some = cameras[start : start + part]
-        bank.append(np.zeros((len(some), tiny.HEIGHT, tiny.WIDTH, 3), np.uint8), some, torch.zeros(1, len(some), 1, 1))
-        if rng.random() < 0.3:
-            store.lost = rng.random(start + 1) < rng.choice([0.0, 0.2])
-        offered, readable = bank.offered(), store.readable()
-        assert len(offered) == len(bank)
-        for row in range(len(bank)):  # reference: a plain loop in the order of the walk
-            if readable is not None and not readable[row]:
-                assert not offered[row]
-                continue
-            assert offered[row] or (offered[:row] & alike[row, :row]).any()
-            assert not (offered[row] and (offered[:row] & surely_alike[row, :row]).any())
-    assert MemoryBank().offered() is None
-
-
-def test_merging_goes_on_from_where_it_was_also_after_a_loss(monkeypatch):
-    """Every entry is looked at once, however often it is asked for; only a new loss starts again."""
-    looked = []
-    is_new = memory._Merger._is_new
-    monkeypatch.setattr(
-        memory._Merger, "_is_new", lambda self, cameras, row: looked.append(row) or is_new(self, cameras, row)
-    )
-    store, cameras = _Losing(), tiny.walk(30)
-    store.lost = np.arange(30) == 4
-    bank = MemoryBank(store, MergePolicy(distance_m=0.5, angle_rad=0.5))
-    for start in range(0, 30, 3):
-        bank.append(tiny.pictures(3), cameras[start : start + 3], torch.zeros(1, 3, 1, 1))
-        once = bank.offered()
-        once[:] = False  # the caller's own
-        assert bank.offered().any()
-    assert looked == [row for row in range(30) if row != 4]
-    store.lost = np.isin(np.arange(30), (4, 6))
-    assert not bank.offered()[[4, 6]].any() and len(looked) == 29 + 28
-
-
-def test_a_world_with_merging_reads_fewer_frames_and_walks_on():
-    policy = MergePolicy(distance_m=0.5, angle_rad=0.5)
-    world = tiny.world(merge=policy)
-    cameras = tiny.walk(21)
-    chunks = _rolled(world, cameras)
-    assert world.bank.offered().sum() < len(world.bank) == 21
-    read = {i for chunk in chunks for i in chunk.retrieval.indices[:-1].tolist()}
-    assert read <= set(np.flatnonzero(world.bank.offered()).tolist())
-    for wrong in ({"distance_m": 0.0, "angle_rad": 1.0}, {"distance_m": 1.0, "angle_rad": 4.0}):
-        with pytest.raises(UserError, match="merge"):
-            MergePolicy(**wrong)

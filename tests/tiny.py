@@ -38,6 +38,11 @@ def walk(frames: int, seed: int = 0, box_m: float = 3.0) -> Cameras:
     return look(position, yaw, pinhole(90, WIDTH, HEIGHT), WIDTH, HEIGHT)
 
 
+def transformed(cameras: Cameras, rigid: np.ndarray) -> Cameras:
+    """The cameras after the whole world moves by a rotation and translation [4, 4]."""
+    return Cameras(rigid @ cameras.c2w, cameras.K, cameras.width, cameras.height)
+
+
 def pictures(frames: int, seed: int = 0) -> np.ndarray:
     """Random frames, uint8 [T, H, W, 3]."""
     return np.random.default_rng(seed).integers(0, 256, (frames, HEIGHT, WIDTH, 3), dtype=np.uint8)

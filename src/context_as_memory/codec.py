@@ -1,9 +1,6 @@
 """Frames to latents and back.
 
-Two verbs turn pictures into latents, because they give different latents of the same rank (paper section 3.2, arXiv
-2506.03141): `encode_frames` encodes every frame alone, for memory, where neighbours in the list are not neighbours in
-time; `encode_clip` encodes a continuous clip, causally in time, for targets. A codec with temporal factor 1 does the
-same in both.
+Every frame is encoded alone (paper section 3.2, arXiv 2506.03141): neighbours in memory are not neighbours in time.
 
 Shapes: `video` is float [B, 3, T, H, W] in [-1, 1]; latents are float [B, C, F, h, w] with h = H / spatial_factor,
 about zero mean and unit variance per channel.
@@ -44,10 +41,6 @@ class VideoCodec(Protocol):
 
     def encode_frames(self, video: Float[Tensor, "b 3 t H W"]) -> Float[Tensor, "b c t h w"]:
         """Encode each frame alone: [B, 3, T, H, W] -> [B, C, T, h, w]."""
-        ...
-
-    def encode_clip(self, video: Float[Tensor, "b 3 t H W"]) -> Float[Tensor, "b c f h w"]:
-        """Encode a continuous clip: [B, 3, 1 + n r, H, W] -> [B, C, 1 + n, h, w]."""
         ...
 
     def decode(self, latents: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b 3 t H W"]:
@@ -214,9 +207,6 @@ class ImageAutoencoder(nn.Module):
         raw = self.encode_images(rearrange(video, "b c t h w -> (b t) c h w").to(self.latent_mean.dtype))
         raw = (raw - self.latent_mean.view(1, -1, 1, 1)) / self.latent_std.view(1, -1, 1, 1)
         return rearrange(raw, "(b t) c h w -> b c t h w", b=batch)
-
-    def encode_clip(self, video: Float[Tensor, "b 3 t H W"]) -> Float[Tensor, "b c f h w"]:
-        return self.encode_frames(video)
 
     def decode(self, latents: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b 3 t H W"]:
         batch = latents.shape[0]

@@ -8,6 +8,7 @@ world.walk("j-30,l-30").save("walk.mp4")
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from .formats.pictures import check_frames, fit_frame, read_image
 from .formats.places import start_frame, start_names
 from .formats.video import VideoWriter
 from .shapes import UInt8
+
+if TYPE_CHECKING:
+    from .world import World
 
 PHOTO_HFOV_DEG = 90.0  # the lens of a photo is rarely known; this is what `cam generate --image` supposes
 
@@ -78,3 +82,17 @@ def gathered(parts: Iterable[tuple[np.ndarray, Cameras, np.ndarray]]) -> Walk:
     frames, cameras, contexts = zip(*parts, strict=True)
     each = [tuple(context.tolist()) for seen, context in zip(cameras, contexts, strict=True) for _ in range(len(seen))]
     return Walk(np.concatenate(frames), Cameras.concat(cameras), tuple(each))
+
+
+class FrontDoor:
+    """What `World` has of it: to begin from a picture, and to walk by keys."""
+
+    def start(self: "World", source: str | Path | np.ndarray | None = None) -> "World":  # type: ignore[misc]
+        """Begin anew from a picture file, a picture uint8 [H, W, 3] or a start place by name; see `first_view`."""
+        self.reset(*first_view(source, self.config.width, self.config.height))
+        return self
+
+    def walk(self: "World", actions: str | Cameras) -> Walk:  # type: ignore[misc]
+        """Walk on from the last frame by an action string such as "w-40,j-30", or along cameras; all of it at once."""
+        chunks = self.rollout(path_from(self.bank.cameras[-1], actions))
+        return gathered((chunk.frames_u8, chunk.cameras, chunk.retrieval.indices) for chunk in chunks)

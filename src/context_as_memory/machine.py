@@ -4,6 +4,7 @@ import math
 import os
 import platform
 import sys
+import time
 from functools import cache
 from pathlib import Path
 
@@ -67,3 +68,16 @@ def settle_threads() -> None:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     if "OMP_NUM_THREADS" not in os.environ and processors() < (os.cpu_count() or 1):
         os.environ["OMP_NUM_THREADS"] = str(processors())
+
+
+class Clock:
+    """Seconds between laps, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = now - self._last
+        self._last = now

@@ -3,11 +3,10 @@
 Frame, camera and latent enter together and cannot part: there is one `append`, it takes all three, and entry i of each
 is always the same frame. Cameras stay in working memory, because retrieval reads all of them for every chunk; where
 pictures and latents lie is the business of a `Store`: in working memory (`RamStore`), or in a world file
-(`worldfile.BranchStore`).
+(`storage.BranchStore`).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -24,6 +23,11 @@ MIN_DEPTH_M = 0.001  # depths are noted to the millimetre, and none is 0
 @runtime_checkable
 class Store(Protocol):
     """Keeps what a bank remembers. Entries are numbered from 0 in the order of their making and never change."""
+
+    @property
+    def steps(self) -> int:
+        """How many chunks were generated so far: appends whose note has the key "step"."""
+        ...
 
     def append(
         self,
@@ -54,6 +58,10 @@ class Store(Protocol):
 
     def notes(self) -> Sequence[tuple[int, Mapping[str, Any]]]:
         """For each `append` so far, how many entries it brought and its note."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more will be kept or read."""
         ...
 
 
@@ -94,82 +102,19 @@ class RamStore:
     def notes(self) -> Sequence[tuple[int, Mapping[str, Any]]]:
         return self._notes
 
+    @property
+    def steps(self) -> int:
+        return sum("step" in note for _, note in self._notes)
 
-SAME_LENS = 1e-6  # tangents that differ by less differ by rounding: a hundredth of a pixel is more
-
-
-@dataclass(frozen=True, kw_only=True)
-class MergePolicy:
-    """When a new view is as good as one that memory offers already: no farther away than `distance_m`, turned by no
-    more than `angle_rad`, in space, and seen through a lens that shows no more on any side. It stays stored, but
-    retrieval is not offered it.
-
-    The view that came first stays, so every view that is left out has one within these limits that is offered: however
-    long a walk, no place loses its only view. (If the newest stayed, a slow turn would push out its own beginning.)
-    """
-
-    distance_m: float
-    angle_rad: float
-
-    def __post_init__(self) -> None:
-        if self.distance_m <= 0 or not 0 < self.angle_rad <= np.pi:
-            raise UserError(f"merge: distance_m {self.distance_m}, angle_rad {self.angle_rad}; need > 0 and (0, pi]")
-
-
-class _Merger:
-    """Which entries of a growing bank are offered under a policy; what was found is kept from call to call."""
-
-    def __init__(self, policy: MergePolicy) -> None:
-        self.policy = policy
-        self._start_over()
-
-    def _start_over(self) -> None:
-        self._readable, self._offered = np.empty(0, bool), np.empty(0, bool)
-        self._cells: dict[tuple[int, ...], list[int]] = {}  # offered entries by place
-
-    def offered(self, cameras: Cameras, readable: Bool[np.ndarray, " n"] | None) -> Bool[np.ndarray, " n"]:
-        """Of all entries so far, bool [N]. readable: bool [N], those that are not lost (None: all); a lost view is not
-        offered and stands for no other."""
-        readable = np.ones(len(cameras), bool) if readable is None else readable
-        done = len(self._readable)
-        if not np.array_equal(readable[:done], self._readable):
-            self._start_over()
-            done = 0
-        found = [readable[row] and self._is_new(cameras, row) for row in range(done, len(cameras))]
-        self._readable, self._offered = readable.copy(), np.append(self._offered, np.array(found, bool))
-        return self._offered.copy()
-
-    def _is_new(self, cameras: Cameras, row: int) -> bool:
-        """Whether no offered entry stands for this one, which is then offered."""
-        pose = cameras.c2w[row]
-        cell = np.floor(pose[:3, 3] / self.policy.distance_m).astype(int)
-        around = (tuple((cell + step).tolist()) for step in np.ndindex(3, 3, 3))  # shifted by one: see below
-        near = [other for key in around for other in self._cells.get(key, ())]
-        if near:
-            others = cameras[near]
-            apart = np.linalg.norm(others.position - pose[:3, 3], axis=1)
-            # The trace of the rotation from one to the other is 1 + 2 cos(angle).
-            cos = ((others.c2w[:, :3, :3] * pose[:3, :3]).sum(axis=(1, 2)) - 1) / 2
-            as_wide = (_sides(others) >= _sides(cameras[row]) - SAME_LENS).all(axis=1)
-            if ((apart <= self.policy.distance_m) & (cos >= np.cos(self.policy.angle_rad)) & as_wide).any():
-                return False
-        self._cells.setdefault(tuple((cell + 1).tolist()), []).append(row)  # so that neighbours are at 0, 1 and 2
-        return True
-
-
-def _sides(cameras: Cameras) -> Float[np.ndarray, "n 4"]:
-    """How far each lens sees to the left, right, top and bottom, as tangents [N, 4]."""
-    fx, fy, cx, cy = cameras.K.T
-    return np.stack([cx / fx, (cameras.width - cx) / fx, cy / fy, (cameras.height - cy) / fy], axis=1)
+    def close(self) -> None:
+        pass
 
 
 class MemoryBank:
     """Stored frames in the order of their making; entry i is frame i of the walk."""
 
-    def __init__(self, store: Store | None = None, merge: MergePolicy | None = None) -> None:
-        """`merge`: leave near-duplicate views out of what retrieval is offered; None offers all."""
+    def __init__(self, store: Store | None = None) -> None:
         self.store: Store = RamStore() if store is None else store
-        self._merger = None if merge is None else _Merger(merge)
         self._c2w, self._K = np.empty((0, 4, 4)), np.empty((0, 4))  # with spare room: appending is O(1)
         self._size: tuple[int, int] | None = None  # width, height
         self._length = 0
@@ -261,12 +206,8 @@ class MemoryBank:
         return self.store.latents(np.asarray(index).tolist())
 
     def offered(self) -> Bool[np.ndarray, " n"] | None:
-        """Which entries retrieval may choose from, bool [N]; None if all: not those that a damaged world file has lost,
-        nor those that were merged."""
-        readable = self.store.readable()
-        if self._merger is None or not len(self):
-            return readable
-        return self._merger.offered(self.cameras, readable)
+        """Which entries retrieval may choose from, bool [N]; None if all: not those that a damaged store has lost."""
+        return self.store.readable()
 
 
 def _noted_profiles(note: Mapping[str, Any], frames: int) -> Float32[np.ndarray, "frames profile"]:
@@ -274,6 +215,4 @@ def _noted_profiles(note: Mapping[str, Any], frames: int) -> Float32[np.ndarray,
     rows = note.get("profiles_m")
     if rows is None:
         return np.full((frames, PROFILE), np.inf, np.float32)
-    # Null, read as nan, is unknown; 0 was a depth of less than half a millimetre before there was a least one.
-    profiles = np.array(rows, np.float32)
-    return checked_profiles(np.where(profiles == 0, np.float32(MIN_DEPTH_M), profiles), frames)
+    return checked_profiles(np.array(rows, np.float32), frames)  # null, read as nan, is unknown

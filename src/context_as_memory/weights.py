@@ -8,10 +8,10 @@ A world folder holds `transformer/`, `vae/` and `world.json` (frame size, chunk 
 
 import hashlib
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, is_dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_type_hints
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .codec import ImageAutoencoder, ImageAutoencoderConfig, VideoCodec
+from .compute import fast
 from .errors import UserError
 from .formats.files import atomic, write_text
 from .transformer import TransformerConfig, WorldTransformer
@@ -30,14 +31,29 @@ _CLASSES: dict[str, tuple[type[nn.Module], type]] = {
     "WorldTransformer": (WorldTransformer, TransformerConfig),
 }
 
+_COVERAGE = "parallax_rad scale_band min_gain layers alike_m alike_rad fill_share given_bonus visible_parallax_rad"
+_PAPER = {"paper_" + name: name for name in ("near_m", "far_m", "parallel_rad", "far_share")}
+# Files of before the groups have these settings side by side: where each belongs.
+_GROUPS = (
+    {name: ("coverage", name) for name in _COVERAGE.split()}
+    | {old: ("paper", name) for old, name in (_PAPER | {"literal": "as_published"}).items()}
+    | {"crowded": ("crowd", "frames"), "bin_m": ("crowd", "bin_m"), "bin_rad": ("crowd", "bin_rad")}
+)
+
 
 def build_config(kind: type, values: dict[str, Any], where: str) -> Any:
-    """Fill a config dataclass from JSON values; an unknown key is an error that names it and where it stands."""
-    known = {field.name for field in fields(kind)}
-    unknown = sorted(set(values) - known)
+    """Fill a config dataclass, and those inside it, from JSON values; an unknown key is an error that names it and
+    where it stands."""
+    known = get_type_hints(kind)
+    unknown = sorted(set(values) - set(known))
     if unknown:
         raise UserError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    filled = {}
+    for key, value in values.items():
+        if is_dataclass(known[key]) and isinstance(value, dict):
+            value = build_config(cast(type, known[key]), value, where)
+        filled[key] = tuple(value) if isinstance(value, list) else value
+    return kind(**filled)
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
@@ -51,6 +67,27 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{what}: {path} holds no JSON object")
     return value
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """`world.json` of a world folder: how it is used. Files that have all fields of retrieval side by side are read as
+    if they were written today."""
+    settings = read_json(Path(folder) / "world.json", "weights")
+    if isinstance(settings.get("retrieval"), dict):
+        settings["retrieval"] = _nested(settings["retrieval"])
+    return settings
+
+
+def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """Settings of retrieval in groups; what is in a group already, or is unknown, stays where it is."""
+    rule: dict[str, Any] = {}
+    for key, value in flat.items():
+        group, name = _GROUPS.get(key, ("", key))
+        if group and not isinstance(value, dict):
+            rule.setdefault(group, {})[name] = value
+        else:
+            rule[key] = value
+    return rule
 
 
 def save_pretrained(
@@ -110,11 +147,31 @@ def open_codec(folder: Path) -> VideoCodec:
     Raises `UserError` when files are missing or damaged, or hold something else.
     """
     if read_json(Path(folder) / "config.json", "weights").get("_class_name") == "AutoencoderKLWan":
-        from .codec_wan import WanCodec  # needs diffusers
+        from .adapters.wan import WanCodec  # needs diffusers
 
         return WanCodec.from_pretrained(folder)
     codec: VideoCodec = from_pretrained(folder, expect=ImageAutoencoder)
     return codec
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What a world folder holds: networks, ready on their device, and settings, an instance of the class asked for."""
+
+    model: WorldTransformer
+    codec: Any
+    settings: Any
+    sha256: str
+
+
+def open_folder(name: str | Path, kind: type, device: torch.device) -> Folder:
+    """Open a world folder by name (see `resolve`); `world.json` fills the dataclass `kind`. Raises `UserError` for
+    missing, damaged or foreign weights."""
+    folder = resolve(name)
+    settings = build_config(kind, read_settings(folder), str(folder / "world.json"))
+    model = fast(from_pretrained(folder / "transformer", expect=WorldTransformer), device)
+    codec: Any = open_codec(folder / "vae")
+    return Folder(model, fast(codec, device), settings, fingerprint(folder))
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor], where: str) -> None:

@@ -5,39 +5,33 @@ world.reset(start_frames, start_cameras)
 for chunk in world.rollout(cameras):
     show(chunk.frames_u8)
 
-A world made by `World.create` lives in a folder instead of working memory: every chunk is committed when it is
-finished, and `World.open` goes on where the last one ended, with the frames that an uninterrupted walk would have had.
+A world lives in working memory, or in the store that it is given: `storage.create_world` and `storage.open_world` make
+worlds that live in a folder.
 """
 
-import logging
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
-from .camera import Z_UP, Cameras
+from .camera import Cameras
 from .codec import VideoCodec
-from .compute import fast, pick_device
+from .compute import pick_device
 from .diffusion import TIMESTEPS, FlowMatching, sample_flow
-from .engine import ContextCache, Engine, differences, open_engine
+from .engine import ContextCache, Engine, open_engine
 from .errors import UserError
-from .front_door import Walk, first_view, gathered, path_from
-from .memory import MemoryBank, MergePolicy
-from .retrieval import Retrieval, RetrievalConfig, ViewIndex, retrieve
+from .front_door import FrontDoor
+from .machine import Clock
+from .memory import MemoryBank, RamStore, Store
+from .retrieval import Candidates, KeptIndex, Retrieval, RetrievalConfig, retrieve
 from .shapes import Float, UInt8
 from .tokens import ModelInputs, TokenLayout, build_model_inputs
 from .transformer import WorldTransformer
-from .weights import build_config, fingerprint, from_pretrained, open_codec, read_json, resolve
-from .worldfile import MAIN, BranchStore, WorldFile
-
-log = logging.getLogger(__name__)
+from .weights import open_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +46,6 @@ class WorldConfig:
     flow: FlowMatching = field(default_factory=FlowMatching)  # of sampling
     seed: int = 0
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
-    merge: MergePolicy | None = None  # leave near-duplicate views out of retrieval; None: offer all
     memory_noise: float = 0.0  # on generated frames in the context: faults are not copied on and on (arXiv 2502.06764)
     kept_frames: int = 32  # frames whose keys and values stay in working memory from chunk to chunk (`per_frame` only)
     engine: str = "auto"  # what runs the networks, one of `engine.ENGINES`; a world file says which it was
@@ -72,12 +65,12 @@ class Chunk:
     seconds: dict[str, float]  # retrieve, denoise, decode, encode (with `World.depth`, if that is set)
 
 
-class World:
+class World(FrontDoor):
     """A generated world: a denoiser, a codec and a memory of every frame so far.
 
     depth: None, or what estimates depth profiles [T, PROFILE] of frames uint8 [T, H, W, 3] and their T cameras, such as
-    `depth.DepthEstimator`. While it is set, frames are remembered with their profiles, for the strategy `visible`. A
-    world file does not hold it: an opened world goes on bit for bit only if the same estimator is set again.
+    `adapters.depth.DepthEstimator`. While it is set, frames are remembered with their profiles, for the strategy
+    `visible`. No store holds it: an opened world goes on bit for bit only if the same estimator is set again.
     """
 
     def __init__(
@@ -86,21 +79,17 @@ class World:
         codec: VideoCodec,
         config: WorldConfig,
         device: str = "auto",
-        store: BranchStore | None = None,
+        store: Store | None = None,
     ) -> None:
-        """`store`: a branch of a world file to live in and to continue; working memory if None."""
+        """`store`: what to live in and to continue; working memory if None."""
         self.device = pick_device(device)
         self.model, self.codec, self.config = model, codec, config
         self.depth: Callable[[np.ndarray, Cameras], np.ndarray] | None = None
         self.weights_sha256: str | None = None  # of the folder that the networks were read from
-        self.bank = MemoryBank(store, config.merge)
-        self.file = None if store is None else store.file
-        # Numbers the noise of a chunk; with the seed it is the whole random state.
-        self._chunks = 0 if store is None else store.steps
-        self._first_entry = 0  # what the first entry of the bank was called before a copy: numbers the noise of entries
-        self._read = ContextCache(config.kept_frames)  # empty after opening: it never influences a frame
-        self._index: ViewIndex | None = None
-        self._indexed: MemoryBank | None = None  # the bank it is an index of
+        self.bank = MemoryBank(store)
+        self.steps = self.bank.store.steps  # numbers the noise of a chunk; with the seed it is the whole random state
+        self.first_entry = 0  # what the first entry of the bank was called before a copy: numbers the noise of entries
+        self._read, self._index = ContextCache(config.kept_frames), KeptIndex()  # to save time; they choose nothing
 
     @cached_property
     def engine(self) -> Engine:
@@ -114,105 +103,15 @@ class World:
         `changes` override fields of the saved `WorldConfig`, e.g. `seed=1`, `num_steps=8` or
         `retrieval=RetrievalConfig(strategy="paper")`. Raises `UserError` for missing, damaged or foreign weights.
         """
-        folder = resolve(name)
-        target = pick_device(device)
-        config = read_world_config(folder)
-        model = fast(from_pretrained(folder / "transformer", expect=WorldTransformer), target)
-        codec: Any = open_codec(folder / "vae")
-        world = cls(model, fast(codec, target), replace(config, **changes), device)  # type: ignore[arg-type]
-        world.weights_sha256 = fingerprint(folder)
+        found = open_folder(name, WorldConfig, pick_device(device))
+        config = replace(found.settings, **changes)
+        world = cls(found.model, found.codec, config, device)
+        world.weights_sha256 = found.sha256
         return world
 
-    @classmethod
-    def create(
-        cls,
-        path: str | Path,
-        weights: str | Path = "default",
-        *,
-        device: str = "auto",
-        networks: "World | None" = None,
-        up: ArrayLike = Z_UP,
-        **changes: object,
-    ) -> "World":
-        """A new world in a new folder; `changes` as in `from_pretrained`. `reset` gives it its start frames.
-
-        up: upwards in it, [3]; kept with the world, for whoever walks on.
-
-        networks: a world with these weights, whose networks are shared instead of being loaded again.
-        """
-        world = networks or cls.from_pretrained(weights, device=device)
-        config = replace(world.config, **changes)  # type: ignore[arg-type]
-        engine = open_engine(world.model, world.codec, config.engine, world.device)
-        config = replace(config, engine=engine.name)
-        settings = {
-            "weights": str(weights),
-            "weights_sha256": world.weights_sha256,
-            "width": config.width,
-            "height": config.height,
-            "config": asdict(config),
-            "made_with": engine.made_with,
-            "up": (np.asarray(up, np.float64) + 0.0).tolist(),
-        }
-        store = BranchStore(WorldFile.create(path, settings))
-        return cls(world.model, world.codec, config, str(world.device), store)
-
-    @classmethod
-    def open(
-        cls,
-        path: str | Path,
-        branch: str = MAIN,
-        *,
-        weights: str | Path | None = None,
-        write: bool = True,
-        device: str = "auto",
-        networks: "World | None" = None,
-    ) -> "World":
-        """Continue a branch of a world folder with the weights it was made with (`weights`: where they lie now;
-        `networks` as in `create`).
-
-        It goes on with the engine it was made with; on another machine, or where that engine is missing, a warning says
-        that last bits will differ. Raises `UserError` for a damaged world, one that is being written elsewhere, and
-        other weights.
-        """
-        file = WorldFile.open(path, write=write)
-        try:
-            settings = file.settings
-            name = weights or settings["weights"]
-            fresh = networks or cls.from_pretrained(name, device=device)
-            if fresh.weights_sha256 != settings["weights_sha256"]:
-                raise UserError(
-                    f"the world in {path} was made with other weights ({settings['weights']}); "
-                    "give those, or start a new one"
-                )
-            config = _parse_config({"multistep": False, "engine": "plain"} | settings["config"], str(path))
-            world = cls(fresh.model, fresh.codec, config, str(fresh.device), BranchStore(file, branch))
-            made = [note["made_with"] for _, note in world.bank.store.notes() if "made_with" in note]
-            notice = differences(made[-1] if made else settings.get("made_with", {}), world.engine.made_with)
-            if notice is not None:
-                log.warning("%s: %s", path, notice)
-            return world
-        except BaseException:
-            file.close()
-            raise
-
-    def forgetful(self, frames: int) -> "World":
-        """A copy in working memory that has only the last `frames` frames, with the same noise ahead: what it makes
-        differently is what forgetting does."""
-        copy = type(self)(self.model, self.codec, self.config, str(self.device))
-        first = max(0, len(self.bank) - frames)
-        for entry in range(first, len(self.bank)):
-            note = {"step": -1} if self.bank.generated[entry] else {}
-            latents = self.bank.latents(np.array([entry]))
-            profiles_m = self.bank.profiles_m[[entry]]
-            copy.bank.append(self.bank.frames_u8(entry), self.bank.cameras[entry], latents, note, profiles_m)
-        copy.depth = self.depth
-        copy._chunks, copy._first_entry = self._chunks, self._first_entry + first
-        return copy
-
     def close(self) -> None:
-        """Close the world file, if there is one; every finished chunk is in it already."""
-        if self.file is not None:
-            self.file.close()
+        """Close the store; every finished chunk is in it already."""
+        self.bank.store.close()
 
     # -- the method ----------------------------------------------------------------------------------------------
 
@@ -220,23 +119,21 @@ class World:
         """Forget everything and start from T >= 1 frames, uint8 [T, H, W, 3], their cameras and, if known, their depth
         profiles (see `remember`).
 
-        A world file never forgets: with a history it refuses, and `rewind` or `fork` are what is meant.
+        A store that lasts never forgets: with a history it refuses, and `rewind` or `fork` are what is meant.
         """
         if len(frames_u8) == 0:
             raise UserError("world: no start frame; give at least one picture and its camera")
-        if self.file is not None:
-            if len(self.bank):
-                raise UserError(f"the world in {self.file.folder} has a history; rewind or fork it instead of a reset")
-            self.remember(frames_u8, cameras, profiles_m)
-            return
         before = self.bank
-        self.bank = MemoryBank(merge=self.config.merge)
+        if isinstance(before.store, RamStore):
+            self.bank = MemoryBank()
+        elif len(before):
+            raise UserError("world: its file has a history; rewind or fork it instead of a reset")
         try:
             self.remember(frames_u8, cameras, profiles_m)
         except BaseException:
             self.bank = before  # bad start frames leave the world as it was
             raise
-        self._chunks = self._first_entry = 0
+        self.steps = self.first_entry = 0
 
     @torch.inference_mode()
     def remember(self, frames_u8: np.ndarray, cameras: Cameras, profiles_m: np.ndarray | None = None) -> None:
@@ -249,7 +146,7 @@ class World:
         if (cameras.width, cameras.height) != size or frames_u8.shape[1:3] != size[::-1]:
             raise UserError(
                 f"world: start frames are {frames_u8.shape[2]}x{frames_u8.shape[1]}, these weights make "
-                f"{size[0]}x{size[1]}; use video.fit_frame and Cameras.resized"
+                f"{size[0]}x{size[1]}; use formats.pictures.fit_frame and Cameras.resized"
             )
         for start in range(0, len(frames_u8), 64):
             part = slice(start, start + 64)
@@ -266,16 +163,15 @@ class World:
         `retrieval` overrides the configured strategy for this chunk, or is the context itself (to ask what a wrong
         memory does); `commit=False` leaves the memory as it is (to compare strategies on one memory).
         """
-        wanted = len(cameras)
+        wanted, clock = len(cameras), Clock()
         if not 1 <= wanted <= self.chunk_frames:
             raise UserError(
                 f"world: a step takes 1 to {self.chunk_frames} cameras, got {wanted}; use rollout for longer paths"
             )
-        clock = _Clock()
         path = self._padded(cameras)
         targets = path[self.codec.temporal_factor - 1 :: self.codec.temporal_factor]  # one camera per latent
         recent = len(self.bank) - 1
-        seed = self.config.seed * 1_000_003 + self._chunks
+        seed = self.config.seed * 1_000_003 + self.steps
         rule = retrieval or self.config.retrieval
         found = rule if isinstance(rule, Retrieval) else self._retrieve(targets, rule, seed)
         clock.lap("retrieve")
@@ -291,14 +187,14 @@ class World:
             # Memory is made of pictures (paper section 1.1): what is stored is what a viewer saw, encoded alone.
             stored = self.engine.pictures.encode(frames_u8)
             note = {
-                "step": self._chunks,
+                "step": self.steps,
                 "context": found.indices.tolist(),
                 "scores": [round(score, 4) for score in found.scores.tolist()],
                 "retrieval": "given" if isinstance(rule, Retrieval) else asdict(rule),
                 "made_with": self.engine.made_with,
             }
             self.bank.append(frames_u8, cameras, stored, note, self._profiles_m(frames_u8, cameras))
-            self._chunks += 1
+            self.steps += 1
         clock.lap("encode")
         return Chunk(frames_u8, cameras, found, clock.seconds)
 
@@ -308,16 +204,6 @@ class World:
             yield self.step(cameras[start : start + self.chunk_frames])
 
     # -- the front door ------------------------------------------------------------------------------------------
-
-    def start(self, source: str | Path | np.ndarray | None = None) -> "World":
-        """Begin anew from a picture file, a picture uint8 [H, W, 3] or a start place by name; see `front_door`."""
-        self.reset(*first_view(source, self.config.width, self.config.height))
-        return self
-
-    def walk(self, actions: str | Cameras) -> Walk:
-        """Walk on from the last frame by an action string such as "w-40,j-30", or along cameras; all of it at once."""
-        chunks = self.rollout(path_from(self.bank.cameras[-1], actions))
-        return gathered((chunk.frames_u8, chunk.cameras, chunk.retrieval.indices) for chunk in chunks)
 
     # -- pieces --------------------------------------------------------------------------------------------------
 
@@ -332,23 +218,9 @@ class World:
 
     def _retrieve(self, targets: Cameras, rule: RetrievalConfig, seed: int) -> Retrieval:
         """The context for these targets by a rule, from all that the memory holds and knows."""
-        return retrieve(
-            self.bank.cameras,
-            targets,
-            rule,
-            recent=len(self.bank) - 1,
-            allowed=self.bank.offered(),
-            index=self._index_for(rule),
-            profiles_m=self.bank.profiles_m,
-            given=~self.bank.generated,
-            seed=seed,
-        )
-
-    def _index_for(self, rule: RetrievalConfig) -> ViewIndex:
-        """The index over this bank; made anew for a rule that it does not fit."""
-        if self._index is None or self._indexed is not self.bank or not self._index.fits(rule):
-            self._index, self._indexed = ViewIndex(rule), self.bank
-        return self._index
+        bank = self.bank
+        stored = Candidates(bank.cameras, bank.offered(), ~bank.generated, bank.profiles_m)
+        return retrieve(stored, targets, rule, recent=len(bank) - 1, index=self._index.over(bank, rule), seed=seed)
 
     def _padded(self, cameras: Cameras) -> Cameras:
         """A path that ends inside a chunk stands still to its end; the surplus frames are cut off again."""
@@ -365,7 +237,7 @@ class World:
         for row, entry in enumerate(entries):
             if self.bank.generated[entry]:
                 generator = torch.Generator().manual_seed(
-                    self.config.seed * 1_000_003 - 1 - self._first_entry - entry  # chunks count upwards from there
+                    self.config.seed * 1_000_003 - 1 - self.first_entry - entry  # chunks count upwards from there
                 )
                 noise[:, row] = torch.randn(latents[:, row].shape, generator=generator)
         return latents + self.config.memory_noise * noise
@@ -386,37 +258,3 @@ class World:
 
         sigmas = flow.sampling_sigmas(self.config.num_steps)
         return sample_flow(predict, noise, sigmas, self.config.multistep)
-
-
-class _Clock:
-    """Seconds between laps, by name."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[name] = now - self._last
-        self._last = now
-
-
-def read_world_config(folder: Path) -> WorldConfig:
-    """`world.json` of a world folder; unknown keys are errors."""
-    return _parse_config(read_json(folder / "world.json", "weights"), str(folder / "world.json"))
-
-
-RETIRED = ("kept_bonus",)  # settings of retrieval that older files still have; none has a meaning any more
-
-
-def _parse_config(values: dict[str, Any], where: str) -> WorldConfig:
-    rule = {key: value for key, value in values.get("retrieval", {}).items() if key not in RETIRED}
-    values = values | {
-        "retrieval": build_config(RetrievalConfig, rule, where),
-        "flow": build_config(FlowMatching, values.get("flow", {}), where),
-    }
-    if values.get("merge") is not None:
-        values["merge"] = build_config(MergePolicy, values["merge"], where)
-    config = build_config(WorldConfig, values, where)
-    assert isinstance(config, WorldConfig)
-    return config

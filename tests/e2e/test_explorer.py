@@ -13,7 +13,7 @@ from context_as_memory.formats.video import read_video
 from context_as_memory.server.app import create_app
 from context_as_memory.server.record import chromium, record, serving
 from context_as_memory.server.shelf import FolderShelf
-from context_as_memory.worldfile import WorldFile, import_world
+from context_as_memory.storage import WorldFile, import_world
 from tiny import save_world
 
 SHOTS = Path(__file__).parents[2] / "outputs" / "e2e"  # looked at by people; not in git

@@ -15,19 +15,15 @@ from context_as_memory.camera.actions import (
 )
 from context_as_memory.camera.core import (
     Cameras,
-    look,
-    pinhole,
-)
-from context_as_memory.camera.profiles import PROFILE, checked_profiles, eye_level, horizon_profile
-from context_as_memory.camera.views import (
     PlanarViews,
     coordinates,
-    frustum_corners,
-    frustum_planes,
     ground_basis,
+    look,
+    pinhole,
     planar,
     wedge_polygon,
 )
+from context_as_memory.camera.profiles import PROFILE, checked_profiles, eye_level, horizon_profile
 
 __all__ = [
     "Cameras",
@@ -38,8 +34,6 @@ __all__ = [
     "ground_basis",
     "planar",
     "wedge_polygon",
-    "frustum_corners",
-    "frustum_planes",
     "PROFILE",
     "checked_profiles",
     "eye_level",

@@ -17,7 +17,7 @@ from context_as_memory.formats.cameras import read_track
 from context_as_memory.formats.documents import PAPER_HFOV_DEG
 from context_as_memory.formats.options import PoseOptions
 from context_as_memory.pictures.choice import apart, draw_retrieval_map
-from context_as_memory.retrieval import Retrieval, RetrievalConfig, retrieve
+from context_as_memory.retrieval import Candidates, Paper, Retrieval, RetrievalConfig, retrieve
 
 
 def retrieve_command(
@@ -44,7 +44,7 @@ def retrieve_command(
     out: where to print (default: standard output). Raises UserError for an unreadable or empty file, a query that is
     not in it, or an unknown strategy.
     """
-    config = RetrievalConfig(strategy=memory, max_context=max_context, literal=literal)
+    config = RetrievalConfig(strategy=memory, max_context=max_context, paper=Paper(as_published=literal))
     track = read_track(cameras, poses, hfov_deg=hfov_deg, assumed_hfov_deg=PAPER_HFOV_DEG, intrinsics=intrinsics)
     path, asked = track.upright(), query
     if len(path) == 0:
@@ -89,5 +89,5 @@ def retrieve_for_frame(
     frames = np.arange(len(cameras))
     allowed = frames < query if past_only else frames != query
     return retrieve(
-        cameras, cameras[query], config, recent=query - 1 if query > 0 else None, allowed=allowed, seed=seed
+        Candidates(cameras, allowed=allowed), cameras[query], config, recent=query - 1 if query > 0 else None, seed=seed
     )

@@ -132,8 +132,8 @@ WorldCommand = Annotated[
 
 def _list(command: List) -> int:
     from context_as_memory.errors import UserError
-    from context_as_memory.worldfile import WorldFile
-    from context_as_memory.worldfile.schema import DATABASE
+    from context_as_memory.storage import WorldFile
+    from context_as_memory.storage.schema import DATABASE
 
     if not command.folder.is_dir():
         raise UserError(f"{command.folder} is no folder; name one that holds worlds")
@@ -151,7 +151,7 @@ def _list(command: List) -> int:
 
 
 def _info(command: Info) -> int:
-    from context_as_memory.worldfile import WorldFile
+    from context_as_memory.storage import WorldFile
 
     with WorldFile.open(command.world, write=False) as file:
         settings = file.settings
@@ -169,7 +169,7 @@ def _info(command: Info) -> int:
 
 
 def _fork(command: Fork) -> int:
-    from context_as_memory.worldfile import WorldFile
+    from context_as_memory.storage import WorldFile
 
     with WorldFile.open(command.world) as file:
         branch = file.fork(command.name, command.branch, command.at)
@@ -179,7 +179,7 @@ def _fork(command: Fork) -> int:
 
 
 def _rewind(command: Rewind) -> int:
-    from context_as_memory.worldfile import WorldFile
+    from context_as_memory.storage import WorldFile
 
     with WorldFile.open(command.world) as file:
         before = file.branch(command.branch).head
@@ -189,7 +189,7 @@ def _rewind(command: Rewind) -> int:
 
 
 def _delete(command: Delete) -> int:
-    from context_as_memory.worldfile import WorldFile
+    from context_as_memory.storage import WorldFile
 
     with WorldFile.open(command.world) as file:
         head = file.branch(command.branch).head
@@ -201,7 +201,7 @@ def _delete(command: Delete) -> int:
 
 
 def _compare(command: Compare) -> int:
-    from context_as_memory.worldfile import WorldFile
+    from context_as_memory.storage import WorldFile
 
     with WorldFile.open(command.world, write=False) as file:
         found = file.compare(command.a, command.b)
@@ -212,7 +212,7 @@ def _compare(command: Compare) -> int:
 
 
 def _export(command: Export) -> int:
-    from context_as_memory.worldfile import WorldFile, export_world
+    from context_as_memory.storage import WorldFile, export_world
 
     with WorldFile.open(command.world, write=False) as file:
         print(export_world(file, command.target))
@@ -220,14 +220,14 @@ def _export(command: Export) -> int:
 
 
 def _import(command: Import) -> int:
-    from context_as_memory.worldfile import import_world
+    from context_as_memory.storage import import_world
 
     print(import_world(command.source, command.world))
     return 0
 
 
 def _verify(command: Verify) -> int:
-    from context_as_memory.worldfile import LeaseTaken, NotWritable, WorldFile, verify
+    from context_as_memory.storage import LeaseTaken, NotWritable, WorldFile, verify
 
     try:
         world = WorldFile.open(command.world)
@@ -250,7 +250,7 @@ def _verify(command: Verify) -> int:
 
 
 def _compact(command: Compact) -> int:
-    from context_as_memory.worldfile import WorldFile, compact
+    from context_as_memory.storage import WorldFile, compact
 
     with WorldFile.open(command.world) as file:
         removed, freed = compact(file)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..camera import Cameras
 from ..errors import UserError
-from ..retrieval import Retrieval, RetrievalConfig, retrieve
+from ..retrieval import Candidates, Retrieval, RetrievalConfig, retrieve
 from ..tokens import CameraTensors, ModelInputs, TokenLayout, build_model_inputs
 
 MOST_GIVEN = 64  # frames that a walk of the denoiser begins with
@@ -124,7 +124,9 @@ def sample_segment(
         kind = "random" if rng.random() < config.random_context else retrieval.strategy
         rule, seed = replace(retrieval, strategy=kind, max_context=wanted), int(rng.integers(2**31))
         given = None if made is None else ~made
-        found = retrieve(cameras, cameras[targets], rule, recent=recent, allowed=allowed, given=given, seed=seed)
+        found = retrieve(
+            Candidates(cameras, allowed=allowed, given=given), cameras[targets], rule, recent=recent, seed=seed
+        )
         drawn.append((targets, found))
         if len(found.indices) == wanted and len(together := pool.union(found.indices.tolist())) <= limit:
             kept.append(len(drawn) - 1)

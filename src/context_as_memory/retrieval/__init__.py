@@ -22,15 +22,29 @@ Every answer is deterministic given the seed, holds no index twice, and may be s
 with frames that show nothing of the target costs time and teaches nothing.
 """
 
-from context_as_memory.retrieval.config import STRATEGIES, Retrieval, RetrievalConfig, take
-from context_as_memory.retrieval.core import retrieve
-from context_as_memory.retrieval.coverage import explained, target_samples
-from context_as_memory.retrieval.index import AllViews, Index, ViewIndex
+from context_as_memory.retrieval.choose import retrieve
+from context_as_memory.retrieval.ground import explained, target_samples
+from context_as_memory.retrieval.index import AllViews, Index, KeptIndex, ViewIndex
+from context_as_memory.retrieval.rule import (
+    STRATEGIES,
+    Candidates,
+    Coverage,
+    Crowd,
+    Paper,
+    Retrieval,
+    RetrievalConfig,
+    take,
+)
 
 __all__ = [
     "STRATEGIES",
     "AllViews",
+    "Candidates",
+    "Coverage",
+    "Crowd",
     "Index",
+    "KeptIndex",
+    "Paper",
     "Retrieval",
     "RetrievalConfig",
     "ViewIndex",

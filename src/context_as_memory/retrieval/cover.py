@@ -1,6 +1,6 @@
 """The choice itself: which frames explain the target, when each frame's share in it and its pose are known.
 
-Used on the ground (`coverage`) and in space (`frustum`), which differ in what a sample, a claim and a pose are.
+Used on the ground and in space, which differ in what a sample, a claim and a pose are.
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from context_as_memory.retrieval.config import RetrievalConfig
+from context_as_memory.retrieval.rule import Coverage
 from context_as_memory.shapes import Bool, Float, Int, UInt64
 
 SHORTLIST = 256  # candidates that enter the greedy stage, best overlap first
@@ -31,7 +31,7 @@ class Offer:
     tie_break: Float[np.ndarray, " c"]
 
 
-def cover(offer: Offer, budget: int, config: RetrievalConfig) -> tuple[list[int], Float[np.ndarray, " picks"]]:
+def cover(offer: Offer, budget: int, rule: Coverage) -> tuple[list[int], Float[np.ndarray, " picks"]]:
     """Picks at most `budget` candidates: rows in the order of picking and their scores [m] (see `Retrieval`).
 
     In each of `layers` rounds the candidate is picked, again and again, that explains most of what is left to explain.
@@ -46,14 +46,14 @@ def cover(offer: Offer, budget: int, config: RetrievalConfig) -> tuple[list[int]
         return rows, np.array(scores)
     every, given = packed(offer.claims), offer.given[:count]
     words = every[:count]
-    bonus = offer.tie_break * 0.99 + config.given_bonus * number * given  # below 1 sample: decides between equal gains
-    least = max(config.min_gain * number, 1)
+    bonus = offer.tie_break * 0.99 + rule.given_bonus * number * given  # below 1 sample: decides between equal gains
+    least = max(rule.min_gain * number, 1)
     apart = np.full(count, np.inf)  # squared distance to the most similar chosen frame
     for last in range(count, len(every)):
         apart = _apart(apart, offer, last)
-    explained_more = np.zeros((config.layers, words.shape[1]), np.uint64)  # row i: samples explained more than i times
+    explained_more = np.zeros((rule.layers, words.shape[1]), np.uint64)  # row i: samples explained more than i times
     explained_more[0] = np.bitwise_or.reduce(every[count:], axis=0)
-    for layer in range(config.layers):
+    for layer in range(rule.layers):
         left = (words & ~explained_more[layer]).T.copy()  # sums over the first axis are twice as fast
         while len(rows) < budget:
             gain = np.add.reduce(np.bitwise_count(left), axis=0, dtype=np.float64)
@@ -67,10 +67,10 @@ def cover(offer: Offer, budget: int, config: RetrievalConfig) -> tuple[list[int]
             explained_more[1:] |= explained_more[:-1] & words[best]
             explained_more[0] |= words[best]
             apart = _apart(apart, offer, best)
-    if config.fill_share is None or len(rows) >= budget:
+    if rule.fill_share is None or len(rows) >= budget:
         return rows, np.array(scores)
     share = np.add.reduce(np.bitwise_count(words), axis=1, dtype=np.float64) / number
-    shows = share >= config.fill_share
+    shows = share >= rule.fill_share
     while len(rows) < budget:
         free = shows & (apart > ALIKE)
         first = free & given

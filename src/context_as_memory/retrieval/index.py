@@ -2,7 +2,7 @@
 
 Two ideas. A wedge lies in a circle, so two wedges can only overlap where their circles touch: a grid over the centres
 gives exactly the candidates, and appending to it costs the same for the first and the millionth frame. And in a bounded
-world the number of frames grows but the number of *different* views does not: from `crowded` frames on, only the newest
+world the number of frames grows but the number of *different* views does not: from `Crowd.frames` on, only the newest
 frame of each pose bin (`bin_m` x `bin_rad`) is a candidate, and of these the `NEAREST`, since views overlap most
 that look at the same place. The others stay stored: where the newest frame of a bin is not allowed, the newest allowed
 one stands for it. Frames that were given have bins of their own, so that none is hidden by what was made of it.
@@ -13,9 +13,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from context_as_memory.camera import Cameras, PlanarViews, coordinates, ground_basis, planar
-from context_as_memory.retrieval.config import Bools, Floats, Indices, RetrievalConfig
-from context_as_memory.retrieval.frustum import spheres
-from context_as_memory.retrieval.overlap import circles
+from context_as_memory.retrieval.overlap import circles, spheres
+from context_as_memory.retrieval.rule import Bools, Floats, Indices, RetrievalConfig
 from context_as_memory.shapes import Bool, Float, Int
 
 # Candidates of a crowded index: those whose point this share of the far limit ahead lies nearest to a target's.
@@ -171,7 +170,7 @@ class ViewIndex:
     @property
     def crowded(self) -> bool:
         """Whether only the newest allowed frame of each pose bin is a candidate."""
-        return self._length > self.config.crowded
+        return self._length > self.config.crowd.frames
 
     def within_reach(
         self, targets: Cameras, allowed: Bool[np.ndarray, " n"] | None = None
@@ -221,9 +220,22 @@ class ViewIndex:
         return np.argpartition(distance, NEAREST)[:NEAREST]
 
 
-def _sorting(config: RetrievalConfig) -> tuple[float, ...]:
+class KeptIndex:
+    """The index over one bank, made anew for another bank and for a rule that it does not fit."""
+
+    def __init__(self) -> None:
+        self._index: ViewIndex | None = None
+        self._bank: object = None
+
+    def over(self, bank: object, config: RetrievalConfig) -> ViewIndex:
+        if self._index is None or self._bank is not bank or not self._index.fits(config):
+            self._index, self._bank = ViewIndex(config), bank
+        return self._index
+
+
+def _sorting(config: RetrievalConfig) -> tuple[object, ...]:
     space = config.strategy == "frustum"
-    return space, config.near_m, config.far_m, config.crowded, config.bin_m, config.bin_rad
+    return space, config.near_m, config.far_m, config.crowd
 
 
 def _part(cameras: Cameras, start: int, end: int) -> Cameras:
@@ -266,12 +278,12 @@ def pose_bins(
     """Which bin each view falls into: position, heading and lens, int64 [N, 4]; for frusta height, pitch and roll too,
     [N, 7]."""
     views = planar(cameras, basis)
-    x, y = np.floor(views.origin / config.bin_m).T
-    yaw = np.floor(np.arctan2(views.heading[:, 1], views.heading[:, 0]) / config.bin_rad)
+    x, y = np.floor(views.origin / config.crowd.bin_m).T
+    yaw = np.floor(np.arctan2(views.heading[:, 1], views.heading[:, 0]) / config.crowd.bin_rad)
     bins = [x, y, yaw, np.round(np.log(views.half_width_tan) / 0.2)]
     if config.strategy == "frustum":
         up = np.cross(basis[0], basis[1])[None]
         height, pitch, roll = (coordinates(a, up)[:, 0] for a in (cameras.position, cameras.forward, cameras.right))
-        bins.append(np.floor(height / config.bin_m))
-        bins += [np.floor(np.arcsin(np.clip(tilt, -1, 1)) / config.bin_rad) for tilt in (pitch, roll)]
+        bins.append(np.floor(height / config.crowd.bin_m))
+        bins += [np.floor(np.arcsin(np.clip(tilt, -1, 1)) / config.crowd.bin_rad) for tilt in (pitch, roll)]
     return np.stack(bins, axis=1).astype(np.int64)

@@ -1,11 +1,9 @@
 """Exact overlap of two wedges in closed form, by Green's theorem over the boundary of their intersection."""
 
-from collections.abc import Callable
-
 import numpy as np
 
-from context_as_memory.camera import PlanarViews
-from context_as_memory.retrieval.config import Floats, check_depths, take
+from context_as_memory.camera import Cameras, PlanarViews
+from context_as_memory.retrieval.rule import Floats, check_depths, take
 from context_as_memory.shapes import Bool, Float
 
 MIN_OVERLAP = 1e-6  # overlaps below this are rounding, not shared view
@@ -13,7 +11,6 @@ BLOCK = 2048  # candidates at once: intermediate arrays stay in the processor's 
 
 Pose = tuple[Floats, Floats, Floats, Floats]  # x, z, sin, cos: see relative_pose
 Segments = tuple[Floats, Floats, Floats, Floats]  # x0, z0, dx, dz
-Share = Callable[[Pose, Floats, Floats, float, float], Floats]
 
 
 def fov_overlap(target: PlanarViews, candidates: PlanarViews, near_m: float, far_m: float) -> Float[np.ndarray, "t n"]:
@@ -23,34 +20,18 @@ def fov_overlap(target: PlanarViews, candidates: PlanarViews, near_m: float, far
     counts as much as it fills the picture; the share is of the target wedge's own measure (log-uniform depth).
     Raises UserError unless 0 < near_m < far_m.
     """
-    return _overlap(target, candidates, near_m, far_m, _image_share)
-
-
-def fov_overlap_area(
-    target: PlanarViews, candidates: PlanarViews, near_m: float, far_m: float
-) -> Float[np.ndarray, "t n"]:
-    """Like `fov_overlap` but in plain ground area: share of the target wedge's area, float64 [T, N] in [0, 1]."""
-    return _overlap(target, candidates, near_m, far_m, _ground_share)
+    check_depths(near_m, far_m)
+    result = np.zeros((len(target.origin), len(candidates.origin)))
+    for row, near in enumerate(_within_reach(target, candidates, near_m, far_m)):
+        rows = np.flatnonzero(near)
+        result[row, rows] = touching_overlap(take(target, slice(row, row + 1)), take(candidates, rows), near_m, far_m)
+    return result
 
 
 def touching_overlap(
     target: PlanarViews, candidates: PlanarViews, near_m: float, far_m: float
 ) -> Float[np.ndarray, " n"]:
     """`fov_overlap` of a single target where nearly all candidates are known to be within reach: [N]."""
-    return _share_of(target, candidates, near_m, far_m, _image_share)
-
-
-def _overlap(target: PlanarViews, candidates: PlanarViews, near_m: float, far_m: float, share: Share) -> Floats:
-    check_depths(near_m, far_m)
-    result = np.zeros((len(target.origin), len(candidates.origin)))
-    for row, near in enumerate(_within_reach(target, candidates, near_m, far_m)):
-        rows = np.flatnonzero(near)
-        goal = take(target, slice(row, row + 1))
-        result[row, rows] = _share_of(goal, take(candidates, rows), near_m, far_m, share)
-    return result
-
-
-def _share_of(target: PlanarViews, candidates: PlanarViews, near_m: float, far_m: float, share: Share) -> Floats:
     found = np.empty(len(candidates.origin))
     for first in range(0, len(found), BLOCK):
         part = slice(first, first + BLOCK)
@@ -60,7 +41,7 @@ def _share_of(target: PlanarViews, candidates: PlanarViews, near_m: float, far_m
         # any tolerance, in a direction no real edge has, makes every such case generic.
         pose = x + 0.61e-7 * near_m, z + 0.79e-7 * near_m, sin, cos
         with np.errstate(all="ignore"):  # edges parallel to a boundary or clipped away divide by zero, harmlessly
-            found[part] = share(pose, target.half_width_tan, seen.half_width_tan, near_m, far_m)
+            found[part] = _image_share(pose, target.half_width_tan, seen.half_width_tan, near_m, far_m)
     return np.minimum(np.maximum(found, 0.0), 1.0)
 
 
@@ -79,6 +60,14 @@ def circles(
     k = views.half_width_tan
     ahead = np.minimum(far_m, (1 + k * k) * (near_m + far_m) / 2)
     return views.origin + ahead[:, None] * views.heading, np.hypot(k * far_m, far_m - ahead)
+
+
+def spheres(cameras: Cameras, near_m: float, far_m: float) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, " n"]]:
+    """A sphere around each frustum, with its centre on the view axis: centres [N, 3], radii [N], metres."""
+    fx, fy, cx, cy = cameras.normalized_K().T
+    k = np.hypot((1 + np.abs(cx)) / fx, (1 + np.abs(cy)) / fy)
+    ahead = np.minimum(far_m, (1 + k * k) * (near_m + far_m) / 2)
+    return cameras.position + ahead[:, None] * cameras.forward, np.hypot(k * far_m, far_m - ahead)
 
 
 def relative_pose(target: PlanarViews, candidates: PlanarViews) -> Pose:
@@ -138,12 +127,3 @@ def _image_share(pose: Pose, k_t: Floats, k_c: Floats, near_m: float, far_m: flo
     theirs = np.where(dz == 0, 0.0, (x0 * tail) / z0 + dx * ((np.log1p(dz / z0) - tail) / dz))
     own = np.where(side_dz == 0, 0.0, k_t * np.log1p(side_dz / side_z))
     return np.asarray((theirs.sum(0) + own.sum(0)) / (2 * k_t * np.log(far_m / near_m)))
-
-
-def _ground_share(pose: Pose, k_t: Floats, k_c: Floats, near_m: float, far_m: float) -> Floats:
-    """Intersection in ground area as a share of the target's: half the sum of cross(p, dp) over the boundary. The
-    target's sides run through the origin and add nothing."""
-    area = np.zeros_like(k_c)
-    for x0, z0, dx, dz in _boundary(pose, k_t, k_c, near_m, far_m, (slice(0, 3, 2), slice(1, 4, 2))):
-        area += np.where((dx == 0) & (dz == 0), 0.0, x0 * dz - z0 * dx).sum(0) / 2
-    return area / (k_t * (far_m**2 - near_m**2))

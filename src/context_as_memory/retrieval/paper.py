@@ -3,21 +3,21 @@
 import numpy as np
 
 from context_as_memory.camera import PlanarViews
-from context_as_memory.retrieval.config import Indices, RetrievalConfig, take
 from context_as_memory.retrieval.overlap import relative_pose
+from context_as_memory.retrieval.rule import Indices, Paper, take
 from context_as_memory.shapes import Bool, Float, Int
 
 MEET_EPS_M = 1e-6  # rays "meet" only beyond this distance: at the apex of coinciding cameras the sign is rounding noise
 
 
-def paper_overlap(target: PlanarViews, candidates: PlanarViews, config: RetrievalConfig) -> Bool[np.ndarray, "t n"]:
+def paper_overlap(target: PlanarViews, candidates: PlanarViews, rule: Paper) -> Bool[np.ndarray, "t n"]:
     """The ray test of arXiv 2506.03141, figure 4: bool [T, N].
 
     A pair passes when the two left boundary rays meet and the two right ones do, and both meeting points are between
-    `paper_near_m` and `paper_far_m` from the *target* camera (the thresholds are not published; the defaults agree with
-    the published overlap labels). Coinciding and parallel cameras defeat that test, so, unless `literal`, these pass as
-    well: cameras closer than `paper_near_m` whose headings differ by less than the (mean) field of view, and cameras
-    whose headings agree within `paper_parallel_rad` with one standing inside the other's field of view.
+    `near_m` and `far_m` from the *target* camera (the thresholds are not published; the defaults agree with the
+    published overlap labels). Coinciding and parallel cameras defeat that test, so, unless `as_published`, these pass
+    as well: cameras closer than `near_m` whose headings differ by less than the (mean) field of view, and cameras whose
+    headings agree within `parallel_rad` with one standing inside the other's field of view.
     """
     target_k = target.half_width_tan
     rows = []
@@ -25,7 +25,7 @@ def paper_overlap(target: PlanarViews, candidates: PlanarViews, config: Retrieva
         one = take(target, slice(i, i + 1))
         x, z, sin, cos = relative_pose(one, candidates)
         k_t, k_c = target_k[i], candidates.half_width_tan
-        near, far = config.paper_near_m, np.inf if config.paper_far_m is None else config.paper_far_m
+        near, far = rule.near_m, np.inf if rule.far_m is None else rule.far_m
         meets = np.ones(len(x), bool)
         for side in (-1.0, 1.0):
             ux, uz = side * k_t / np.hypot(k_t, 1.0), 1 / np.hypot(k_t, 1.0)
@@ -36,12 +36,12 @@ def paper_overlap(target: PlanarViews, candidates: PlanarViews, config: Retrieva
                 along_target, along_candidate = (x * vz - z * vx) / across, (x * uz - z * ux) / across
             meets &= (np.abs(across) > 1e-9) & (along_target > MEET_EPS_M) & (along_candidate > MEET_EPS_M)
             meets &= (along_target >= near) & (along_target <= far)
-        if not config.literal:
+        if not rule.as_published:
             turn = np.abs(np.arctan2(sin, cos))
             turned_on_the_spot = (np.hypot(x, z) < near) & (turn < np.arctan(k_t) + np.arctan(k_c))
             back_x, back_z = z * sin - x * cos, -x * sin - z * cos  # the target's origin in the candidate's frame
             in_line = ((z > 0) & (np.abs(x) <= k_t * z)) | ((back_z > 0) & (np.abs(back_x) <= k_c * back_z))
-            meets |= turned_on_the_spot | ((turn < config.paper_parallel_rad) & in_line)
+            meets |= turned_on_the_spot | ((turn < rule.parallel_rad) & in_line)
         rows.append(meets)
     return np.stack(rows)
 

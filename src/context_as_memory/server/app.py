@@ -35,7 +35,7 @@ from context_as_memory.server.protocol import (
 )
 from context_as_memory.server.session import Told, picture_format
 from context_as_memory.server.shelf import Shelf
-from context_as_memory.worldfile import MAIN, BranchStore, LeaseTaken, WorldFile, export_world
+from context_as_memory.storage import MAIN, BranchStore, LeaseTaken, WorldFile, export_world
 
 PATH = "/v1/realtime_video/generate"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")

@@ -23,6 +23,7 @@ from context_as_memory.formats.pictures import fit_frame
 from context_as_memory.formats.places import known_place, start_frame, start_names
 from context_as_memory.formats.vertical import measured_up
 from context_as_memory.retrieval import STRATEGIES, RetrievalConfig
+from context_as_memory.server.forgetful import forgetful
 from context_as_memory.server.limits import Limits
 from context_as_memory.server.pictures import CONTENT_TYPES, decode_upload, encode_pictures, jpeg
 from context_as_memory.server.protocol import (
@@ -41,8 +42,8 @@ from context_as_memory.server.protocol import (
     held_keys,
 )
 from context_as_memory.server.shelf import Shelf, chunk_of, rewind
+from context_as_memory.storage import MAIN, file_of
 from context_as_memory.world import Chunk, World
-from context_as_memory.worldfile import MAIN
 
 
 class State(Enum):
@@ -170,7 +171,7 @@ class Session:
             self._rule = self._checked(self._rule, message.memory, message.max_context)
             self._compare(message.compare)
             return []
-        file = world.file
+        file = file_of(world)
         assert file is not None, "shelves keep their worlds"
         if isinstance(message, Rewind):
             rewind(file, self._branch, message.frame)
@@ -290,7 +291,8 @@ class Session:
         """Close the world; one that nobody walked in is not kept."""
         world, self._world, self._forgetful = self._world, None, None
         if world is not None:
-            untouched = world.file is not None and len(world.file.chunks()) <= 1
+            file = file_of(world)
+            untouched = file is not None and len(file.chunks()) <= 1
             world.close()
             if untouched:
                 self._shelf.remove(self._name)
@@ -300,7 +302,11 @@ class Session:
         if not wanted:
             self._forgetful = None
         elif self._forgetful is None and self._world is not None:
-            self._forgetful = self._world.forgetful(self.limits.max_context)
+            if self._shelf.truth is not None:
+                raise UserError(
+                    "the true world is the same with and without memory; compare generated ones (cam explore)"
+                )
+            self._forgetful = forgetful(self._world, self.limits.max_context)
 
     def _standing(self, compare: bool) -> list[Told]:
         self._rest()
@@ -317,13 +323,14 @@ class Session:
         world = self._world
         if world is None:
             return []
-        assert world.file is not None
+        file = file_of(world)
+        assert file is not None
         cameras, last = world.bank.cameras, len(world.bank) - 1
         poses = _poses(cameras, self._up())
         ready = Ready(
             world=self._name if driver else None,
             branch=self._branch,
-            branches=[branch.name for branch in world.file.branches()],
+            branches=[branch.name for branch in file.branches()],
             share=self.share,
             driver=driver,
             poses=poses[:-1],
@@ -349,7 +356,8 @@ class Session:
     def _up(self) -> np.ndarray:
         """Upwards in this world: as it is kept with it, else as its first frame has it."""
         world = self._world
-        known = None if world is None or world.file is None else world.file.up
+        file = None if world is None else file_of(world)
+        known = None if file is None else file.up
         if known is not None or world is None:
             return np.array([0.0, 0.0, 1.0]) if known is None else known
         return measured_up(world.bank.cameras.c2w[:1])[0]
@@ -399,7 +407,7 @@ class Session:
         if self._forgetful is not None:
             beside = self._forgetful.step(path, retrieval=replace(self._rule, strategy="recent"))
             if len(self._forgetful.bank) > FORGOTTEN_AFTER:
-                self._forgetful = self._forgetful.forgetful(self.limits.max_context)
+                self._forgetful = forgetful(self._forgetful, self.limits.max_context)
             told.append(Frames(beside.frames_u8, held, poses, chunk_index, applied, "without"))
             seconds += sum(beside.seconds.values())
         told.append(self._remembered(world, chunk, held))

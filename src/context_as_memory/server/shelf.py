@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from context_as_memory.errors import UserError
+from context_as_memory.storage import MAIN, WorldFile, create_world, open_world
 from context_as_memory.world import World
-from context_as_memory.worldfile import MAIN, WorldFile
 
 NAME = re.compile(r"[0-9a-f]{16}")  # names are made here and never by a viewer
 
@@ -71,18 +71,16 @@ class FolderShelf(KeptWorlds):
         self, folder: Path, weights: str | Path = "default", device: str = "auto", kind: type[World] = World
     ) -> None:
         super().__init__(folder)
-        self.weights, self.device, self.kind = weights, device, kind
+        self.weights = weights
         self._networks = kind.from_pretrained(weights, device=device)
 
     def create(self, seed: int) -> tuple[str, World]:
         name = secrets.token_hex(8)
-        world = self.kind.create(self.path(name), self.weights, device=self.device, networks=self._networks, seed=seed)
+        world = create_world(self.path(name), self.weights, networks=self._networks, seed=seed)
         return name, world
 
     def open(self, name: str, branch: str = MAIN) -> World:
-        return self.kind.open(
-            self.path(name), branch, weights=self.weights, device=self.device, networks=self._networks
-        )
+        return open_world(self.path(name), branch, weights=self.weights, networks=self._networks)
 
 
 def chunk_of(file: WorldFile, branch: str, frame: int) -> int:

@@ -15,11 +15,10 @@ from context_as_memory.camera import Cameras, look, pinhole
 from context_as_memory.data.voxel.render import VoxelRenderer
 from context_as_memory.data.voxel.walk import EYE_M, VoxelGround
 from context_as_memory.data.voxel.world import VoxelWorld
-from context_as_memory.errors import UserError
 from context_as_memory.retrieval import Retrieval, RetrievalConfig
 from context_as_memory.server.shelf import KeptWorlds
+from context_as_memory.storage import MAIN, BranchStore, WorldFile
 from context_as_memory.world import Chunk, World, WorldConfig
-from context_as_memory.worldfile import MAIN, BranchStore, WorldFile
 
 RISE_M = 0.1  # the eye follows the ground at most so fast, per frame: stairs become ramps
 
@@ -76,17 +75,14 @@ class TrueWorld(World):
         begin = time.perf_counter()
         rule = retrieval or self.config.retrieval
         path = self.place.follow(cameras, float(self.bank.cameras.position[-1, 2]))
-        found = rule if isinstance(rule, Retrieval) else self._retrieve(path, rule, self._chunks)
+        found = rule if isinstance(rule, Retrieval) else self._retrieve(path, rule, self.steps)
         chosen = time.perf_counter()
         frames = self.place.renderer.render(path)
         painted = time.perf_counter()
         if commit:
-            self.bank.append(frames, path, _no_latents(len(frames)), {"step": self._chunks})
-            self._chunks += 1
+            self.bank.append(frames, path, _no_latents(len(frames)), {"step": self.steps})
+            self.steps += 1
         return Chunk(frames, path, found, {"retrieve": chosen - begin, "paint": painted - chosen})
-
-    def forgetful(self, frames: int) -> "World":
-        raise UserError("the true world is the same with and without memory; compare generated ones (cam explore)")
 
 
 def _no_latents(frames: int) -> torch.Tensor:

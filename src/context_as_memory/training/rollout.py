@@ -17,7 +17,7 @@ from torch import Tensor
 from ..camera import Cameras
 from ..codec import VideoCodec
 from ..diffusion import TIMESTEPS, FlowMatching, sample_flow
-from ..retrieval import RetrievalConfig, retrieve
+from ..retrieval import Candidates, RetrievalConfig, retrieve
 from ..tokens import ModelInputs, TokenLayout, build_model_inputs
 
 NOISE_STEP = 1_000_003  # as in `World`: chunk n of a walk with seed s draws from seed s * NOISE_STEP + n
@@ -66,11 +66,10 @@ def plan_rollout(
     for number, first in enumerate(range(given, len(cameras) - size + 1, size)):
         targets = cameras[first : first + size]
         found = retrieve(
-            cameras[:first],
+            Candidates(cameras[:first], given=is_given[:first]),
             targets,
             retrieval,
             recent=first - 1,
-            given=is_given[:first],
             seed=seed * NOISE_STEP + number,
         )
         chunks.append(build_model_inputs(layout, cameras[:first], targets, found, slots=layout.max_context))

@@ -364,6 +364,6 @@ def export_world(
         "multistep": recipe.multistep,
         "flow": asdict(recipe.sampling_flow),
         "memory_noise": recipe.memory_noise,
-        "retrieval": vars(recipe.retrieval),
+        "retrieval": asdict(recipe.retrieval),
     }
     (folder / "world.json").write_text(json.dumps(world, indent=2) + "\n")

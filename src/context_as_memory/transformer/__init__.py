@@ -17,7 +17,7 @@ Token tensors are [B, F, n, d]: F frames of n tokens; queries, keys and values a
 keys and values are stored before any position or camera is applied to them.
 """
 
-from context_as_memory.transformer.config import TransformerConfig, from_diffusers_config
+from context_as_memory.transformer.config import TransformerConfig
 from context_as_memory.transformer.model import Context, KeysValues, WorldTransformer
 
-__all__ = ["Context", "KeysValues", "TransformerConfig", "WorldTransformer", "from_diffusers_config"]
+__all__ = ["Context", "KeysValues", "TransformerConfig", "WorldTransformer"]

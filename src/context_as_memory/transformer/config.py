@@ -1,7 +1,6 @@
 """Sizes and choices of the denoiser."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from context_as_memory.errors import UserError
 
@@ -56,16 +55,3 @@ class TransformerConfig:
     def rotary_dim(self) -> int:
         """Channels per head that turn with the token's place; with relative cameras the others carry the camera."""
         return self.attention_head_dim // 2 if self.relative_cameras else self.attention_head_dim
-
-
-def from_diffusers_config(config: dict[str, object], **changes: object) -> TransformerConfig:
-    """Our config for a diffusers `WanTransformer3DModel` config; raises `UserError` for image-conditioned variants."""
-    for key in ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len"):
-        if config.get(key) is not None:
-            raise UserError(f"transformer: {key}={config[key]} (an image-to-video variant) is not supported")
-    if config.get("qk_norm", "rms_norm_across_heads") != "rms_norm_across_heads":
-        raise UserError(f"transformer: qk_norm={config['qk_norm']!r} is not supported, only rms_norm_across_heads")
-    names = set(TransformerConfig.__dataclass_fields__) & set(config)
-    values = {key: tuple(v) if isinstance(v := config[key], (list, tuple)) else v for key in names}
-    settings: dict[str, Any] = {"camera": "none", "context_mode": "joint"} | values | changes
-    return TransformerConfig(**settings)

@@ -222,12 +222,7 @@ class WorldTransformer(nn.Module):
         return tokens, grid
 
     def _run(
-        self,
-        tokens: Tensor,
-        timestep: Tensor,
-        attend: Attend,
-        pose: Tensor | None = None,
-        text: Tensor | None = None,
+        self, tokens: Tensor, timestep: Tensor, attend: Attend, pose: Tensor | None = None, text: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """All blocks; returns tokens and the timestep embedding for the output layer."""
         embedding, modulation = self.condition_embedder(timestep)

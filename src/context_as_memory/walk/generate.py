@@ -75,18 +75,18 @@ def open_worlds(config: GenerateConfig, request: Request) -> Iterator[dict[str, 
     """The worlds to walk in by name, sharing one set of weights: with the chosen memory and, for comparison, with
     recent frames only. A world file is closed in the end."""
     from context_as_memory.compute import use_threads
-    from context_as_memory.world import World
+    from context_as_memory.storage import open_world
 
     use_threads(config.threads)
     depth = None
     if config.depth is not None:  # before a world file is made, which an error would leave behind
-        from context_as_memory.depth import DepthEstimator
+        from context_as_memory.adapters.depth import DepthEstimator
 
         depth = DepthEstimator.from_pretrained(config.depth, up=request.start.up)
     if config.world is not None and request.start.past:
         note("the world's own settings are used: seed, memory, steps; there is nothing to compare with")
         weights = None if config.weights == "default" else config.weights
-        worlds = {"with_memory": World.open(config.world, config.branch, weights=weights)}
+        worlds = {"with_memory": open_world(config.world, config.branch, weights=weights)}
     else:
         worlds = _new_worlds(config, request.start.up)
     worlds["with_memory"].depth = depth
@@ -97,6 +97,7 @@ def open_worlds(config: GenerateConfig, request: Request) -> Iterator[dict[str, 
 
 
 def _new_worlds(config: GenerateConfig, up: np.ndarray) -> dict[str, "World"]:
+    from context_as_memory.storage import create_world
     from context_as_memory.world import World
 
     base = World.from_pretrained(config.weights)
@@ -117,7 +118,7 @@ def _new_worlds(config: GenerateConfig, up: np.ndarray) -> dict[str, "World"]:
         worlds = {"with_memory": fresh(settings)}
     else:
         changes: dict[str, Any] = {"retrieval": rule, "num_steps": settings.num_steps, "seed": config.seed}
-        worlds = {"with_memory": World.create(config.world, config.weights, networks=base, up=up, **changes)}
+        worlds = {"with_memory": create_world(config.world, config.weights, networks=base, up=up, **changes)}
     if config.compare and config.memory == "recent":
         note("--memory recent is what a comparison would compare with; comparison.mp4 is left out")
     elif config.compare:
@@ -130,8 +131,11 @@ def describe(config: GenerateConfig, request: Request, world: "World") -> dict[s
     height, width = request.start.frame.shape[:2]
     size = world.config.width, world.config.height
     weights = {"name": config.weights, "sha256": world.weights_sha256}
-    if world.file is not None:
-        weights = {"name": world.file.settings["weights"], "sha256": world.file.settings["weights_sha256"]}
+    from context_as_memory.storage import file_of
+
+    file = file_of(world)
+    if file is not None:
+        weights = {"name": file.settings["weights"], "sha256": file.settings["weights_sha256"]}
     return {
         "settings": {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()},
         "world": asdict(world.config) | {"chunk_frames": world.chunk_frames},

@@ -13,10 +13,10 @@ from context_as_memory.formats.options import PoseOptions
 from context_as_memory.formats.pictures import read_picture
 from context_as_memory.formats.places import start_frame
 from context_as_memory.formats.vertical import measured_up
+from context_as_memory.storage import BranchStore, WorldFile
+from context_as_memory.storage.schema import DATABASE
 from context_as_memory.walk.config import GenerateConfig
 from context_as_memory.walk.terminal import note
-from context_as_memory.worldfile import BranchStore, WorldFile
-from context_as_memory.worldfile.schema import DATABASE
 
 # 496 frames. Look left and back; walk a square to the right, which ends where it began 216 frames later; walk up its
 # first side again, turn, come back and look left once more, 456 frames after the first time.

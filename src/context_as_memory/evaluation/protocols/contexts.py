@@ -11,7 +11,7 @@ import numpy as np
 
 from context_as_memory.camera import Cameras
 from context_as_memory.evaluation.returns import pose_distance
-from context_as_memory.retrieval import Retrieval, RetrievalConfig, retrieve
+from context_as_memory.retrieval import Candidates, Paper, Retrieval, RetrievalConfig, retrieve
 
 SMALLEST = 8  # pixels: FramePack's halving ends here
 SWAPS = ("wrong_same_trajectory", "other_scene")
@@ -27,7 +27,7 @@ def choices(rule: RetrievalConfig) -> dict[str, Choose]:
     def by(**changes: object) -> Choose:
         def choose(memory: Cameras, targets: Cameras, size: int, seed: int, given: Recorded) -> np.ndarray:
             config = replace(rule, max_context=size, **changes)  # type: ignore[arg-type]
-            return retrieve(memory, targets, config, recent=len(memory) - 1, given=given, seed=seed).indices
+            return retrieve(Candidates(memory, given=given), targets, config, recent=len(memory) - 1, seed=seed).indices
 
         return choose
 
@@ -46,7 +46,7 @@ def choices(rule: RetrievalConfig) -> dict[str, Choose]:
         "paper": by(strategy="paper"),
         "coverage": by(strategy="coverage"),
         "fov_random": fov_random,
-        "fov_nonadjacent": by(strategy="paper", paper_far_share=0.0),
+        "fov_nonadjacent": by(strategy="paper", paper=Paper(far_share=0.0)),
         "fov_nonadjacent_far": by(strategy="paper"),
     }
 

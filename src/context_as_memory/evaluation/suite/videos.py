@@ -14,9 +14,7 @@ from context_as_memory.formats.importers import ImportedVideo, import_videos
 
 def run_videos(videos: Path, config: EvaluateConfig) -> Report:
     """Score the returns in videos, see `foreign`. An output folder of `cam generate` is read as it is."""
-    imported = own_output(videos) or import_videos(
-        videos, config.cameras, config.truth, config.poses, config.hfov_deg
-    )
+    imported = own_output(videos) or import_videos(videos, config.cameras, config.truth, config.poses, config.hfov_deg)
     for video in imported:
         if video.track is not None:
             print(f"{video.name}: lens {video.track.lens}")

@@ -6,7 +6,7 @@ Profiles answer two questions that poses cannot: which surfaces will the target 
 import numpy as np
 
 from context_as_memory.camera import PROFILE, PlanarViews
-from context_as_memory.retrieval.config import Samples
+from context_as_memory.retrieval.rule import Samples
 from context_as_memory.shapes import Bool, Float
 
 COLUMNS = 48  # of the horizon that is foreseen

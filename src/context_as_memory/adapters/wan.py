@@ -16,7 +16,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from .errors import UserError
+from context_as_memory.errors import UserError
+from context_as_memory.transformer import TransformerConfig
 
 # Frames encoded alone go through the network this many at a time, so that a long history does not fill the memory.
 _FRAMES_AT_ONCE = 16
@@ -201,3 +202,16 @@ def _vae_class() -> Any:
     except ImportError as error:
         raise UserError("the Wan codec needs diffusers: pip install 'context-as-memory[wan]'") from error
     return AutoencoderKLWan
+
+
+def from_diffusers_config(config: dict[str, object], **changes: object) -> TransformerConfig:
+    """Our config for a diffusers `WanTransformer3DModel` config; raises `UserError` for image-conditioned variants."""
+    for key in ("image_dim", "added_kv_proj_dim", "pos_embed_seq_len"):
+        if config.get(key) is not None:
+            raise UserError(f"transformer: {key}={config[key]} (an image-to-video variant) is not supported")
+    if config.get("qk_norm", "rms_norm_across_heads") != "rms_norm_across_heads":
+        raise UserError(f"transformer: qk_norm={config['qk_norm']!r} is not supported, only rms_norm_across_heads")
+    names = set(TransformerConfig.__dataclass_fields__) & set(config)
+    values = {key: tuple(v) if isinstance(v := config[key], (list, tuple)) else v for key in names}
+    settings: dict[str, Any] = {"camera": "none", "context_mode": "joint"} | values | changes
+    return TransformerConfig(**settings)

@@ -7,13 +7,43 @@ same two depths, and everything is asked of sample points: image columns x rows 
 import numpy as np
 
 from context_as_memory.camera import Cameras
-from context_as_memory.retrieval.config import Floats, RetrievalConfig, Samples
-from context_as_memory.retrieval.cover import ALIKE_LENS, SHORTLIST, Offer, cover, shortlist
-from context_as_memory.retrieval.query import Query
+from context_as_memory.retrieval.cover import ALIKE_LENS, SHORTLIST
+from context_as_memory.retrieval.ground import key_rows
+from context_as_memory.retrieval.rule import Candidates, Floats, RetrievalConfig, Samples
 from context_as_memory.shapes import Bool, Float, Int
 
 COLUMNS, ROWS, DEPTHS = 8, 6, 8
 AT_ONCE = 256  # views per block: intermediate arrays stay small
+
+
+class Space:
+    """Frusta in space, in sample points: the same questions as `ground.Ground`."""
+
+    shortlist = SHORTLIST
+
+    def __init__(self, config: RetrievalConfig, stored: Candidates, target: Cameras) -> None:
+        self.config, self.cameras = config, stored.cameras
+        self.ranking = key_rows(len(target))
+        self.given = np.zeros(len(stored.cameras), bool) if stored.given is None else stored.given
+        self._samples = frustum_samples(target[self.ranking], config)
+
+    def overlap(self, entries: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """Share of the samples that lie in each frustum."""
+        return np.asarray(inside_frusta(self._samples[0], self.cameras[entries], self.config).mean(axis=1))
+
+    def samples(self, entries: Int[np.ndarray, " n"]) -> Samples:
+        return self._samples
+
+    def explains(self, samples: Samples, entries: Int[np.ndarray, " n"]) -> Bool[np.ndarray, "n samples"]:
+        return explained_in_space(samples, self.cameras[entries], self.config)
+
+    def places(self, entries: Int[np.ndarray, " n"]) -> Float[np.ndarray, "14 n"]:
+        """As `Ground.places`; turns about any axis count alike."""
+        cameras, rule = self.cameras[entries], self.config.coverage
+        # The columns of two rotations differ by 2 sqrt(2) sin(angle / 2) in all.
+        turn = cameras.c2w[:, :3, :3].reshape(len(cameras), 9).T / (2 * np.sqrt(2) * np.sin(rule.alike_rad / 2))
+        lens = np.log(cameras.normalized_K()[:, :2].T) / ALIKE_LENS
+        return np.concatenate([cameras.position.T / rule.alike_m, turn, lens])
 
 
 def frustum_samples(keys: Cameras, config: RetrievalConfig) -> Samples:
@@ -51,55 +81,11 @@ def inside_frusta(
 
 
 def explained_in_space(samples: Samples, views: Cameras, config: RetrievalConfig) -> Bool[np.ndarray, "n samples"]:
-    """Which samples each view explains, bool [N, S]: as `coverage.explained`, with frusta in place of wedges."""
+    """Which samples each view explains, bool [N, S]: as `ground.explained`, with frusta in place of wedges."""
     points, rays, distance = samples
     offset = points - views.position[:, None]
     length = np.maximum(np.linalg.norm(offset, axis=-1), 1e-12)
-    low, high = config.scale_band
-    alike = (offset * rays).sum(axis=-1) >= np.cos(config.parallax_rad) * length
+    low, high = config.coverage.scale_band
+    alike = (offset * rays).sum(axis=-1) >= np.cos(config.coverage.parallax_rad) * length
     usable = (length >= low * distance) & (length <= high * distance)
     return np.asarray(inside_frusta(points, views, config) & alike & usable)
-
-
-def spheres(cameras: Cameras, near_m: float, far_m: float) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, " n"]]:
-    """A sphere around each frustum, with its centre on the view axis: centres [N, 3], radii [N], metres."""
-    fx, fy, cx, cy = cameras.normalized_K().T
-    k = np.hypot((1 + np.abs(cx)) / fx, (1 + np.abs(cy)) / fy)
-    ahead = np.minimum(far_m, (1 + k * k) * (near_m + far_m) / 2)
-    return cameras.position + ahead[:, None] * cameras.forward, np.hypot(k * far_m, far_m - ahead)
-
-
-def frustum_overlap(
-    samples: Float[np.ndarray, "samples 3"], pool: Int[np.ndarray, " n"], bank: Cameras, config: RetrievalConfig
-) -> Float[np.ndarray, " n"]:
-    """Share of the samples [S, 3] that lie in the frustum of each of the given views, [len(pool)]."""
-    part = Cameras.known_good(bank.c2w[pool], bank.K[pool], bank.width, bank.height)
-    return np.asarray(inside_frusta(samples, part, config).mean(axis=1))
-
-
-def coverage_in_space(
-    query: Query, samples: Samples, candidates: Int[np.ndarray, " c"], overlap: Float[np.ndarray, " c"]
-) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, " m"]]:
-    """Picks and their scores among the candidates, as `coverage.coverage`, by samples in space."""
-    config = query.config
-    tie_break, best = shortlist(overlap, SHORTLIST)
-    rows = candidates[::-1][best]
-    entries = np.append(rows, query.last)
-    seen = query.bank[entries]
-    offer = Offer(
-        claims=explained_in_space(samples, seen, config),
-        poses=places_in_space(seen, config),
-        given=query.given[entries],
-        tie_break=tie_break[best],
-    )
-    picked, scores = cover(offer, query.budget, config)
-    return rows[picked], scores
-
-
-def places_in_space(cameras: Cameras, config: RetrievalConfig) -> Float[np.ndarray, "14 n"]:
-    """Cameras as points [14, N] that are at most 1 apart for near-duplicates, as `coverage.places`; turns about any
-    axis count alike."""
-    # The columns of two rotations differ by 2 sqrt(2) sin(angle / 2) in all.
-    turn = cameras.c2w[:, :3, :3].reshape(len(cameras), 9).T / (2 * np.sqrt(2) * np.sin(config.alike_rad / 2))
-    lens = np.log(cameras.normalized_K()[:, :2].T) / ALIKE_LENS
-    return np.concatenate([cameras.position.T / config.alike_m, turn, lens])

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from context_as_memory.errors import UserError
 from context_as_memory.formats.files import partial_path
-from context_as_memory.worldfile import schema
-from context_as_memory.worldfile.file import FRAMES, LATENTS, ChunkInfo, WorldFile, appearing
+from context_as_memory.storage import schema
+from context_as_memory.storage.file import FRAMES, LATENTS, ChunkInfo, WorldFile, appearing
 
 _MEMBER = re.compile(rf"{schema.DATABASE}|{FRAMES}/[0-9a-f]{{32}}\.png|{LATENTS}/[0-9a-f]{{32}}\.safetensors")
 MAX_MEMBER_BYTES = 4_000_000_000
@@ -109,8 +109,6 @@ def compact(world: WorldFile) -> tuple[int, int]:
         removed = [row[0] for row in database.execute(gone)]
         # Children before parents: a chunk may be referred to only by other chunks that go.
         for number in sorted(removed, reverse=True):
-            frames = "SELECT id FROM frame WHERE chunk = ?"
-            database.execute(f"DELETE FROM place WHERE id IN ({frames})", (number,))
             database.execute("DELETE FROM frame WHERE chunk = ?", (number,))
             database.execute("DELETE FROM checksum WHERE chunk = ?", (number,))
             database.execute("DELETE FROM chunk WHERE id = ?", (number,))

@@ -15,9 +15,9 @@ from numpy.typing import ArrayLike
 from safetensors import SafetensorError
 from torch.nn.functional import interpolate
 
-from .camera import Z_UP, Cameras, eye_level, horizon_profile
-from .compute import pick_device
-from .errors import UserError
+from context_as_memory.camera import Z_UP, Cameras, eye_level, horizon_profile
+from context_as_memory.compute import pick_device
+from context_as_memory.errors import UserError
 
 _FILES = ["config.json", "preprocessor_config.json", "model*.safetensors*"]  # all that is fetched from a hub
 _IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from context_as_memory.camera import Cameras
 from context_as_memory.errors import UserError
-from context_as_memory.worldfile.file import MAIN, ChunkInfo, WorldFile
+from context_as_memory.storage.file import MAIN, ChunkInfo, WorldFile
 
 KEPT_CHUNKS = 32  # whose pictures and latents stay in working memory
 
@@ -75,6 +75,9 @@ class BranchStore:
 
     def notes(self) -> list[tuple[int, Mapping[str, Any]]]:
         return [(info.frames, info.note) for info in self.chunks]
+
+    def close(self) -> None:
+        self.file.close()
 
     def _locate(self, rows: Sequence[int]) -> list[tuple[ChunkInfo, int]]:
         """For each entry its chunk and its row there."""

@@ -13,14 +13,14 @@ from pathlib import Path
 from context_as_memory.errors import UserError
 
 APPLICATION_ID = 0x43614D31  # "CaM1": tells this database from others
-VERSION = 2
+VERSION = 3
 DATABASE = "world.sqlite"
 TOKEN = re.compile(r"[0-9a-f]{32}")  # what a chunk's files are called; anything else in a database is refused
 
 FOLDERS = ("frames", "latents")
 
 # SHA-256 of what a chunk's rows say, so that a flipped bit in a pose or a note is not taken for truth: see
-# `file.row_sha256` and `file.cameras_sha256`. Chunks of version 1 have no row here.
+# `file.row_sha256` and `file.cameras_sha256`.
 CHECKSUM = """CREATE TABLE checksum (
         chunk INTEGER PRIMARY KEY REFERENCES chunk (id),
         row_sha256 TEXT NOT NULL,
@@ -55,14 +55,9 @@ TABLES = (
         K BLOB NOT NULL
     )""",
     "CREATE INDEX frame_chunk ON frame (chunk, row)",
-    # Where and when each frame was taken: position in metres and frame number, as 32-bit intervals.
-    "CREATE VIRTUAL TABLE place USING rtree (id, x0, x1, y0, y1, z0, z1, t0, t1)",
     "CREATE TABLE branch (name TEXT PRIMARY KEY, head INTEGER REFERENCES chunk (id), created_s REAL NOT NULL)",
     CHECKSUM,
 )
-
-# MIGRATIONS[v] turns a database of version v into one of version v + 1.
-MIGRATIONS: dict[int, tuple[str, ...]] = {1: (CHECKSUM,)}
 
 _OF_SQLITE = {("table", "sqlite_stat1"), ("table", "sqlite_stat4")}  # statistics of the query planner
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
@@ -87,7 +82,7 @@ def connect(folder: Path, *, write: bool) -> sqlite3.Connection:
         try:
             for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "foreign_keys = ON", "synchronous = FULL"):
                 database.execute(f"PRAGMA {pragma}")
-            _check(tuned(database), folder, write)
+            _check(tuned(database), folder)
         except BaseException:
             database.close()
             raise
@@ -151,7 +146,7 @@ def create(folder: Path) -> sqlite3.Connection:
     return database
 
 
-def _check(database: sqlite3.Connection, folder: Path, write: bool) -> None:
+def _check(database: sqlite3.Connection, folder: Path) -> None:
     if _number(database, "application_id") != APPLICATION_ID:
         raise UserError(f"{folder / DATABASE} is a database, but no world")
     version = _number(database, "user_version")
@@ -161,40 +156,15 @@ def _check(database: sqlite3.Connection, folder: Path, write: bool) -> None:
             "install a newer context-as-memory"
         )
     if version < VERSION:
-        _migrate(database, folder, version, write)
+        raise UserError(
+            f"the world in {folder} has format version {version}, of a draft before the first release, and this "
+            f"package reads {VERSION}; make the world anew"
+        )
     if _shape(database) != _expected_shape():
         raise UserError(f"{folder / DATABASE} has other tables than a world of version {VERSION}; it is not opened")
     # History is followed from chunk to parent: that it ends is a matter of the file, not of trust.
     if database.execute("SELECT 1 FROM chunk WHERE parent >= id LIMIT 1").fetchone():
         raise UserError(f"{folder / DATABASE} has a chunk that comes before its parent; it is not opened")
-
-
-def _migrate(database: sqlite3.Connection, folder: Path, version: int, write: bool) -> None:
-    if any(step not in MIGRATIONS for step in range(version, VERSION)):
-        raise UserError(f"the world in {folder} has format version {version}, which no package could write")
-    if not write:
-        # A reader changes nothing: tables that came later are empty ones of its own.
-        statements = [statement for step in range(version, VERSION) for statement in MIGRATIONS[step]]
-        if not all(statement.startswith("CREATE TABLE ") for statement in statements):
-            raise UserError(
-                f"the world in {folder} has format version {version}; open it for writing once, which makes it "
-                f"{VERSION}"
-            )
-        database.execute("PRAGMA temp_store = MEMORY")
-        for statement in statements:
-            database.execute(statement.replace("CREATE TABLE ", "CREATE TEMP TABLE ", 1))
-        return
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        for step in range(version, VERSION):
-            for statement in MIGRATIONS[step]:
-                database.execute(statement)
-        database.execute(f"PRAGMA user_version = {VERSION}")
-        database.execute("COMMIT")
-    except BaseException:
-        if database.in_transaction:
-            database.execute("ROLLBACK")
-        raise
 
 
 def _number(database: sqlite3.Connection, pragma: str) -> int:
@@ -203,8 +173,7 @@ def _number(database: sqlite3.Connection, pragma: str) -> int:
 
 def _shape(database: sqlite3.Connection) -> set[tuple[str, str, str]]:
     """Everything a database defines; statistics of the query planner aside."""
-    both = "SELECT * FROM sqlite_master UNION ALL SELECT * FROM sqlite_temp_master"
-    rows = database.execute(f"SELECT type, name, coalesce(sql, '') FROM ({both})").fetchall()
+    rows = database.execute("SELECT type, name, coalesce(sql, '') FROM sqlite_master").fetchall()
     return {(kind, name, " ".join(sql.split())) for kind, name, sql in rows if (kind, name) not in _OF_SQLITE}
 
 

@@ -32,8 +32,8 @@ from torch import Tensor
 from context_as_memory.camera import Cameras
 from context_as_memory.errors import UserError
 from context_as_memory.formats.files import atomic
-from context_as_memory.worldfile import schema
-from context_as_memory.worldfile.lease import Lease
+from context_as_memory.storage import schema
+from context_as_memory.storage.lease import Lease
 
 MAIN = "main"  # the branch of a new world
 FRAMES, LATENTS = schema.FOLDERS
@@ -43,8 +43,8 @@ FRAMES, LATENTS = schema.FOLDERS
 class ChunkInfo:
     """One node of the tree. `first` is the frame number of its first frame, `steps` how many chunks were generated up
     to and with it, `note` where its frames come from. `lost`: found damaged, now or by `verify`. `whole`: its row in
-    the database is what was written, as far as can be told; else its note is empty. `cameras_sha256` is None in chunks
-    of version 1."""
+    the database is what was written, as far as can be told; else its note is empty. `cameras_sha256` is None where the
+    database has lost it: then the chunk counts as lost."""
 
     id: int
     parent: int | None
@@ -252,7 +252,7 @@ class WorldFile:
         counts = (0 if parent is None else parent, first, frames, steps)
         if not all(isinstance(count, int) and count >= 0 for count in counts):
             raise UserError(f"chunk {number} of {self.folder} is damaged; restore the world from an export or a copy")
-        whole = row is None or row == row_sha256(*content)
+        whole = row == row_sha256(*content)
         try:
             noted = json.loads(note)
         except (ValueError, TypeError, RecursionError):
@@ -348,7 +348,7 @@ class WorldFile:
                     )
                     chunk = cursor.lastrowid
                     assert chunk is not None
-                    poses = self._append_cameras(chunk, first, cameras)
+                    poses = self._append_cameras(chunk, cameras)
                     self._database.execute(
                         "INSERT INTO checksum VALUES (?, ?, ?)", (chunk, row_sha256(*row), cameras_sha256(poses))
                     )
@@ -372,20 +372,13 @@ class WorldFile:
         except UserError:
             return True
 
-    def _append_cameras(self, chunk: int, first: int, cameras: Cameras) -> list[tuple[bytes, bytes]]:
+    def _append_cameras(self, chunk: int, cameras: Cameras) -> list[tuple[bytes, bytes]]:
         poses = [
             (c2w.astype("<f8").tobytes(), K.astype("<f8").tobytes())
             for c2w, K in zip(cameras.c2w, cameras.K, strict=True)
         ]
         for row, pose in enumerate(poses):
-            cursor = self._database.execute(
-                "INSERT INTO frame (chunk, row, c2w, K) VALUES (?, ?, ?, ?)",
-                (chunk, row, *pose),
-            )
-            x, y, z = cameras.position[row].tolist()
-            time_ = first + row
-            place = (cursor.lastrowid, x, x, y, y, z, z, time_, time_)
-            self._database.execute("INSERT INTO place VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", place)
+            self._database.execute("INSERT INTO frame (chunk, row, c2w, K) VALUES (?, ?, ?, ?)", (chunk, row, *pose))
         return poses
 
     def branch_head(self, name: str) -> int | None:
@@ -423,7 +416,7 @@ class WorldFile:
                 for c2w, K in poses
             ):
                 continue
-            if info.cameras_sha256 in (None, cameras_sha256(poses)):
+            if info.cameras_sha256 == cameras_sha256(poses):
                 c2w = np.frombuffer(b"".join(pose[0] for pose in poses), "<f8").reshape(-1, 4, 4)
                 found[info.id] = c2w, np.frombuffer(b"".join(pose[1] for pose in poses), "<f8").reshape(-1, 4)
         if not _are_cameras(list(found.values())):  # all at once is fast, and the rule
