@@ -181,11 +181,12 @@ def peer(base: World, threads: int, rounds: int) -> Figures:
     torch.set_num_threads(threads)
     config, settings = base.model.config, base.config
     dtype = next(base.model.parameters()).dtype
-    theirs: torch.nn.Module = WanTransformer3DModel(
+    wan: Any = WanTransformer3DModel(
         num_attention_heads=config.num_attention_heads, attention_head_dim=config.attention_head_dim,
         in_channels=config.in_channels, out_channels=config.out_channels, text_dim=16, freq_dim=config.freq_dim,
         ffn_dim=config.ffn_dim, num_layers=config.num_layers,
-    ).to(dtype).eval()  # fmt: skip
+    )  # fmt: skip
+    theirs = wan.to(dtype).eval()
     shape = (settings.height // base.codec.spatial_factor, settings.width // base.codec.spatial_factor)
     clip = torch.randn(1, config.in_channels, settings.chunk_latents + 6, *shape, dtype=dtype)
     text = torch.zeros(1, 1, 16, dtype=dtype)

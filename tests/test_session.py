@@ -24,7 +24,7 @@ from context_as_memory.server.protocol import (
 )
 from context_as_memory.server.session import LEGAL, Frames, Session, State
 from context_as_memory.server.shelf import FolderShelf
-from context_as_memory.storage import file_of
+from context_as_memory.storage import create_world, file_of
 from tiny import PaintedWorld, hold
 
 
@@ -350,7 +350,7 @@ def test_a_world_is_walked_in_by_its_own_up(sessions, shelf, up):
     ahead, name = np.roll(up, 1) * 1.0, "0123456789abcdef"
     c2w = np.eye(4)
     c2w[:3, 0], c2w[:3, 1], c2w[:3, 2] = np.cross(ahead, up), -np.array(up), ahead
-    world = shelf.kind.create(shelf.path(name), shelf.weights, networks=shelf._networks, up=up)
+    world = create_world(shelf.path(name), shelf.weights, networks=shelf._networks, up=up)
     size = (world.config.width, world.config.height)
     camera = Cameras(c2w[None], pinhole(90, *size), *size)
     world.reset(np.zeros((1, *size[::-1], 3), np.uint8), camera)

@@ -202,7 +202,7 @@ def test_the_true_world_loads_no_weights(place, tmp_path, monkeypatch):
     def refuse(*_):
         raise AssertionError("weights were asked for")
 
-    monkeypatch.setattr(world, "resolve", refuse)
+    monkeypatch.setattr(world, "open_folder", refuse)
     shelf = TrueShelf(tmp_path, place)
     name, made = shelf.create(0)
     made.reset(np.zeros((1, 1, 1, 3), np.uint8), place.start)  # what it is given does not matter

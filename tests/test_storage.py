@@ -299,7 +299,7 @@ def test_a_killed_writer_loses_its_lease_and_no_committed_chunk(tmp_path):
     _filled(folder, 2).close()
     program = (
         "import sys, time; sys.path.insert(0, sys.argv[2])\n"
-        "import test_worldfile as t\n"
+        "import test_storage as t\n"
         "world = t.WorldFile.open(sys.argv[1])\n"
         "for i in range(10 ** 6):\n"
         "    info = world.append(t.MAIN, t.tiny.pictures(2, i), t.tiny.walk(2), t._latents(2, i), {'step': i})\n"

@@ -32,7 +32,7 @@ from context_as_memory.storage import (
 )
 from context_as_memory.storage import file as worldfile
 from context_as_memory.storage.file import cameras_sha256
-from test_worldfile import SETTINGS, _filled, _latents
+from test_storage import SETTINGS, _filled, _latents
 
 
 def _sql(folder: Path, *statements: str) -> None:
