@@ -32,6 +32,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import context_as_memory.machine  # noqa: F401  # says how threads wait, before torch is loaded
 
