@@ -1,5 +1,5 @@
 # make explore install into .venv, then walk in a world in the browser
-# make demo    install into .venv, then walk a short generated video and film it   (about a minute after installing)
+# make demo    install into .venv, then walk a short generated video and film it   (one to three minutes after installing)
 # make test    the checks and every test
 # make lint    the checks alone: ruff, mypy, import contract
 # make base    install into .venv-base what `pip install .` gives, without extras, and walk three chunks there

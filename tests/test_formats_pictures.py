@@ -445,3 +445,11 @@ def test_every_command_reads_a_camera_file_alike(tmp_path, kind):
         np.testing.assert_allclose(np.degrees(found.hfov_rad), 52.67, atol=0.01)
     assert (video.cameras.width, generated.width) == (64, 64)
     np.testing.assert_allclose(request.start.up, [0, 0, 1], atol=1e-9)
+
+
+@pytest.mark.parametrize("hfov_deg", [0.0, -20.0, 180.0])
+def test_a_field_of_view_that_cannot_be_is_refused_and_not_replaced(tmp_path: Path, hfov_deg: float) -> None:
+    write_image(tmp_path / "photo.png", gradient(64, 36))
+    settings = GenerateConfig(out=tmp_path, image=tmp_path / "photo.png", actions="w-4", hfov_deg=hfov_deg)
+    with pytest.raises(UserError, match="impossible"):
+        read_request(settings)

@@ -9,7 +9,7 @@ import numpy as np
 from context_as_memory.camera import Cameras, cameras_from_actions, look, parse_actions, pinhole
 from context_as_memory.errors import UserError
 from context_as_memory.formats.cameras import CameraTrack, read_track
-from context_as_memory.formats.options import PoseOptions
+from context_as_memory.formats.options import ASSUMED_HFOV_DEG, PoseOptions
 from context_as_memory.formats.pictures import read_picture
 from context_as_memory.formats.places import start_frame
 from context_as_memory.formats.vertical import measured_up
@@ -21,7 +21,6 @@ from context_as_memory.walk.terminal import note
 # 496 frames. Look left and back; walk a square to the right, which ends where it began 216 frames later; walk up its
 # first side again, turn, come back and look left once more, 456 frames after the first time.
 DEMO_ACTIONS = "j-40,l-40,w-24,l-30,w-24,l-30,w-24,l-30,w-24,l-30,w-20,j-60,w-20,j-60,j-20,l-20"
-ASSUMED_HFOV_DEG = 90.0  # of a picture, where nothing says it
 NO_PATH = 'no path is given; give --actions, e.g. "w-40,l-24,w-40,j-24"'
 
 
@@ -80,7 +79,8 @@ def _picture(path: Path, hfov_deg: float | None) -> Start:
     for told in picture.notes:
         note(told)
     height, width = picture.frame.shape[:2]
-    camera = look((0.0, 0.0, 0.0), 0.0, pinhole(hfov_deg or ASSUMED_HFOV_DEG, width, height), width, height)
+    lens = pinhole(ASSUMED_HFOV_DEG if hfov_deg is None else hfov_deg, width, height)
+    camera = look((0.0, 0.0, 0.0), 0.0, lens, width, height)
     return Start(path.name, picture.frame, camera, -camera.down[0])
 
 

@@ -14,6 +14,7 @@ from context_as_memory.data.episode import Episode
 from context_as_memory.data.voxel.styles import UNSEEN
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.returns import return_tasks
+from context_as_memory.formats.options import ASSUMED_HFOV_DEG
 from context_as_memory.formats.pictures import fit_frame, read_image
 from context_as_memory.formats.places import start_frame, start_names
 
@@ -139,6 +140,6 @@ def picture_starts(image: Path | None, hfov_deg: float | None, size: tuple[int, 
     else:
         frame = read_image(image)
         height, width = frame.shape[:2]
-        lens = pinhole(90.0 if hfov_deg is None else hfov_deg, width, height)
+        lens = pinhole(ASSUMED_HFOV_DEG if hfov_deg is None else hfov_deg, width, height)
         found = [(image.stem, frame, look((0.0, 0.0, 0.0), 0.0, lens, width, height))]
     return [Start(name, name, fit_frame(frame, *size)[0], camera.resized(*size)) for name, frame, camera in found]
