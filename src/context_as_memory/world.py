@@ -94,7 +94,8 @@ class World(FrontDoor):
     @cached_property
     def engine(self) -> Engine:
         """What runs the networks; made when it is first needed."""
-        return open_engine(self.model, self.codec, self.config.engine, self.device)
+        chunk = self.config.chunk_latents, self.config.height, self.config.width
+        return open_engine(self.model, self.codec, self.config.engine, self.device, chunk)
 
     @classmethod
     def from_pretrained(cls, name: str | Path = "default", *, device: str = "auto", **changes: object) -> "World":
@@ -202,8 +203,6 @@ class World(FrontDoor):
         """Walk along any number of cameras, chunk by chunk; stop reading to stop walking."""
         for start in range(0, len(cameras), self.chunk_frames):
             yield self.step(cameras[start : start + self.chunk_frames])
-
-    # -- the front door ------------------------------------------------------------------------------------------
 
     # -- pieces --------------------------------------------------------------------------------------------------
 

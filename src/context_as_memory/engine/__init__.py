@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -63,6 +63,15 @@ class Pictures(Protocol):
         ...
 
 
+@runtime_checkable
+class BuiltAhead(Protocol):
+    """A part of an engine that can begin to build what a size of pictures needs, before it is asked for."""
+
+    def prepare(self, *size: int) -> None:
+        """Begin; what is needed first is built first."""
+        ...
+
+
 @dataclass(frozen=True)
 class Engine:
     """The two networks, ready, and what last bits depend on: engine, its version, number format, attention kernel,
@@ -74,8 +83,16 @@ class Engine:
     made_with: dict[str, str | int]
 
 
-def open_engine(model: WorldTransformer, codec: VideoCodec, name: str, device: torch.device) -> Engine:
+def open_engine(
+    model: WorldTransformer,
+    codec: VideoCodec,
+    name: str,
+    device: torch.device,
+    chunk: tuple[int, int, int] | None = None,
+) -> Engine:
     """The networks in the engine of that name; `auto` is the fastest that there is.
+
+    chunk: latents in a chunk, height and width of its pictures, if known: graphs for them are built ahead.
 
     One that is not installed, or does not know these weights, is replaced; that is said once. Networks that were opened
     before are shared, until their weights are changed.
@@ -90,6 +107,8 @@ def open_engine(model: WorldTransformer, codec: VideoCodec, name: str, device: t
     pictures: Any = PlainPictures(codec, device)
     if chosen == "openvino" and isinstance(codec, ImageAutoencoder):
         pictures = _kept(codec, chosen, _picture_graphs)
+    if chunk is not None:
+        _build_ahead(denoiser, pictures, codec, *chunk)
     made_with: dict[str, str | int] = {
         "engine": chosen,
         "version": _openvino_version() if chosen == "openvino" else torch.__version__,
@@ -100,6 +119,18 @@ def open_engine(model: WorldTransformer, codec: VideoCodec, name: str, device: t
     if device.type == "cpu" and chosen != "openvino":  # whose bits are the same with any number of threads
         made_with["threads"] = torch.get_num_threads()
     return Engine(chosen, denoiser, pictures, made_with)
+
+
+def _build_ahead(
+    denoiser: Denoiser, pictures: Pictures, codec: VideoCodec, frames: int, height: int, width: int
+) -> None:
+    """Begin to build the graphs for chunks of a size, those first that are needed first. Other engines have none."""
+    for part, size in (
+        (pictures, (height, width)),
+        (denoiser, (frames, height // codec.spatial_factor, width // codec.spatial_factor)),
+    ):
+        if isinstance(part, BuiltAhead):
+            part.prepare(*size)
 
 
 def _chosen(name: str, device: torch.device, unknown: str | None) -> str:

@@ -1,13 +1,15 @@
 """The rewritten denoiser and the image autoencoder as OpenVINO graphs.
 
 They are built from OpenVINO's operators directly (tracing the modules would take half a minute) and compiled once per
-process, in a second or two. Inside a graph queries, keys and values are heads-first, [heads, F, n, hd], so that the
-plugin fuses an attention into one kernel.
+process, in a second or two, beside what else a program does at its start. Inside a graph queries, keys and values are
+heads-first, [heads, F, n, hd], so that the plugin fuses an attention into one kernel.
 """
 
 import copy
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -33,12 +35,34 @@ def version() -> str:
     return str(ov.__version__).split("-")[0]
 
 
-def _compiled(outputs: Sequence[Node], inputs: Sequence[Node], name: str, bf16: bool) -> Any:
+@cache
+def _builders() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(2, "graphs")
+
+
+class _Graphs:
+    """A graph for each size: built when it is first asked for, or before that in another thread."""
+
+    def __init__(self, build: Callable[..., Any]) -> None:
+        self._build, self._found, self._alone = build, dict[tuple[Any, ...], Future[Any]](), Lock()
+
+    def begin(self, *size: Any) -> Future[Any]:
+        """Let it be built, unless it is or will be already."""
+        with self._alone:
+            if size not in self._found:
+                self._found[size] = _builders().submit(torch.inference_mode()(self._build), *size)
+            return self._found[size]
+
+    def __call__(self, *size: Any) -> Any:
+        return self.begin(*size).result()
+
+
+def _compiled(outputs: Sequence[Node], inputs: Sequence[Node], name: str, bf16: bool, threads: int) -> Any:
     """A request of a compiled graph. Threads are not pinned to cores: beside a busy process that costs a third."""
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_NUM_THREADS": threads,
         "ENABLE_CPU_PINNING": False,
     }
     model = ov.Model(list(outputs), list(inputs), name)
@@ -122,10 +146,16 @@ class GraphDenoiser:
     `step` is one evaluation of the network."""
 
     def __init__(self, folded: Folded, bf16: bool) -> None:
-        self.folded, self.bf16 = folded, bf16
-        # Built when they are first used, for each size of pictures.
-        self._context, self._placing = cache(self._build_context), cache(self._build_placing)
-        self._steps = cache(self._build_step)
+        self.folded, self.bf16, self.threads = folded, bf16, torch.get_num_threads()
+        self._context, self._placing = _Graphs(self._build_context), _Graphs(self._build_placing)
+        self._steps = _Graphs(self._build_step)
+
+    def prepare(self, frames: int, rows: int, columns: int) -> None:
+        """Begin to build what chunks of that many latents of that size will need."""
+        grid = rows // self.folded.patch[0], columns // self.folded.patch[1]
+        self._context.begin(grid)
+        self._steps.begin(frames, grid)
+        self._placing.begin(grid)
 
     # -- graphs ------------------------------------------------------------------------------------------------------
 
@@ -146,7 +176,9 @@ class GraphDenoiser:
                 seen = _attention(place.of(q, place.query), place.of(k, place.key), place.of(v, place.key))
                 x = block.go_on(x, place.of(seen, place.output), rows[2:])
         stacked = op.concat([op.unsqueeze(part, _constant([0])) for part in kept], 0)
-        return _compiled([op.transpose(stacked, _constant([2, 0, 1, 3, 4]))], [patches], "context", self.bf16)
+        return _compiled(
+            [op.transpose(stacked, _constant([2, 0, 1, 3, 4]))], [patches], "context", self.bf16, self.threads
+        )
 
     def _build_placing(self, grid: tuple[int, int]) -> Any:
         """What `context` gives, C, S and R -> placed keys and values of each layer in turn, [1, heads, K n, hd]."""
@@ -158,7 +190,7 @@ class GraphDenoiser:
         placed = op.add(op.multiply(kept, cosine), op.multiply(op.matmul(kept, matrix, False, False), sine))
         apart = op.split(op.transpose(placed, _constant([1, 2, 0, 3, 4])), op.constant(np.int64(0)), parts).outputs()
         outputs = [_reshape(part, (1, heads, -1, width)) for part in apart]
-        return _compiled(outputs, [kept, cosine, sine, matrix], "placing", self.bf16)
+        return _compiled(outputs, [kept, cosine, sine, matrix], "placing", self.bf16, self.threads)
 
     def _build_step(self, frames: int, grid: tuple[int, int]) -> Any:
         """Patches [P, n, C p q], modulation, places, placed keys and values -> output [P, n, p q C]."""
@@ -183,7 +215,7 @@ class GraphDenoiser:
             seen = place.of(_reshape(_attention(q, k, v), apart), place.output)
             x = block.go_on(x, seen, others)
         output = _linear(_layer_norm(x, rows[-2], rows[-1], folded.eps), folded.head)
-        return _compiled([output], [patches, table, *tables, *matrices, *known], "step", self.bf16)
+        return _compiled([output], [patches, table, *tables, *matrices, *known], "step", self.bf16, self.threads)
 
     # -- use ---------------------------------------------------------------------------------------------------------
 
@@ -227,17 +259,23 @@ class GraphPictures:
     """The image autoencoder from uint8 to latents and back, each in one graph."""
 
     def __init__(self, codec: ImageAutoencoder, bf16: bool) -> None:
-        self.bf16 = bf16
+        self.bf16, self.threads = bf16, torch.get_num_threads()
         self._mean, self._std = (part.detach().float().cpu().clone() for part in (codec.latent_mean, codec.latent_std))
         self._encoder, self._decoder = ([_copy_of(part) for part in net] for net in (codec.encoder, codec.decoder))
-        self._encode, self._decode = cache(self._build_encode), cache(self._build_decode)
+        self._encode, self._decode = _Graphs(self._build_encode), _Graphs(self._build_decode)
+        self._channels, self._factor = codec.latent_channels, codec.spatial_factor
+
+    def prepare(self, height: int, width: int) -> None:
+        """Begin to build what pictures of that size will need."""
+        self._encode.begin(height, width)
+        self._decode.begin(self._channels, height // self._factor, width // self._factor)
 
     def _build_encode(self, height: int, width: int) -> Any:
         frames = op.parameter([-1, height, width, 3], np.uint8)
         x = op.transpose(op.convert(frames, np.float32), _constant([0, 3, 1, 2]))
         x = _sequence(op.subtract(op.divide(x, _constant(127.5)), _constant(1.0)), self._encoder)
         x = op.divide(op.subtract(x, _constant(self._mean.view(1, -1, 1, 1))), _constant(self._std.view(1, -1, 1, 1)))
-        return _compiled([x], [frames], "encode", self.bf16)
+        return _compiled([x], [frames], "encode", self.bf16, self.threads)
 
     def _build_decode(self, channels: int, rows: int, columns: int) -> Any:
         latents = op.parameter([-1, channels, rows, columns], np.float32)
@@ -247,7 +285,7 @@ class GraphPictures:
         x = op.multiply(op.add(_sequence(x, self._decoder), _constant(1.0)), _constant(127.5))
         x = op.clamp(op.round(x, "half_to_even"), 0.0, 255.0)
         frames = op.convert(op.transpose(x, _constant([0, 2, 3, 1])), np.uint8)
-        return _compiled([frames], [latents], "decode", self.bf16)
+        return _compiled([frames], [latents], "decode", self.bf16, self.threads)
 
     def encode(self, frames_u8: np.ndarray) -> Tensor:
         request = self._encode(*frames_u8.shape[1:3])

@@ -14,7 +14,6 @@ are not known.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from context_as_memory.camera import Cameras, PlanarViews, ground_basis, planar
 from context_as_memory.errors import UserError
@@ -65,6 +64,8 @@ def find_returns(
     """
     if min_gap_frames < 1:
         raise UserError(f"min_gap_frames is {min_gap_frames}; give at least 1")
+    from scipy.spatial import cKDTree  # four tenths of a second, and not needed before the first frame is shown
+
     config = config or RetrievalConfig()
     if len(cameras) <= min_gap_frames:
         return np.empty((0, 2), np.int64)

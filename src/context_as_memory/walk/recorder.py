@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -72,11 +73,22 @@ class Recorder:
         self.runs = {name: Run(world) for name, world in worlds.items()}
         self.banks = [world.bank for world in worlds.values()]
         self.given = self.length = len(self.banks[0])  # frames before the first chunk; and so far
-        self.pairs = find_returns(cameras)
         self.starts: list[int] = []  # first frame of every chunk
-        self._firsts = {int(last): int(first) for first, last in self.pairs}
-        self._revisited = set(self._firsts.values())
         self._files = ExitStack()
+
+    @cached_property
+    def pairs(self) -> np.ndarray:
+        """`find_returns` of the whole walk; sought when first needed, so that the first frame need not wait for it."""
+        return find_returns(self.cameras)
+
+    @cached_property
+    def _firsts(self) -> dict[int, int]:
+        """Frame of the first visit for each return frame."""
+        return {int(last): int(first) for first, last in self.pairs}
+
+    @cached_property
+    def _revisited(self) -> set[int]:
+        return set(self._firsts.values())
 
     def __enter__(self) -> Self:
         size = self.cameras.width, self.cameras.height
