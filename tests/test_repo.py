@@ -185,7 +185,7 @@ METHOD = [
     "world",
 ]
 BESIDE = {"index", "surfaces", "space", "profiles", "__init__"}
-MOST_FILES, MOST_LINES, MOST_LINES_OF_THE_WORLD, MOST_PARAMETERS = 16, 2910, 260, 7
+MOST_FILES, MOST_LINES, MOST_LINES_OF_THE_WORLD, MOST_PARAMETERS = 16, 2830, 260, 7
 
 
 def test_the_method_stays_short() -> None:

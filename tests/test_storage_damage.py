@@ -17,7 +17,7 @@ import tiny
 from context_as_memory.camera import PROFILE
 from context_as_memory.cli.main import main
 from context_as_memory.errors import UserError
-from context_as_memory.memory import MemoryBank, RamStore
+from context_as_memory.memory import MemoryBank
 from context_as_memory.storage import (
     MAIN,
     BranchStore,
@@ -32,6 +32,7 @@ from context_as_memory.storage import (
 )
 from context_as_memory.storage import file as worldfile
 from context_as_memory.storage.file import cameras_sha256
+from context_as_memory.stores import RamStore
 from test_storage import SETTINGS, _filled, _latents
 
 

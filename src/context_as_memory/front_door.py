@@ -6,6 +6,7 @@ world.walk("j-30,l-30").save("walk.mp4")
 """
 
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,7 +86,7 @@ def gathered(parts: Iterable[tuple[np.ndarray, Cameras, np.ndarray]]) -> Walk:
 
 
 class FrontDoor:
-    """What `World` has of it: to begin from a picture, and to walk by keys."""
+    """What `World` has of it: to begin from a picture, to walk by keys, and to try more than one way on."""
 
     def start(self: "World", source: str | Path | np.ndarray | None = None) -> "World":  # type: ignore[misc]
         """Begin anew from a picture file, a picture uint8 [H, W, 3] or a start place by name; see `first_view`."""
@@ -96,3 +97,14 @@ class FrontDoor:
         """Walk on from the last frame by an action string such as "w-40,j-30", or along cameras; all of it at once."""
         chunks = self.rollout(path_from(self.bank.cameras[-1], actions))
         return gathered((chunk.frames_u8, chunk.cameras, chunk.retrieval.indices) for chunk in chunks)
+
+    def fork(self: "World") -> "World":  # type: ignore[misc]
+        """A second world, in working memory, with all that this one remembers. Both go on as if the other were not.
+
+        Takes the same time however long the walk is, and copies no picture. The fork of a world in a file reads old
+        frames from that file: close the file last.
+        """
+        twin = copy(self)
+        twin.bank = self.bank.fork()
+        twin._read, twin._index = type(self._read)(self.config.kept_frames), type(self._index)()
+        return twin

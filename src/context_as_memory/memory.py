@@ -2,112 +2,23 @@
 
 Frame, camera and latent enter together and cannot part: there is one `append`, it takes all three, and entry i of each
 is always the same frame. Cameras stay in working memory, because retrieval reads all of them for every chunk; where
-pictures and latents lie is the business of a `Store`: in working memory (`RamStore`), or in a world file
+pictures and latents lie is the business of a `Store`: in working memory (`stores.RamStore`), or in a world file
 (`storage.BranchStore`).
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping
+from copy import copy
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from .camera import PROFILE, Cameras, checked_profiles
 from .errors import UserError
 from .shapes import Bool, Float, Float32, UInt8
+from .stores import RamStore, Store
 
 MIN_DEPTH_M = 0.001  # depths are noted to the millimetre, and none is 0
-
-
-@runtime_checkable
-class Store(Protocol):
-    """Keeps what a bank remembers. Entries are numbered from 0 in the order of their making and never change."""
-
-    @property
-    def steps(self) -> int:
-        """How many chunks were generated so far: appends whose note has the key "step"."""
-        ...
-
-    def append(
-        self,
-        frames_u8: UInt8[np.ndarray, "t H W 3"],
-        cameras: Cameras,
-        latents: Float[Tensor, "c t h w"],
-        note: Mapping[str, Any],
-    ) -> None:
-        """Keep t frames uint8 [t, H, W, 3], their cameras and latents [C, t, h, w], all or nothing. `note` says where
-        they come from, as JSON values. Raises `UserError` when that fails; the store is then unchanged."""
-        ...
-
-    def cameras(self) -> Cameras | None:
-        """Cameras of all entries, None if there are none. Asked for once, when a bank is opened."""
-        ...
-
-    def frames_u8(self, rows: Sequence[int]) -> UInt8[np.ndarray, "n H W 3"]:
-        """Frames of the given entries, uint8 [n, H, W, 3]."""
-        ...
-
-    def latents(self, rows: Sequence[int]) -> Float[Tensor, "c n h w"]:
-        """Latents of the given entries, [C, n, h, w]."""
-        ...
-
-    def readable(self) -> Bool[np.ndarray, " n"] | None:
-        """Which entries can be read, bool [N]; None if all can."""
-        ...
-
-    def notes(self) -> Sequence[tuple[int, Mapping[str, Any]]]:
-        """For each `append` so far, how many entries it brought and its note."""
-        ...
-
-    def close(self) -> None:
-        """Nothing more will be kept or read."""
-        ...
-
-
-class RamStore:
-    """The store in working memory; it ends with the process."""
-
-    def __init__(self) -> None:
-        self._cameras: list[Cameras] = []
-        self._frames: list[np.ndarray] = []
-        self._latents: list[Tensor] = []
-        self._notes: list[tuple[int, Mapping[str, Any]]] = []
-
-    def append(
-        self,
-        frames_u8: UInt8[np.ndarray, "t H W 3"],
-        cameras: Cameras,
-        latents: Float[Tensor, "c t h w"],
-        note: Mapping[str, Any],
-    ) -> None:
-        kept = [frame.copy() for frame in frames_u8], [latent.detach().clone() for latent in latents.unbind(1)]
-        self._frames += kept[0]  # all of it is there: from here on nothing fails
-        self._latents += kept[1]
-        self._cameras.append(cameras)
-        self._notes.append((len(frames_u8), note))
-
-    def cameras(self) -> Cameras | None:
-        return Cameras.concat(self._cameras) if self._cameras else None
-
-    def frames_u8(self, rows: Sequence[int]) -> UInt8[np.ndarray, "n H W 3"]:
-        return np.stack([self._frames[row] for row in rows])
-
-    def latents(self, rows: Sequence[int]) -> Float[Tensor, "c n h w"]:
-        return torch.stack([self._latents[row] for row in rows], dim=1)
-
-    def readable(self) -> Bool[np.ndarray, " n"] | None:
-        return None
-
-    def notes(self) -> Sequence[tuple[int, Mapping[str, Any]]]:
-        return self._notes
-
-    @property
-    def steps(self) -> int:
-        return sum("step" in note for _, note in self._notes)
-
-    def close(self) -> None:
-        pass
 
 
 class MemoryBank:
@@ -176,6 +87,16 @@ class MemoryBank:
         self._generated[start:end] = "step" in note
         self._size = (cameras.width, cameras.height)
         self._length = end
+
+    def fork(self) -> "MemoryBank":
+        """A second bank with the same entries; what either takes in from now on is its own. Nothing is copied: the
+        numbers of the entries are when one of the two appends, pictures and latents never."""
+        twin = copy(self)
+        twin.store = self.store.fork()
+        held = slice(0, len(self))  # without spare room, so that the twin's next entry gets arrays of its own
+        twin._c2w, twin._K = self._c2w[held], self._K[held]
+        twin._profiles_m, twin._generated = self._profiles_m[held], self._generated[held]
+        return twin
 
     @property
     def cameras(self) -> Cameras:

@@ -26,9 +26,10 @@ from .engine import ContextCache, Engine, open_engine
 from .errors import UserError
 from .front_door import FrontDoor
 from .machine import Clock
-from .memory import MemoryBank, RamStore, Store
+from .memory import MemoryBank
 from .retrieval import Candidates, KeptIndex, Retrieval, RetrievalConfig, retrieve
 from .shapes import Float, UInt8
+from .stores import RamStore, Store
 from .tokens import ModelInputs, TokenLayout, build_model_inputs
 from .transformer import WorldTransformer
 from .weights import open_folder

@@ -12,6 +12,7 @@ from torch import Tensor
 from context_as_memory.camera import Cameras
 from context_as_memory.errors import UserError
 from context_as_memory.storage.file import MAIN, ChunkInfo, WorldFile
+from context_as_memory.stores import RamStore
 
 KEPT_CHUNKS = 32  # whose pictures and latents stay in working memory
 
@@ -75,6 +76,9 @@ class BranchStore:
 
     def notes(self) -> list[tuple[int, Mapping[str, Any]]]:
         return [(info.frames, info.note) for info in self.chunks]
+
+    def fork(self) -> RamStore:
+        return RamStore(self, self.chunks[-1].first + self.chunks[-1].frames if self.chunks else 0)
 
     def close(self) -> None:
         self.file.close()
