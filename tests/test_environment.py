@@ -9,7 +9,7 @@ from gymnasium.utils.env_checker import check_env
 
 import tiny
 from context_as_memory.camera import look
-from context_as_memory.environment import ID, KEYS, WalkEnv
+from context_as_memory.environment import ID, KEYS, WalkEnv, WalkVectorEnv
 from context_as_memory.errors import UserError
 from context_as_memory.world import World
 
@@ -115,6 +115,26 @@ def test_both_sides_of_a_fork_go_on_as_if_alone(base):
     assert not left[3] and env.step(_held(""))[3] and twin.step(_held(""))[3], "the count of steps is forked as well"
 
 
+def test_environments_in_a_vector_show_what_they_show_alone(base, weights):
+    """All but the one step of 255 that another size of the products can make."""
+    name, mode = f"context_as_memory.environment:{ID}", "vector_entry_point"
+    env = gymnasium.make_vec(name, num_envs=3, world=base, max_steps=2, vectorization_mode=mode)
+    frames, _ = env.reset(seed=5)
+    assert env.observation_space.contains(frames)
+    actions = np.stack([_held(keys) for keys in ("w", "j", "l")])
+    seen = [env.step(actions) for _ in range(3)]
+    for number in range(3):
+        alone = WalkEnv(world=base)
+        alone.reset(seed=5 + number)
+        for step in range(2):
+            expected, *_, info = alone.step(actions[number])
+            assert np.abs(seen[step][0][number].astype(int) - expected).max() <= 1
+            np.testing.assert_array_equal(seen[step][4]["c2w"][number], info["c2w"])
+    assert [step[3].tolist() for step in seen] == [[False] * 3, [True] * 3, [False] * 3]
+    assert (seen[2][4]["frame_ids"] == 0).all(), "the step after the end begins anew"
+    env.close()
+
+
 @pytest.mark.parametrize(
     ("do", "says"),
     [
@@ -126,6 +146,8 @@ def test_both_sides_of_a_fork_go_on_as_if_alone(base):
         (lambda env: (env.reset(seed=0), env.step(env.world.bank.cameras[[0, 0, 0, 0, 0, 0, 0]])), "7 cameras"),
         (lambda env: WalkEnv(world=env._base, action="words"), "not one of keys, poses"),
         (lambda env: WalkEnv(world=env._base, render_mode="human"), "render mode"),
+        (lambda env: WalkVectorEnv(0, world=env._base), "num_envs is 0"),
+        (lambda env: WalkVectorEnv(2, world=env._base, world_file="kept"), "keeps one walk"),
     ],
 )
 def test_bad_input_is_one_clear_error(base, do, says):

@@ -9,7 +9,7 @@ One step is one chunk. A world has no goal: the reward is always 0 and no step e
 `max_steps` ends it. Importing this module registers the environment, as gymnasium expects of its plugins.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, SupportsFloat
@@ -17,11 +17,14 @@ from typing import Any, SupportsFloat
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
 
 from context_as_memory.camera import Z_UP, Cameras, cameras_from_actions, look
 from context_as_memory.errors import UserError
 from context_as_memory.front_door import first_view
 from context_as_memory.storage import MAIN, create_world, open_world
+from context_as_memory.together import step_together
 from context_as_memory.world import Chunk, World
 
 ID = "context_as_memory/Walk-v0"
@@ -120,21 +123,32 @@ class WalkEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def step(self, action: Any) -> tuple[Observation, SupportsFloat, bool, bool, Info]:
         """Walk on by one chunk."""
-        world = self._walking()
-        chunk = world.step(self.path(action))
+        path = self.path(action)
+        return self.note(self.walking.step(path))
+
+    def note(self, chunk: Chunk) -> tuple[Observation, SupportsFloat, bool, bool, Info]:
+        """Take in the chunk that the world has made; what `step` returns."""
         self._steps += 1
         self._last = chunk.frames_u8
         ended = self.max_steps is not None and self._steps >= self.max_steps
-        return chunk.frames_u8, 0.0, False, ended, told(world, chunk)
+        count, known = len(chunk.frames_u8), len(self.walking.bank)
+        info = {
+            "c2w": chunk.cameras.c2w,
+            "frame_ids": np.arange(known - count, known),
+            "context": chunk.retrieval.indices,
+        }
+        return chunk.frames_u8, 0.0, False, ended, info
 
-    def _walking(self) -> World:
+    @property
+    def walking(self) -> World:
+        """The world that is walked in; `UserError` before `reset` and after `close`."""
         if self.world is None:
             raise UserError("the environment is closed or new; call reset first")
         return self.world
 
     def path(self, action: Any) -> Cameras:
         """The cameras of the next chunk, for an action."""
-        bank, size = self._walking().bank, self._walking().chunk_frames
+        bank, size = self.walking.bank, self.walking.chunk_frames
         here = bank.cameras[-1]
         if isinstance(action, Cameras):
             if len(action) != size:
@@ -160,7 +174,7 @@ class WalkEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             world=self._base,
             **self._changes,
         )
-        twin.world, twin._last, twin._steps = self._walking().fork(), self._last, self._steps
+        twin.world, twin._last, twin._steps = self.walking.fork(), self._last, self._steps
         return twin
 
     def render(self) -> np.ndarray | None:
@@ -176,15 +190,73 @@ class WalkEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             world.close()
 
 
-def told(world: World, chunk: Chunk) -> Info:
-    """What is known of a chunk beside its frames."""
-    count = len(chunk.frames_u8)
-    return {
-        "c2w": chunk.cameras.c2w,
-        "frame_ids": np.arange(len(world.bank) - count, len(world.bank)),
-        "context": chunk.retrieval.indices,
-    }
+class WalkVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """Several `WalkEnv` that step in one batch, sharing their networks; arguments as for one.
+
+    Observations are uint8 [num_envs, chunk_frames, H, W, 3]. An environment that `max_steps` ended begins anew at its
+    next step, whatever its action (gymnasium's mode `NEXT_STEP`). A world file is for one walk: `WalkEnv` has it.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 15, "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
+
+    def __init__(self, num_envs: int = 1, weights: str | Path = "default", **more: Any) -> None:
+        if num_envs < 1:
+            raise UserError(f"num_envs is {num_envs}; give 1 or more")
+        if "world_file" in more:
+            raise UserError("a world file keeps one walk; give it to a WalkEnv, not to a vector of them")
+        base = more.pop("world", None) or World.from_pretrained(weights, device=more.pop("device", "auto"))
+        self.envs = [WalkEnv(weights, world=base, **more) for _ in range(num_envs)]
+        self.num_envs, self.render_mode, one = num_envs, self.envs[0].render_mode, self.envs[0]
+        self.single_observation_space, self.single_action_space = one.observation_space, one.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._ended = np.zeros(num_envs, bool)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, Info]:
+        """Begin all anew; a single seed counts up from environment to environment."""
+        if isinstance(seed, int):
+            seed = range(seed, seed + self.num_envs)
+        seeds = [None] * self.num_envs if seed is None else seed
+        found = [env.reset(seed=one, options=options) for env, one in zip(self.envs, seeds, strict=True)]
+        self._ended = np.zeros(self.num_envs, bool)
+        return np.stack([frames for frames, _ in found]), self._joined([info for _, info in found])
+
+    def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Info]:
+        """Walk on by one chunk each, in one batch."""
+        going = np.flatnonzero(~self._ended).tolist()
+        paths = [self.envs[number].path(actions[number]) for number in going]
+        chunks = step_together([self.envs[number].walking for number in going], paths)
+        found: dict[int, tuple[np.ndarray, bool, Info]] = {}
+        for number, chunk in zip(going, chunks, strict=True):
+            frames, _, _, ended, info = self.envs[number].note(chunk)
+            found[number] = frames, ended, info
+        for number in np.flatnonzero(self._ended).tolist():
+            frames, info = self.envs[number].reset()
+            found[number] = frames, False, info
+        each = [found[number] for number in range(self.num_envs)]
+        self._ended = np.array([ended for _, ended, _ in each])
+        nothing = np.zeros(self.num_envs)
+        infos = self._joined([info for *_, info in each])
+        return np.stack([frames for frames, *_ in each]), nothing, nothing.astype(bool), self._ended.copy(), infos
+
+    def _joined(self, infos: list[Info]) -> Info:
+        joined: Info = {}
+        for number, info in enumerate(infos):
+            joined = self._add_info(joined, info, number)
+        return joined
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """The newest frame of each."""
+        frames = [env.render() for env in self.envs]
+        return None if self.render_mode is None else tuple(frame for frame in frames if frame is not None)
+
+    def close_extras(self, **_: Any) -> None:
+        for env in self.envs:
+            env.close()
 
 
 if ID not in gymnasium.registry:
-    gymnasium.register(ID, entry_point="context_as_memory.environment:WalkEnv")
+    here = "context_as_memory.environment"
+    gymnasium.register(ID, entry_point=f"{here}:WalkEnv", vector_entry_point=f"{here}:WalkVectorEnv")

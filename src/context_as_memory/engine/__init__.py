@@ -9,7 +9,7 @@ together. Which one a world was made with is kept in its file, since last bits d
 import importlib.util
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol, runtime_checkable
@@ -48,6 +48,11 @@ class Denoiser(Protocol):
 
         latents: the context [C, K, h, w]; inputs: of one chunk, slot i is frame i; kept: what `read` gave for them.
         """
+        ...
+
+    def place_together(self, chunks: Sequence[tuple[Tensor, ModelInputs, Any]]) -> Callable[[Tensor, float], Tensor]:
+        """The network for B chunks at once, as a function of noisy targets [B, C, P, h, w] that all stand at the same
+        timestep. chunks: what `place` is given, for each; pictures of one size, and as many targets each."""
         ...
 
 

@@ -5,7 +5,7 @@ promise to keep; where they are missing, and for fp32, which gains nothing, it i
 On GPUs a step is recorded once per number of context frames and replayed as a CUDA graph.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -133,54 +133,68 @@ class EagerDenoiser:
 
     def place(self, latents: Tensor, inputs: ModelInputs, kept: list[Tensor]) -> Callable[[Tensor, float], Tensor]:
         """The network for one chunk; see `Denoiser.place`."""
-        folded, grid = self.folded, self.folded.grid(latents)
-        used = torch.nonzero(inputs.context_mask[0, 0]).flatten()
-        inputs = inputs.to(folded.device)
-        cameras = inputs.context_cameras.flatten(0, 1)
-        where = self._cast(folded.places(inputs.context_positions, grid, cameras))
-        step = self._graphs(len(inputs.target_positions), len(used), grid)
-        for row, slot in enumerate(used.tolist()):
-            pairs = slice(slot, slot + 1)
-            block = kept[slot].flatten(1, 2).flatten(0, 1).unsqueeze(0)  # [1, 2 layers n heads, hd]
-            turned = torch.bmm(block, where.key[pairs]).view(kept[slot].shape)
-            step.put(row, torch.addcmul(kept[slot] * where.cosine[slot], turned, where.sine[slot]))
-        targets = folded.places(inputs.target_positions, grid, inputs.target_cameras.flatten(0, 1))
-        for held, part in zip(vars(step.place).values(), vars(targets).values(), strict=True):
-            held.copy_(part)
+        return self.place_together([(latents, inputs, kept)])
+
+    def place_together(
+        self, chunks: Sequence[tuple[Tensor, ModelInputs, list[Tensor]]]
+    ) -> Callable[[Tensor, float], Tensor]:
+        """The network for B chunks at once; see `Denoiser.place_together`."""
+        folded, grid = self.folded, self.folded.grid(chunks[0][0])
+        rows = [torch.nonzero(inputs.context_mask[0, 0]).flatten().tolist() for _, inputs, _ in chunks]
+        positions = chunks[0][1].target_positions
+        step = self._graphs(len(positions), tuple(len(used) for used in rows), grid)
+        targets = []
+        for number, ((_, inputs, kept), used) in enumerate(zip(chunks, rows, strict=True)):
+            inputs = inputs.to(folded.device)
+            cameras = inputs.context_cameras.flatten(0, 1)
+            where = self._cast(folded.places(inputs.context_positions, grid, cameras))
+            for row, slot in enumerate(used):
+                block = kept[slot].flatten(1, 2).flatten(0, 1).unsqueeze(0)  # [1, 2 layers n heads, hd]
+                turned = torch.bmm(block, where.key[slot : slot + 1]).view(kept[slot].shape)
+                step.put(number, row, torch.addcmul(kept[slot] * where.cosine[slot], turned, where.sine[slot]))
+            targets.append(vars(folded.places(positions, grid, inputs.target_cameras.flatten(0, 1))))
+        for name, held in vars(step.place).items():
+            held.copy_(torch.cat([target[name] for target in targets]))
 
         def output(noisy: Tensor, timestep: float) -> Tensor:
-            found = step.run(self._embeds(grid)(noisy[0]), self._table(timestep))
-            return folded.latents(found, grid).unsqueeze(0)
+            found = step.run(self._embeds(grid)(noisy.transpose(0, 1).flatten(1, 2)), self._table(timestep))
+            latents = folded.latents(found, grid)
+            apart: Tensor = latents.unflatten(1, (len(chunks), -1)).transpose(0, 1)  # type: ignore[no-untyped-call]
+            return apart
 
         return output
 
 
 class _Step:
-    """One evaluation of the network for P target and K context frames, with buffers of its own."""
+    """One evaluation of the network for chunks of P target frames, each with its own number of context frames, with
+    buffers of its own. Products see all chunks at once, attention one by one."""
 
-    def __init__(self, denoiser: EagerDenoiser, frames: int, known: int, grid: tuple[int, int]) -> None:
+    def __init__(self, denoiser: EagerDenoiser, frames: int, known: tuple[int, ...], grid: tuple[int, int]) -> None:
         folded, self.denoiser = denoiser.folded, denoiser
-        self.frames, count = frames, grid[0] * grid[1]
+        self.frames, count, together = frames, grid[0] * grid[1], frames * len(known)
 
         def empty(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=denoiser.dtype, device=folded.device)
 
         heads, width = folded.heads, folded.head_dim
         self.place = Places(
-            *(empty(frames, count, heads, width) for _ in range(2)), *(empty(frames, width, width) for _ in range(3))
+            *(empty(together, count, heads, width) for _ in range(2)),
+            *(empty(together, width, width) for _ in range(3)),
         )
-        # Keys and values of each layer in turn; own frames first.
-        self.memory = empty(2 * len(denoiser.blocks), frames + known, count, heads, width)
-        self._x, self._table = empty(frames, count, folded.width), empty(6 * len(denoiser.blocks) + 2, folded.width)
+        # Of each chunk, keys and values of each layer in turn; own frames first.
+        self.memory = [
+            empty(2 * len(denoiser.blocks), frames + frames_known, count, heads, width) for frames_known in known
+        ]
+        self._x, self._table = empty(together, count, folded.width), empty(6 * len(denoiser.blocks) + 2, folded.width)
         self._found: Tensor | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
 
-    def put(self, row: int, placed: Tensor) -> None:
-        """Placed keys and values of one context frame, [2 layers, n, heads, hd]."""
-        self.memory[:, self.frames + row] = placed
+    def put(self, chunk: int, row: int, placed: Tensor) -> None:
+        """Placed keys and values of one context frame of a chunk, [2 layers, n, heads, hd]."""
+        self.memory[chunk][:, self.frames + row] = placed
 
     def run(self, x: Tensor, table: Tensor) -> Tensor:
-        """Output [P, n, p q C] for embedded tokens [P, n, d]."""
+        """Output [B P, n, p q C] for embedded tokens [B P, n, d]."""
         if x.device.type != "cuda":
             return self._evaluate(x, table)
         self._x.copy_(x)
@@ -203,11 +217,16 @@ class _Step:
         for number, block in enumerate(denoiser.blocks):
             shift, scale, *others = table[6 * number : 6 * number + 6]
             q, k, v = block.project(x, shift, scale)
-            keys, values = self.memory[2 * number], self.memory[2 * number + 1]
             q = _placed(q, place.cosine, place.sine, place.query)
-            _placed(k, place.cosine, place.sine, place.key, out=keys[: self.frames])
-            _placed(v, place.cosine, place.sine, place.key, out=values[: self.frames])
-            seen = denoiser.attend(q, keys, values)
+            each = []
+            for chunk, memory in enumerate(self.memory):
+                own = slice(chunk * self.frames, (chunk + 1) * self.frames)
+                keys, values = memory[2 * number], memory[2 * number + 1]
+                where = place.cosine[own], place.sine[own], place.key[own]
+                _placed(k[own], *where, out=keys[: self.frames])
+                _placed(v[own], *where, out=values[: self.frames])
+                each.append(denoiser.attend(q[own], keys, values))
+            seen = each[0] if len(each) == 1 else torch.cat(each)
             x = block.go_on(x, _placed(seen, place.cosine, place.sine, place.output), tuple(others))
         folded = denoiser.folded
         return denoiser.head(layer_norm(x, (folded.width,), table[-1], table[-2], folded.eps)).float()

@@ -137,6 +137,11 @@ class _Block:
         return op.add(x, op.multiply(_linear(hidden, self.layer.down), second_gate))
 
 
+def _split(x: Node, chunks: int) -> list[Node]:
+    """Frames [heads, B P, n, hd] of B chunks apart."""
+    return op.split(x, op.constant(np.int64(1)), chunks).outputs() if chunks > 1 else [x]
+
+
 def _attention(q: Node, k: Node, v: Node) -> Node:
     return op.matmul(op.softmax(op.matmul(q, k, False, True), -1), v, False, False)
 
@@ -154,7 +159,7 @@ class GraphDenoiser:
         """Begin to build what chunks of that many latents of that size will need."""
         grid = rows // self.folded.patch[0], columns // self.folded.patch[1]
         self._context.begin(grid)
-        self._steps.begin(frames, grid)
+        self._steps.begin(frames, grid, 1)
         self._placing.begin(grid)
 
     # -- graphs ------------------------------------------------------------------------------------------------------
@@ -192,17 +197,18 @@ class GraphDenoiser:
         outputs = [_reshape(part, (1, heads, -1, width)) for part in apart]
         return _compiled(outputs, [kept, cosine, sine, matrix], "placing", self.bf16, self.threads)
 
-    def _build_step(self, frames: int, grid: tuple[int, int]) -> Any:
-        """Patches [P, n, C p q], modulation, places, placed keys and values -> output [P, n, p q C]."""
+    def _build_step(self, frames: int, grid: tuple[int, int], chunks: int) -> Any:
+        """For B chunks of P frames: patches [B P, n, C p q], modulation, places, placed keys and values of each chunk
+        in turn -> output [B P, n, p q C]. Products see all chunks at once, attention one by one."""
         folded, count = self.folded, grid[0] * grid[1]
-        heads, width, layers = folded.heads, folded.head_dim, len(folded.layers)
-        patches = op.parameter([frames, count, folded.patch_weight.shape[1]], np.float32)
-        table = op.parameter([6 * layers + 2, folded.width], np.float32)
-        tables = [op.parameter([heads, frames, count, width], np.float32) for _ in range(2)]
-        matrices = [op.parameter([1, frames, width, width], np.float32) for _ in range(3)]
-        known = [op.parameter([1, heads, -1, width], np.float32) for _ in range(2 * layers)]
+        heads, width, parts = folded.heads, folded.head_dim, 2 * len(folded.layers)
+        patches = op.parameter([chunks * frames, count, folded.patch_weight.shape[1]], np.float32)
+        table = op.parameter([3 * parts + 2, folded.width], np.float32)
+        tables = [op.parameter([heads, chunks * frames, count, width], np.float32) for _ in range(2)]
+        matrices = [op.parameter([1, chunks * frames, width, width], np.float32) for _ in range(3)]
+        known = [[op.parameter([1, heads, -1, width], np.float32) for _ in range(parts)] for _ in range(chunks)]
         place = _Placing(*tables, *matrices)
-        rows = op.split(table, op.constant(np.int64(0)), 6 * layers + 2).outputs()
+        rows = op.split(table, op.constant(np.int64(0)), 3 * parts + 2).outputs()
         x = _linear(patches, Linear(folded.patch_weight, folded.offset(grid)))
         flat, apart = (1, heads, frames * count, width), (heads, frames, count, width)
         for number, layer in enumerate(folded.layers):
@@ -210,12 +216,15 @@ class GraphDenoiser:
             block = _Block(folded, layer)
             q, k, v = block.project(x, shift, scale)
             q, k, v = place.of(q, place.query), place.of(k, place.key), place.of(v, place.key)
-            q, k, v = (_reshape(part, flat) for part in (q, k, v))
-            k, v = (op.concat([own, known[2 * number + i]], 2) for i, own in enumerate((k, v)))
-            seen = place.of(_reshape(_attention(q, k, v), apart), place.output)
-            x = block.go_on(x, seen, others)
+            seen = []
+            for own_q, own_k, own_v, memory in zip(*(_split(part, chunks) for part in (q, k, v)), known, strict=True):
+                keys = op.concat([_reshape(own_k, flat), memory[2 * number]], 2)
+                values = op.concat([_reshape(own_v, flat), memory[2 * number + 1]], 2)
+                seen.append(_reshape(_attention(_reshape(own_q, flat), keys, values), apart))
+            x = block.go_on(x, place.of(op.concat(seen, 1) if chunks > 1 else seen[0], place.output), others)
         output = _linear(_layer_norm(x, rows[-2], rows[-1], folded.eps), folded.head)
-        return _compiled([output], [patches, table, *tables, *matrices, *known], "step", self.bf16, self.threads)
+        inputs = [patches, table, *tables, *matrices, *(part for memory in known for part in memory)]
+        return _compiled([output], inputs, "step", self.bf16, self.threads)
 
     # -- use ---------------------------------------------------------------------------------------------------------
 
@@ -228,29 +237,40 @@ class GraphDenoiser:
 
     def place(self, latents: Tensor, inputs: ModelInputs, kept: list[np.ndarray]) -> Callable[[Tensor, float], Tensor]:
         """The network for one chunk; see `Denoiser.place`."""
-        folded, grid = self.folded, self.folded.grid(latents)
-        used = inputs.context_mask[0, 0]
-        context = folded.places(inputs.context_positions, grid, inputs.context_cameras.flatten(0, 1))
-        tables = [part[used].transpose(1, 2).unsqueeze(1).contiguous() for part in (context.cosine, context.sine)]
-        matrix = context.key[used][:, None, None].contiguous()
-        blocks = np.stack([kept[slot] for slot in torch.nonzero(used).flatten().tolist()])
-        placing = self._placing(grid)
-        placing.infer([blocks, *(part.numpy() for part in (*tables, matrix))], share_inputs=True)
+        return self.place_together([(latents, inputs, kept)])
 
-        positions = inputs.target_positions
-        step = self._steps(len(positions), grid)
-        targets = heads_first(folded.places(positions, grid, inputs.target_cameras.flatten(0, 1)))
-        for number, array in enumerate(targets):
-            step.set_input_tensor(2 + number, ov.Tensor(array))
-        for number in range(2 * len(folded.layers)):
-            step.set_input_tensor(7 + number, placing.get_output_tensor(number))
+    def place_together(
+        self, chunks: Sequence[tuple[Tensor, ModelInputs, list[np.ndarray]]]
+    ) -> Callable[[Tensor, float], Tensor]:
+        """The network for B chunks at once; see `Denoiser.place_together`."""
+        folded, grid = self.folded, self.folded.grid(chunks[0][0])
+        positions, parts = chunks[0][1].target_positions, 2 * len(folded.layers)
+        placing, step = self._placing(grid), self._steps(len(positions), grid, len(chunks))
+        targets = []
+        for number, (_, inputs, kept) in enumerate(chunks):
+            used = inputs.context_mask[0, 0]
+            context = folded.places(inputs.context_positions, grid, inputs.context_cameras.flatten(0, 1))
+            tables = [part[used].transpose(1, 2).unsqueeze(1).contiguous() for part in (context.cosine, context.sine)]
+            matrix = context.key[used][:, None, None].contiguous()
+            blocks = np.stack([kept[slot] for slot in torch.nonzero(used).flatten().tolist()])
+            placing.infer([blocks, *(part.numpy() for part in (*tables, matrix))], share_inputs=True)
+            for part in range(parts):
+                found = placing.get_output_tensor(part)  # is written over by the next chunk's
+                step.set_input_tensor(
+                    7 + number * parts + part, found if len(chunks) == 1 else ov.Tensor(found.data.copy())
+                )
+            targets.append(heads_first(folded.places(positions, grid, inputs.target_cameras.flatten(0, 1))))
+        for number, arrays in enumerate(zip(*targets, strict=True)):
+            step.set_input_tensor(2 + number, ov.Tensor(np.concatenate(arrays, axis=1)))
 
         def output(noisy: Tensor, timestep: float) -> Tensor:
-            step.set_input_tensor(0, ov.Tensor(folded.tokens(noisy[0].float()).contiguous().numpy()))
+            patches = folded.tokens(noisy.float().transpose(0, 1).flatten(1, 2))
+            step.set_input_tensor(0, ov.Tensor(patches.contiguous().numpy()))
             step.set_input_tensor(1, ov.Tensor(folded.modulation(timestep).numpy()))
             step.infer()
-            found = torch.from_numpy(step.get_output_tensor(0).data.copy())
-            return folded.latents(found, grid).unsqueeze(0)
+            found = folded.latents(torch.from_numpy(step.get_output_tensor(0).data.copy()), grid)
+            apart: Tensor = found.unflatten(1, (len(chunks), -1)).transpose(0, 1)  # type: ignore[no-untyped-call]
+            return apart
 
         return output
 

@@ -1,6 +1,6 @@
 """The slow twin: the networks as they are defined, asked through the same few verbs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -47,6 +47,18 @@ class PlainDenoiser:
         def output(noisy: Tensor, timestep: float) -> Tensor:
             time = torch.full((1,), timestep, device=self.device)
             return self.model.denoise(noisy.to(self.dtype), time, context, inputs).float()
+
+        return output
+
+    def place_together(
+        self, chunks: Sequence[tuple[Tensor, ModelInputs, list[KeysValues] | None]]
+    ) -> Callable[[Tensor, float], Tensor]:
+        """The network for B chunks, one after the other; see `Denoiser.place_together`."""
+        networks = [self.place(*chunk) for chunk in chunks]
+
+        def output(noisy: Tensor, timestep: float) -> Tensor:
+            each = zip(networks, noisy.split(1), strict=True)  # type: ignore[no-untyped-call]
+            return torch.cat([network(part, timestep) for network, part in each])
 
         return output
 
