@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from context_as_memory.cli.recipes import world_recipe
 from context_as_memory.evaluation.report import environment, write_json
-from context_as_memory.training.world import train_world
+from context_as_memory.training.denoiser import train_denoiser
+from context_as_memory.training.recipes import denoiser_recipe
 
 VARIANTS: Mapping[str, Mapping[str, str]] = {
     "rays per_frame": {"camera": "rays", "context_mode": "per_frame"},
@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--codec", type=Path, required=True, help="a world folder, or its vae/")
+    parser.add_argument("--codec", type=Path, required=True, help="a model folder, or its vae/")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--recipe", default="light")
     parser.add_argument("--steps", type=int, default=120)
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    recipe = world_recipe(options.recipe)
+    recipe = denoiser_recipe(options.recipe)
     train = replace(
         recipe.train,
         steps=options.steps,
@@ -56,7 +56,7 @@ def main() -> None:
     for name in options.only or VARIANTS:
         model = replace(recipe.model, **dict[str, Any](VARIANTS[name]))
         folder = options.out / name.replace(" ", "_")
-        train_world(replace(recipe, model=model, train=train), options.data, options.codec, options.cache, folder)
+        train_denoiser(replace(recipe, model=model, train=train), options.data, options.codec, options.cache, folder)
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         logged = [row for row in rows if "loss" in row]
         validation = [row for row in rows if "memory_psnr_db" in row][-1]

@@ -2,9 +2,9 @@
 
     python benchmarks/bounded.py --data episodes [--frames 100000] [--chunks 1000] [--world FOLDER] [--json FILE]
 
-long      one walk of so many chunks on own frames with the default weights, in a world folder: frames per second of
+long      one walk of so many chunks on own frames with the default weights, in a world file: frames per second of
           its last 20 chunks, in turns with chunks 10 to 29 of another world that begins the same
-stored    a world folder filled with so many recorded frames in chunks of four (latents of random numbers, since nobody
+stored    a world file filled with so many recorded frames in chunks of four (latents of random numbers, since nobody
           looks at them), opened by another process that generates 12 chunks: its peak resident memory, its frames per
           second, the seconds to open it; and the bytes on disk per frame, pictures apart
 

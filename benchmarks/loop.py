@@ -1,6 +1,6 @@
 """What the loop itself costs: every generated frame is decoded, encoded again, and is memory from then on.
 
-    python benchmarks/loop.py --data episodes [--split val] [--weights runs/world/world] [--json FILE] [--sheet PNG]
+    python benchmarks/loop.py --data episodes [--split val] [--weights runs/denoiser/model] [--json FILE] [--sheet PNG]
 
     codecK   recorded frames, K = 1, 2, 5 and 10 times encoded and decoded, 8-bit in between: no denoiser at all
     stillN   one recorded frame, then N frames from the same camera: LPIPS against that frame

@@ -1,6 +1,6 @@
 """The yardstick for weights: how good are the pictures, and does memory make them right? Worlds that they never saw.
 
-    python benchmarks/quality.py --data episodes [--weights runs/world/world] [--json FILE] [--sheet PNG]
+    python benchmarks/quality.py --data episodes [--weights runs/denoiser/model] [--json FILE] [--sheet PNG]
 
 A thin call of `cam evaluate --suite quality`, which says what is measured (`evaluation/suite/quality.py`); what it
 found lies in --out, and a run found there is resumed. --json writes flat keys: means, and `_low` and `_high` of their

@@ -286,7 +286,7 @@ async def _turning(address: str, rounds: int) -> list[float]:
             received = await asyncio.wait_for(line.recv(), 120)
             assert isinstance(received, bytes)
             message = decode(received, 10**8)
-            if isinstance(message, FrameBatch) and message.chunk_index >= 0 and message.view == "memory":
+            if isinstance(message, FrameBatch) and message.chunk_index >= 0 and message.view == "with_memory":
                 begins = max(time.monotonic(), all_shown)
                 all_shown = begins + message.num_frames / 30
                 tasks.add(asyncio.create_task(say_shown(message.chunk_index, all_shown)))

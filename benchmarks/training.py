@@ -21,16 +21,16 @@ import torch
 from torch import Tensor
 
 from context_as_memory.camera import look, pinhole
-from context_as_memory.cli.recipes import world_recipe
 from context_as_memory.codec import ImageAutoencoder
 from context_as_memory.compute import fast, fast_dtype, pick_device
-from context_as_memory.data.dataset import WorldBatch
+from context_as_memory.data.dataset import DenoiserBatch
 from context_as_memory.evaluation.report import environment, write_json
+from context_as_memory.training.denoiser import DenoiserRecipe, DenoiserTask
 from context_as_memory.training.own_frames import OwnFrames, WalkJob
+from context_as_memory.training.recipes import denoiser_recipe
 from context_as_memory.training.rollout import plan_rollout
 from context_as_memory.training.stream import blank_batch, buckets
 from context_as_memory.training.trainer import Trainer
-from context_as_memory.training.world import WorldRecipe, WorldTask
 from context_as_memory.transformer import TransformerConfig, WorldTransformer
 from context_as_memory.weights import from_pretrained
 
@@ -40,7 +40,7 @@ FRAMES = 4096  # made-up training frames
 class MadeUp:
     """A source of samples of the right shapes, with random latents."""
 
-    def __init__(self, recipe: WorldRecipe, shape: tuple[int, int, int], device: torch.device) -> None:
+    def __init__(self, recipe: DenoiserRecipe, shape: tuple[int, int, int], device: torch.device) -> None:
         self.recipe, self.device = recipe, device
         self.latents = torch.randn(FRAMES, *shape, device=device).half()
         self.own = OwnFrames(FRAMES, shape, device) if recipe.own_frames else None
@@ -49,13 +49,13 @@ class MadeUp:
     def read(self, frames: Tensor) -> Tensor:
         return self.latents[frames].float().transpose(1, 2)
 
-    def batch(self, step: int, rank: int) -> WorldBatch:
+    def batch(self, step: int, rank: int) -> DenoiserBatch:
         blank = blank_batch(self.recipe.drawing, self.slots, self.device)
         pool, targets = (torch.randint_like(part, FRAMES) for part in (blank.pool_frames, blank.target_frames))
         index = torch.randint_like(blank.inputs.context_index, pool.shape[1])
-        return WorldBatch(pool, targets, blank.own, replace(blank.inputs, context_index=index))
+        return DenoiserBatch(pool, targets, blank.own, replace(blank.inputs, context_index=index))
 
-    def blanks(self) -> list[WorldBatch]:
+    def blanks(self) -> list[DenoiserBatch]:
         return [blank_batch(self.recipe.drawing, slots, self.device) for slots in buckets(self.recipe.drawing)]
 
     def walks(self, number: int) -> list[WalkJob]:
@@ -71,7 +71,7 @@ class MadeUp:
         pass
 
 
-def step_flops(config: TransformerConfig, recipe: WorldRecipe, batch: WorldBatch, tokens: int) -> float:
+def step_flops(config: TransformerConfig, recipe: DenoiserRecipe, batch: DenoiserBatch, tokens: int) -> float:
     """Arithmetic of the matrix products of one step, forwards and backwards."""
     width, frames = config.width, batch.pool_frames.numel()
     targets, slots = batch.target_frames.numel(), batch.inputs.context_index.shape[2]
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    recipe = world_recipe(options.recipe)
+    recipe = denoiser_recipe(options.recipe)
     size = options.batch_size or recipe.train.batch_size
     recipe = replace(
         recipe,
@@ -138,7 +138,7 @@ def main() -> None:
         from context_as_memory.evaluation.metric_networks import load_lpips
 
         network = load_lpips().to(device)
-    task = WorldTask(recipe, source, device, codec, network)
+    task = DenoiserTask(recipe, source, device, codec, network)
     trainer = Trainer(WorldTransformer(recipe.model), task, recipe.train, options.out)
 
     start = time.perf_counter()

@@ -14,10 +14,10 @@ import numpy as np
 
 from context_as_memory import World
 from context_as_memory.camera import Cameras, cameras_from_actions, look, pinhole
-from context_as_memory.cli import recipes
 from context_as_memory.data.episode import write_episode
+from context_as_memory.training import recipes
 from context_as_memory.training.codec import train_codec
-from context_as_memory.training.world import train_world
+from context_as_memory.training.denoiser import train_denoiser
 
 WIDTH, HEIGHT = 64, 32
 ABOUT = {"map": "stripes", "fps": 15, "licence": "CC0-1.0", "generator": "examples/04_train_tiny.py"}
@@ -48,11 +48,14 @@ def main(steps: int = 60) -> None:
         codec = replace(codec, train=replace(codec.train, steps=steps))
         print("autoencoder:", train_codec(codec, root / "episodes", root / "codec"))
 
-        world = recipes.world_tiny()
-        world = replace(world, train=replace(world.train, steps=steps))
-        print("denoiser:", train_world(world, root / "episodes", root / "codec", root / "latents", root / "world"))
+        denoiser = recipes.denoiser_tiny()
+        denoiser = replace(denoiser, train=replace(denoiser.train, steps=steps))
+        print(
+            "denoiser:",
+            train_denoiser(denoiser, root / "episodes", root / "codec", root / "latents", root / "denoiser"),
+        )
 
-        walk = World.from_pretrained(root / "world" / "world").start(paint(start)[0]).walk("j-8,l-8")
+        walk = World.from_pretrained(root / "denoiser" / "model").start(paint(start)[0]).walk("j-8,l-8")
         print(f"walked {len(walk.frames)} frames; the last one was made from frames {list(walk.contexts[-1])}")
 
 

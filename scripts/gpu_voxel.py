@@ -13,13 +13,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from context_as_memory.cli.recipes import codec_recipe, world_recipe
 from context_as_memory.compute import pick_device
 from context_as_memory.data.episode import write_episode
 from context_as_memory.data.voxel.places import VoxelPlaces
 from context_as_memory.errors import UserError
 from context_as_memory.training.codec import train_codec
-from context_as_memory.training.world import train_world_stream
+from context_as_memory.training.denoiser import train_denoiser_stream
+from context_as_memory.training.recipes import codec_recipe, denoiser_recipe
 from context_as_memory.transformer import WorldTransformer
 from context_as_memory.weights import from_pretrained, resolve
 
@@ -40,7 +40,7 @@ def main(words: Sequence[str] | None = None) -> None:
             command.add_argument("--workers", type=int, default=14)
             continue
         command.add_argument("--recipe", default="base")
-        command.add_argument("--init", help="world folder to go on from, or default")
+        command.add_argument("--init", help="model folder to go on from, or default")
         command.add_argument("--seed", type=int, default=1)
         command.add_argument("--perceptual", type=float, help="weight of the perceptual distance; 0: without it")
         command.add_argument("--batch-size", type=int)
@@ -88,7 +88,7 @@ def _codec(options: argparse.Namespace) -> None:
 
 
 def _world(options: argparse.Namespace) -> None:
-    recipe = world_recipe(options.recipe)
+    recipe = denoiser_recipe(options.recipe)
     if options.perceptual is not None:
         recipe = replace(recipe, perceptual=options.perceptual)
     stream = {name: getattr(options, name) for name in ("workers", "first", "frames") if getattr(options, name)}
@@ -105,7 +105,7 @@ def _world(options: argparse.Namespace) -> None:
             init = None
     places = VoxelPlaces(width=options.width, height=options.height)
     network = _network(recipe.perceptual)
-    print(train_world_stream(recipe, places, options.codec, options.out, init, network, options.until))
+    print(train_denoiser_stream(recipe, places, options.codec, options.out, init, network, options.until))
 
 
 def _changes(options: argparse.Namespace) -> dict[str, Any]:

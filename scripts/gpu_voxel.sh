@@ -5,14 +5,14 @@
 #   scripts/gpu_voxel.sh WORK MINUTES
 #
 # Ends by itself within MINUTES. A slice goes on from the one before in WORK, else from INIT (the embedded weights, if they
-# are of the same architecture, else nothing), so slices add up. Weights end in WORK/slice-N/world; cut into pieces of
+# are of the same architecture, else nothing), so slices add up. Weights end in WORK/slice-N/model; cut into pieces of
 # 15 MB, with curves and pictures, in WORK/out, also after an error.
 #
 #   CODEC_MINUTES=4   first train the autoencoder so long (0: take CODEC); the denoiser then starts from nothing
-#   CODEC=FOLDER      autoencoder: a world folder or its vae/ (embedded one)
+#   CODEC=FOLDER      autoencoder: a model folder or its vae/ (embedded one)
 #   INIT=FOLDER       weights to go on from, or `none` (default)
 #   SEED=3            give every slice its own: it sees other worlds
-#   RECIPE=base       base | swift | light | tiny
+#   RECIPE=base       base | base-2step | light | tiny
 #   FLAGS, CODEC_FLAGS, FRAMES_FLAGS   for scripts/gpu_voxel.py (rehearsals)
 set -euo pipefail
 work=${1:?usage: scripts/gpu_voxel.sh WORK MINUTES}
@@ -34,7 +34,7 @@ step() { # minutes kept back, then the words of scripts/gpu_voxel.py
 }
 
 number=0
-while [ -e "$work/slice-$number/world/world.json" ]; do number=$((number + 1)); done
+while [ -e "$work/slice-$number/model/model.json" ]; do number=$((number + 1)); done
 out=$work/slice-$number
 rm -rf "$out"
 
@@ -54,7 +54,7 @@ if [ "${CODEC_MINUTES:-0}" != 0 ] && [ ! -e "$work/codec/vae" ]; then
   init=none # latents of another codec mean nothing to old weights
 fi
 if [ -e "$work/codec/vae" ]; then codec=$work/codec; fi
-if [ "$number" -gt 0 ]; then init=$work/slice-$((number - 1))/world; fi
+if [ "$number" -gt 0 ]; then init=$work/slice-$((number - 1))/model; fi
 if [ "$init" = none ]; then init=; fi
 # The last samples and writing take their time.
 until=$($python -c "print($end - 60 * ${KEPT_BACK:-0.4})")

@@ -1,6 +1,6 @@
-"""The weighted mean of the denoisers of two world folders (arXiv 2109.01903): what fine-tuning gave, less what it took.
+"""The weighted mean of the denoisers of two model folders (arXiv 2109.01903): what fine-tuning gave, less what it took.
 
-    python scripts/mix_weights.py default runs/steady/world --share 0.7 --out runs/mixed
+    python scripts/mix_weights.py default runs/stage2/model --share 0.7 --out runs/mixed
 
 Everything else in OUT (autoencoder, settings) is the second folder's. Both must be of one architecture, and the second
 trained from the first: means of unrelated weights are noise.
@@ -18,10 +18,10 @@ from context_as_memory.weights import from_pretrained, load_weights, resolve, sa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("first", help="world folder, or default")
-    parser.add_argument("second", help="world folder that was trained from it")
+    parser.add_argument("first", help="model folder, or default")
+    parser.add_argument("second", help="model folder that was trained from it")
     parser.add_argument("--share", type=float, default=0.5, help="of the second, 0 to 1")
-    parser.add_argument("--out", type=Path, required=True, help="new world folder")
+    parser.add_argument("--out", type=Path, required=True, help="new model folder")
     options = parser.parse_args()
     first, second = (
         from_pretrained(resolve(name) / "transformer", expect=WorldTransformer)

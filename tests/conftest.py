@@ -24,9 +24,9 @@ settings.load_profile("repository")
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A folder of tiny weights."""
-    from tiny import save_world
+    from tiny import save_model
 
-    return save_world(tmp_path_factory.mktemp("weights"))
+    return save_model(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pytest
 
 from context_as_memory import __version__
 from context_as_memory.camera import Cameras, cameras_from_actions, look, parse_actions, pinhole
+from context_as_memory.cli import renamed
 from context_as_memory.cli.main import main
 from context_as_memory.data.episode import write_episode
 from context_as_memory.evaluation.returns import find_returns, visits
@@ -27,14 +28,14 @@ from context_as_memory.walk.recorder import OUTPUTS
 from context_as_memory.walk.request import DEMO_ACTIONS
 from tiny import ROOM_HEIGHT as HEIGHT
 from tiny import ROOM_WIDTH as WIDTH
-from tiny import paint_room, save_world
+from tiny import paint_room, save_model
 
 SOURCE = str(Path(__file__).resolve().parents[1] / "src")
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_world(tmp_path_factory.mktemp("weights") / "tiny")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("weights") / "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +55,9 @@ def words(*arguments: object) -> list[str]:
 # ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["generate", "--help"], ["train", "world", "--help"]])
-def test_help_and_version_import_nothing_heavy(arguments: list[str]) -> None:
+@pytest.mark.parametrize("line", ["--help", "--version", "generate --help", "train denoiser --help"])
+def test_help_and_version_import_nothing_heavy(line: str) -> None:
+    arguments = line.split()
     code = (
         "import sys\nfrom context_as_memory.cli.main import main\n"
         f"try:\n    code = main({arguments})\nexcept SystemExit as stop:\n    code = stop.code\n"
@@ -95,10 +97,10 @@ def test_demo_path_is_long_and_comes_back_at_least_twice() -> None:
 
 
 def test_generate_leaves_everything_it_promises(
-    world: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new" / "out"
-    arguments = words("generate", "--image", photo, "--actions", "j-40,l-42", "--out", out, "--weights", world)
+    arguments = words("generate", "--image", photo, "--actions", "j-40,l-42", "--out", out, "--weights", model)
     assert main([*arguments, "--threads", "1", "--fps", "12"]) == 0
     said = capsys.readouterr()
     assert "photo.png (130x70) is scaled and cropped" in said.err and f"{WIDTH}x{HEIGHT}" in said.err
@@ -128,8 +130,8 @@ def test_generate_leaves_everything_it_promises(
     assert report["peak_memory_mib"] > 10 and sorted(report["files"]) == sorted(OUTPUTS)
 
 
-def test_generating_again_overwrites_and_leaves_nothing_stale(world: Path, photo: Path, tmp_path: Path) -> None:
-    common = words("generate", "--image", photo, "--out", tmp_path, "--weights", world, "--threads", 1)
+def test_generating_again_overwrites_and_leaves_nothing_stale(model: Path, photo: Path, tmp_path: Path) -> None:
+    common = words("generate", "--image", photo, "--out", tmp_path, "--weights", model, "--threads", 1)
     (tmp_path / "mine.txt").write_text("keep me")
     assert main([*common, "--actions", "w-8"]) == 0
     first = read_video(tmp_path / "video.mp4")
@@ -140,11 +142,11 @@ def test_generating_again_overwrites_and_leaves_nothing_stale(world: Path, photo
     assert (read_video(tmp_path / "video.mp4") != first).any()
 
 
-def test_a_trajectory_file_is_the_same_path_as_its_actions(world: Path, photo: Path, tmp_path: Path) -> None:
+def test_a_trajectory_file_is_the_same_path_as_its_actions(model: Path, photo: Path, tmp_path: Path) -> None:
     start = look((4.0, 2.0, 1.0), 0.7, pinhole(90, 130, 70), 130, 70)
     write_poses(Cameras.concat([start, cameras_from_actions(start, "jw-9")]), tmp_path / "path")
     (tmp_path / "path" / "intrinsics.npy").rename(tmp_path / "K.npy")
-    common = words("generate", "--image", photo, "--weights", world, "--no-compare", "--threads", 1)
+    common = words("generate", "--image", photo, "--weights", model, "--no-compare", "--threads", 1)
     poses = tmp_path / "path" / "poses.npy"
     for name, path in (
         ("a", ["--actions", "jw-9"]),
@@ -161,18 +163,18 @@ def test_a_trajectory_file_is_the_same_path_as_its_actions(world: Path, photo: P
 
 
 def test_comparing_recent_with_itself_is_left_out(
-    world: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = words("generate", "--image", photo, "--out", tmp_path, "--weights", world, "--threads", 1)
-    assert main([*common, "--actions", "w-4", "--memory", "recent", "--max-context", "2", "--steps", "2"]) == 0
+    common = words("generate", "--image", photo, "--out", tmp_path, "--weights", model, "--threads", 1)
+    assert main([*common, "--actions", "w-4", "--strategy", "recent", "--max-context", "2", "--steps", "2"]) == 0
     assert not (tmp_path / "comparison.mp4").exists() and "left out" in capsys.readouterr().err
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["world"]["num_steps"] == 2 and report["world"]["retrieval"]["max_context"] == 2
 
 
-def test_ctrl_c_leaves_a_playable_video_and_says_so(world: Path, photo: Path, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_a_playable_video_and_says_so(model: Path, photo: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "context_as_memory", "generate", "--weights", str(world), "--image", str(photo)]
+    command = [sys.executable, "-m", "context_as_memory", "generate", "--weights", str(model), "--image", str(photo)]
     command += ["--actions", "w-2000", "--out", str(out), "--threads", "1"]
     process = subprocess.Popen(
         command, env=os.environ | {"PYTHONPATH": SOURCE}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -198,7 +200,7 @@ def test_ctrl_c_leaves_a_playable_video_and_says_so(world: Path, photo: Path, tm
 
 
 def test_a_second_ctrl_c_stops_inside_a_chunk(
-    world: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from context_as_memory.world import World
 
@@ -212,7 +214,7 @@ def test_a_second_ctrl_c_stops_inside_a_chunk(
         return original(self, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(World, "step", impatient)
-    arguments = words("generate", "--image", photo, "--actions", "w-40", "--out", tmp_path, "--weights", world)
+    arguments = words("generate", "--image", photo, "--actions", "w-40", "--out", tmp_path, "--weights", model)
     before = signal.getsignal(signal.SIGINT)
     assert main(arguments) == 130
     assert signal.getsignal(signal.SIGINT) is before
@@ -280,19 +282,19 @@ def bad_files(folder: Path) -> None:
         ("--start nowhere --actions w-4", "start frame"),
         ("--image PHOTO --actions w-4 --weights nowhere", "nowhere"),
         ("--image PHOTO --actions w-4 --weights TMP/empty", "empty"),
-        ("--image PHOTO --actions w-4 --weights WORLD/transformer", "world.json"),
+        ("--image PHOTO --actions w-4 --weights MODEL/transformer", "model.json"),
     ],
 )
 def test_generate_explains_bad_input_in_one_line(
-    arguments: str, expected: str, world: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: str, expected: str, model: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad_files(tmp_path)
 
     def fill(text: str) -> str:
-        return text.replace("PHOTO", str(photo)).replace("TMP", str(tmp_path)).replace("WORLD", str(world))
+        return text.replace("PHOTO", str(photo)).replace("TMP", str(tmp_path)).replace("MODEL", str(model))
 
     given = [fill(word) for word in arguments.split()]
-    for flag, value in (("--out", tmp_path / "out"), ("--weights", world)):
+    for flag, value in (("--out", tmp_path / "out"), ("--weights", model)):
         if flag not in given:
             given += [flag, str(value)]
     assert fill(expected) in complaint(capsys, ["generate", *given])
@@ -300,20 +302,20 @@ def test_generate_explains_bad_input_in_one_line(
 
 
 def test_weights_of_another_architecture_are_refused(
-    world: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import shutil
 
     arguments = words("generate", "--image", photo, "--actions", "w-4", "--out", tmp_path / "out", "--weights")
-    shutil.copytree(world, tmp_path / "wider")
+    shutil.copytree(model, tmp_path / "wider")
     config = tmp_path / "wider" / "transformer" / "config.json"
     config.write_text(config.read_text().replace('"ffn_dim": 32', '"ffn_dim": 64'))
     assert "shape" in complaint(capsys, [*arguments, str(tmp_path / "wider")])
-    shutil.copytree(world, tmp_path / "swapped")
+    shutil.copytree(model, tmp_path / "swapped")
     shutil.rmtree(tmp_path / "swapped" / "transformer")
-    shutil.copytree(world / "vae", tmp_path / "swapped" / "transformer")
+    shutil.copytree(model / "vae", tmp_path / "swapped" / "transformer")
     assert "not a WorldTransformer" in complaint(capsys, [*arguments, str(tmp_path / "swapped")])
-    shutil.copytree(world, tmp_path / "torn")
+    shutil.copytree(model, tmp_path / "torn")
     weights = next((tmp_path / "torn" / "vae").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:100])
     assert "damaged" in complaint(capsys, [*arguments, str(tmp_path / "torn")])
@@ -327,10 +329,32 @@ def test_a_folder_without_rights_is_refused(photo: Path, tmp_path: Path, capsys:
 
 
 def test_wrong_flags_end_with_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["generate"], ["nonsense"], [], ["generate", "--out", "x", "--memory", "total"]):
+    for arguments in (["generate"], ["nonsense"], [], ["generate", "--out", "x", "--strategy", "total"]):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
         assert stop.value.code == 2 and capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("generate --out x --demo --memory coverage", "`--memory` is called `--strategy` now."),
+        ("retrieve --cameras x --query 3 --memory=paper", "`--memory` is called `--strategy` now."),
+        ("retrieve --cameras x --query 3 --literal", "`--literal` is called `--as-published` now."),
+        ("explore --kept_worlds 3", "`--kept-worlds` is called `--stored-worlds` now."),
+        ("train world --data x", "`cam train world` is called `cam train denoiser` now."),
+        ("train denoiser --recipe swift", "the recipe `swift` is called `base-2step` now."),
+        ("train denoiser --recipe=steady", "the recipe `steady` is called `light-stage2` now."),
+        ("evaluate-returns --data x", "`cam evaluate-returns` is called `cam evaluate --suite returns` now."),
+    ],
+)
+def test_former_words_answer_with_their_new_name(line: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert complaint(capsys, line.split()) == f"cam: error: {sentence}"
+
+
+def test_new_words_that_look_like_former_ones_pass() -> None:
+    renamed.check(["generate", "--start", "steady", "--world", "train world", "--out", "swift"])
+    renamed.check(["train", "denoiser", "--out", "swift", "--recipe", "light"])
 
 
 # --- other commands
@@ -353,13 +377,13 @@ def test_check_names_broken_episodes(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "no data set" in complaint(capsys, words("check", tmp_path / "missing"))
 
 
-def test_other_commands_explain_missing_data(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_commands_explain_missing_data(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     none = tmp_path / "none"
     for arguments in (
-        words("evaluate", "--suite", "returns", "--data", none, "--weights", world),
-        words("encode", "--data", none, "--weights", world, "--cache", tmp_path / "cache"),
+        words("evaluate", "--suite", "returns", "--data", none, "--weights", model),
+        words("encode", "--data", none, "--weights", model, "--cache", tmp_path / "cache"),
         words("train", "codec", "--data", none, "--out", tmp_path / "run"),
-        words("train", "world", "--data", none, "--codec", none, "--cache", none, "--out", tmp_path / "run"),
+        words("train", "denoiser", "--data", none, "--codec", none, "--cache", none, "--out", tmp_path / "run"),
         words("render", "--maps", "f9_E9M9", "--out", tmp_path / "render"),
         words("retrieve", "--cameras", none, "--query", 3),
     ):
@@ -374,7 +398,7 @@ def test_retrieve_answers_for_a_pose_file(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_the_report_is_written_before_its_picture(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo: Path
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo: Path
 ) -> None:
     """What goes wrong in drawing costs the picture, not the numbers; and the lens and the up are among these."""
     from context_as_memory.walk import recorder
@@ -386,7 +410,7 @@ def test_the_report_is_written_before_its_picture(
     path = tmp_path / "path.npy"
     np.save(path, look(np.zeros((3, 3)), np.radians([0.0, 3.0, 6.0]), pinhole(90, 130, 70), 130, 70).c2w)
     out = tmp_path / "out"
-    arguments = words("generate", "--image", photo, "--trajectory", path, "--hfov-deg", 80, "--weights", world)
+    arguments = words("generate", "--image", photo, "--trajectory", path, "--hfov-deg", 80, "--weights", model)
     with pytest.raises(RuntimeError, match="no picture"):
         main([*arguments, *words("--out", out, "--no-compare")])
     report = json.loads((out / "report.json").read_text())

@@ -17,7 +17,7 @@ from context_as_memory.errors import UserError
 from context_as_memory.retrieval import RetrievalConfig
 from context_as_memory.server.forgetful import forgetful
 from context_as_memory.storage import create_world, open_world
-from tiny import save_world, transformed
+from tiny import save_model, transformed
 
 transformers = pytest.importorskip("transformers")
 
@@ -310,7 +310,7 @@ def test_given_profiles_go_before_estimated_ones_and_bad_ones_leave_the_world_as
 
 
 def test_a_world_file_keeps_the_profiles(estimator, tmp_path):
-    weights = save_world(tmp_path / "weights")
+    weights = save_model(tmp_path / "weights")
     size = 64, 48
     frames, cameras = views(10, width=size[0], height=size[1])
     world = create_world(
@@ -329,9 +329,9 @@ def test_a_world_file_keeps_the_profiles(estimator, tmp_path):
 
 
 def test_cam_generate_depth(folder, tmp_path, capsys):
-    weights = save_world(tmp_path / "weights")
+    weights = save_model(tmp_path / "weights")
     words = ["generate", "--demo", "--weights", str(weights), "--threads", "1", "--no-compare", "--fps", "15"]
-    words += ["--actions", "i-2,j-6", "--memory", "visible", "--out", str(tmp_path / "out")]
+    words += ["--actions", "i-2,j-6", "--strategy", "visible", "--out", str(tmp_path / "out")]
     words += ["--world", str(tmp_path / "world"), "--depth"]
     assert main([*words, str(tmp_path / "nowhere")]) == 2
     assert "neither a folder with a model" in capsys.readouterr().err

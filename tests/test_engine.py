@@ -201,8 +201,8 @@ def test_a_walk_in_a_fast_engine_shows_what_the_plain_network_shows(name):
 
 
 def test_a_world_file_knows_what_it_was_made_with_and_says_what_has_changed(tmp_path, weights, caplog, monkeypatch):
-    settings = json.loads((weights / "world.json").read_text()) | {"engine": "torch"}
-    (weights / "world.json").write_text(json.dumps(settings))
+    settings = json.loads((weights / "model.json").read_text()) | {"engine": "torch"}
+    (weights / "model.json").write_text(json.dumps(settings))
     size = (settings["width"], settings["height"])
     cameras = tiny.walk(9).resized(*size)
     world = create_world(tmp_path / "world", weights, device="cpu")

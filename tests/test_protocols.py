@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from context_as_memory.camera import Cameras, cameras_from_actions, look, pinhole
-from context_as_memory.cli.main import main
 from context_as_memory.data.episode import Episode, list_episodes, write_episode
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.config import EvaluateConfig
@@ -23,7 +22,7 @@ from context_as_memory.retrieval import RetrievalConfig
 from context_as_memory.world import World
 from tiny import ROOM_HEIGHT as HEIGHT
 from tiny import ROOM_WIDTH as WIDTH
-from tiny import paint_room, save_world
+from tiny import paint_room, save_model
 
 
 class Painter:
@@ -72,7 +71,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_world(tmp_path_factory.mktemp("weights") / "tiny")
+    return save_model(tmp_path_factory.mktemp("weights") / "tiny")
 
 
 def start() -> Start:
@@ -150,11 +149,6 @@ def test_bad_input_is_named(data: Path, weights: Path, tmp_path: Path) -> None:
         write_episode(tmp_path / name / "s", paint_room(cameras), cameras, about, raw=True)
         with pytest.raises(UserError, match=words):
             evaluate(replace(good, data=str(tmp_path / name), out=tmp_path / f"out-{name}"))
-
-
-def test_the_old_command_answers_with_the_new_name(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate-returns", "--data", "x"]) == 2
-    assert "cam evaluate --suite returns" in capsys.readouterr().err
 
 
 # -- own frames --------------------------------------------------------------------------------------------------------

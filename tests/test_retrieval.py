@@ -271,8 +271,8 @@ def test_a_look_back_recalls_what_was_seen_there_and_nothing_twice() -> None:
     paper = retrieve(bank, target, rule_of(strategy="paper"), recent=len(bank) - 1)
     turn = np.abs((yaw[paper.candidates] + np.pi) % (2 * np.pi) - np.pi)
     assert (turn < np.radians(70.1)).all() and len(paper.candidates) > 20
-    literal = retrieve(bank, target, rule_of(strategy="paper", paper_as_published=True), recent=len(bank) - 1)
-    assert len(literal.candidates) == 0  # the published rule is blind here
+    published = retrieve(bank, target, rule_of(strategy="paper", paper_as_published=True), recent=len(bank) - 1)
+    assert len(published.candidates) == 0  # the published rule is blind here
 
 
 def test_new_territory_needs_no_memory() -> None:
@@ -296,34 +296,34 @@ def test_all_key_poses_rank_when_the_chunk_turns_far() -> None:
 
 @settings(max_examples=25)
 @given(SEEDS, st.booleans(), st.sampled_from([None, 6.0]))
-def test_paper_rule_equals_loop(seed: int, literal: bool, far_m: float | None) -> None:
+def test_paper_rule_equals_loop(seed: int, as_published: bool, far_m: float | None) -> None:
     rng = np.random.default_rng(seed)
-    config = rule_of(strategy="paper", paper_as_published=literal, paper_far_m=far_m)
+    config = rule_of(strategy="paper", paper_as_published=as_published, paper_far_m=far_m)
     target, others = random_views(rng, 4, 4.0), random_views(rng, 40, 4.0)
     others.heading[:8], others.half_width_tan[:8] = target.heading[0], target.half_width_tan[0]  # parallel
     others.origin[8:16] = target.origin[1]  # turned on the spot
     fast = paper_overlap(target, others, config.paper)
     slow = [[reference.paper_pair(target, i, others, j, config) for j in range(40)] for i in range(4)]
-    assert fast.tolist() == slow and (literal or fast.any())
+    assert fast.tolist() == slow and (as_published or fast.any())
 
 
 def test_paper_rule_on_the_cases_of_figure_4_and_its_blind_spots() -> None:
-    rule, literal = rule_of(), rule_of(paper_as_published=True)
+    rule, published = rule_of(), rule_of(paper_as_published=True)
 
     def test(config: RetrievalConfig, other: PlanarViews) -> bool:
         return bool(paper_overlap(view(k=0.5), other, config.paper)[0, 0])
 
     crossing = view(0.0, -3.0, 25.0, 0.5)  # from the right, turned to the left: both pairs meet ahead
-    assert test(rule, crossing) and test(literal, crossing)
+    assert test(rule, crossing) and test(published, crossing)
     assert not test(rule, view(-3.0, 0.0, 180.0, 0.5))  # back to back
     assert not test(rule, view(0.0, 3.0, 25.0, 0.5))  # from the left, turned away
     too_near = view(0.0, -1.1, 40.0, 0.5)
-    assert not test(literal, too_near) and not test(rule, too_near)  # figure 4 (d)
+    assert not test(published, too_near) and not test(rule, too_near)  # figure 4 (d)
     assert test(rule_of(paper_as_published=True, paper_near_m=0.0), too_near)
     assert not test(rule_of(paper_far_m=4.0), crossing)
-    assert test(rule, view(2.0, 0.0, 0.0, 0.5)) and not test(literal, view(2.0, 0.0, 0.0, 0.5))  # straight ahead
+    assert test(rule, view(2.0, 0.0, 0.0, 0.5)) and not test(published, view(2.0, 0.0, 0.0, 0.5))  # straight ahead
     assert not test(rule, view(0.0, 2.0, 0.0, 0.5))  # parallel, but side by side
-    assert test(rule, view(yaw_deg=50, k=0.5)) and not test(literal, view(yaw_deg=50, k=0.5))  # 53 degrees of view
+    assert test(rule, view(yaw_deg=50, k=0.5)) and not test(published, view(yaw_deg=50, k=0.5))  # 53 degrees of view
     assert not test(rule, view(yaw_deg=54, k=0.5))
 
 

@@ -25,15 +25,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(cameras: Path, query: int = 30, memory: str = "coverage", **options: object) -> str:
+def run(cameras: Path, query: int = 30, strategy: str = "coverage", **options: object) -> str:
     out = io.StringIO()
-    defaults = {"json": False, "plot": None, "literal": False, "max_context": 4, "seed": 0}
-    retrieve_command(cameras, query, memory, out=out, **(defaults | options))  # type: ignore[arg-type]
+    defaults = {"json": False, "plot": None, "as_published": False, "max_context": 4, "seed": 0}
+    retrieve_command(cameras, query, strategy, out=out, **(defaults | options))  # type: ignore[arg-type]
     return out.getvalue()
 
 
 def test_json_report(folder: Path) -> None:
-    report = json.loads(run(folder, query=40, memory="first", json=True))
+    report = json.loads(run(folder, query=40, strategy="first", json=True))
     assert report["selected"] == [0, 1, 2, 39] and len(report["scores"]) == 4
     assert report["candidates"] == [i for i in range(FRAMES) if i != 40]
     assert report["query"] == 40 and report["strategy"] == "first" and report["num_frames"] == FRAMES
@@ -41,11 +41,11 @@ def test_json_report(folder: Path) -> None:
     assert report["settings"]["max_context"] == 4 and report["settings"]["past_only"] is False
 
 
-@pytest.mark.parametrize("memory", STRATEGIES)
-def test_query_is_never_its_own_memory_and_past_only_keeps_to_the_past(folder: Path, memory: str) -> None:
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_query_is_never_its_own_memory_and_past_only_keeps_to_the_past(folder: Path, strategy: str) -> None:
     for query in (0, 1, 30, FRAMES - 1):
-        both = json.loads(run(folder, query, memory, json=True))
-        past = json.loads(run(folder, query, memory, json=True, past_only=True))
+        both = json.loads(run(folder, query, strategy, json=True))
+        past = json.loads(run(folder, query, strategy, json=True, past_only=True))
         assert query not in both["candidates"] + both["selected"]
         assert all(i < query for i in past["candidates"] + past["selected"])
         if query:
@@ -58,18 +58,20 @@ def test_the_same_view_of_the_turn_before_is_remembered(folder: Path) -> None:
 
 
 def test_text_names_the_frames(folder: Path) -> None:
-    lines = run(folder, query=2, memory="recent", past_only=True).splitlines()
+    lines = run(folder, query=2, strategy="recent", past_only=True).splitlines()
     assert len(lines) == 3 and "2 selected" in lines[0] and "90.00 degrees" in lines[0]
     assert lines[1].split()[:3] == ["1", "frame", "0"] and lines[1].endswith("2 frames earlier")
     assert lines[2].split()[:3] == ["2", "frame", "1"] and lines[2].endswith("most recent")
 
 
-@pytest.mark.parametrize(("query", "memory", "max_context"), [(30, "paper", 20), (0, "coverage", 1), (45, "random", 8)])
-def test_picture_is_written_whole(folder: Path, query: int, memory: str, max_context: int) -> None:
+@pytest.mark.parametrize(
+    ("query", "strategy", "max_context"), [(30, "paper", 20), (0, "coverage", 1), (45, "random", 8)]
+)
+def test_picture_is_written_whole(folder: Path, query: int, strategy: str, max_context: int) -> None:
     from PIL import Image
 
     plot = folder / "pictures" / "map.png"
-    run(folder, query, memory, plot=plot, max_context=max_context)
+    run(folder, query, strategy, plot=plot, max_context=max_context)
     picture = np.asarray(Image.open(plot).convert("RGB")).astype(int)
     orange = (abs(picture - (0xE8, 0x59, 0x0C)).sum(-1) < 30).sum()
     assert picture.shape[1] > 1000 and orange > 500  # the query is there
@@ -92,7 +94,7 @@ def test_refusals_name_the_mistake(folder: Path) -> None:
     with pytest.raises(UserError, match="frame -1"):
         run(folder, query=-1)
     with pytest.raises(UserError, match="coverage, visible, frustum, paper"):
-        run(folder, memory="newest")
+        run(folder, strategy="newest")
     with pytest.raises(UserError, match="max_context"):
         run(folder, max_context=0)
     for name, content in (("empty.json", b""), ("none.json", b'{"CineCameraActor": {}}'), ("bad.npy", b"\x93NUMPY?")):

@@ -77,9 +77,9 @@ def test_the_real_application_walks(client):
         assert isinstance(batch, FrameBatch) and batch.content_type == "video/h264"
         socket.send_bytes(encode(hold("l", 1)))
         kinds = [type(_receive(socket)).type for _ in range(6)]
-        assert kinds == ["frame_batch", "memory", "chunk_stats"] * 2
+        assert kinds == ["frame_batch", "context", "chunk_stats"] * 2
         socket.send_bytes(encode(hold("", 2)))
-        socket.send_bytes(encode(Settings(memory="nonsense", max_context=1)))
+        socket.send_bytes(encode(Settings(strategy="nonsense", max_context=1)))
         assert "nonsense" in _until(socket, Failure).content
     assert client.get("/healthz").json() == {"status": "ok"}
     text = client.get("/metrics").text

@@ -12,11 +12,11 @@ from context_as_memory.errors import UserError
 from context_as_memory.server.limits import Limits
 from context_as_memory.server.protocol import (
     ChunkStats,
+    Context,
     Event,
     Failure,
     Fork,
     Init,
-    Memory,
     Ready,
     Rewind,
     Settings,
@@ -56,14 +56,14 @@ def test_a_session_walks_while_keys_are_held_and_the_latest_event_wins(sessions)
     assert not session.wants_to_move and session.step() == []
     session.receive(hold("j", 2))
     session.receive(hold("w", 1))  # came late
-    frames, memory, stats = session.step()
-    assert isinstance(frames, Frames) and isinstance(memory, Memory) and isinstance(stats, ChunkStats)
+    frames, context, stats = session.step()
+    assert isinstance(frames, Frames) and isinstance(context, Context) and isinstance(stats, ChunkStats)
     assert frames.first == 1 and len(frames.frames_u8) == 4 and frames.event_id == 2
     assert frames.poses[-1][:2] == first.poses[0][:2] and frames.poses[-1][2] > first.poses[0][2]  # turned left
-    assert memory.frames == [0] and memory.ages == [1] and memory.jpegs[0].startswith(b"\xff\xd8")
+    assert context.frames == [0] and context.ages == [1] and context.jpegs[0].startswith(b"\xff\xd8")
     assert stats.frames == 5 and stats.event_id == stats.received_event_id == 2
-    session.receive(Settings(memory="recent", max_context=2))
-    assert _of(session.step(), Memory)[0].frames == [3, 4]
+    session.receive(Settings(strategy="recent", max_context=2))
+    assert _of(session.step(), Context)[0].frames == [3, 4]
     session.receive(hold("", 3))
     assert session.state is State.STANDING and session.step() == []
     session.close()
@@ -217,7 +217,7 @@ def test_a_known_place_is_remembered_all_around(sessions):
     ready, first = session.receive(Init(start="vault", known=True))
     assert first.first == 95 and ready.chunks == [0, 64]  # given frames come in parts of 64
     session.receive(hold("l"))
-    assert _of(session.step(), Memory)[0].candidates > 10
+    assert _of(session.step(), Context)[0].candidates > 10
 
 
 def test_a_script_is_walked_frame_by_frame_and_then_stands(sessions):
@@ -239,8 +239,8 @@ def test_what_is_not_allowed_is_refused_and_the_walk_goes_on(sessions):
     for message, words in (
         (hold("q"), "unknown keys"),
         (Event(kind="prompt", payload="x"), "mean nothing"),
-        (Settings(memory="nonsense", max_context=2), "nonsense"),
-        (Settings(memory="paper", max_context=5), "max_context"),
+        (Settings(strategy="nonsense", max_context=2), "nonsense"),
+        (Settings(strategy="paper", max_context=5), "max_context"),
         (Failure(content="x"), "message of the server"),
         (Init(start="nowhere"), "nowhere"),
         (Init(first_frame=b"x"), "no picture"),
@@ -263,17 +263,18 @@ def test_what_is_not_allowed_is_refused_and_the_walk_goes_on(sessions):
 def test_beside_it_the_same_walk_without_memory(sessions, weights, tmp_path):
     """Real networks: with equal context both are bit-identical, since seed and path are; with less they are not."""
     session = sessions(FolderShelf(tmp_path / "real", weights, "cpu"))
-    session.receive(Init(compare=True, memory="recent"))
+    session.receive(Init(compare=True, strategy="recent"))
     session.receive(hold("j"))
     for _ in range(3):
         with_memory, without = _of(session.step(), Frames)
-        assert (with_memory.view, without.view) == ("memory", "without") and with_memory.poses == without.poses
+        assert (with_memory.view, without.view) == ("with_memory", "without_memory")
+        assert with_memory.poses == without.poses
         assert (with_memory.frames_u8 == without.frames_u8).all()
-    session.receive(Settings(memory="coverage", max_context=3, compare=True))
+    session.receive(Settings(strategy="coverage", max_context=3, compare=True))
     session.receive(hold("l"))
     told = [_of(session.step(), Frames) for _ in range(3)]
     assert any((a.frames_u8 != b.frames_u8).any() for a, b in told)
-    session.receive(Settings(memory="coverage", max_context=3, compare=False))
+    session.receive(Settings(strategy="coverage", max_context=3, compare=False))
     assert len(_of(session.step(), Frames)) == 1
 
 

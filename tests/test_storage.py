@@ -38,7 +38,7 @@ from context_as_memory.storage import (
 )
 from context_as_memory.storage import file as worldfile
 from context_as_memory.world import World
-from tiny import save_world
+from tiny import save_model
 
 SETTINGS = {"width": tiny.WIDTH, "height": tiny.HEIGHT, "seed": 0}
 
@@ -110,7 +110,7 @@ def weights(tmp_path) -> Path:
     save_pretrained(tiny.codec(), folder / "vae")
     values = {"width": 32, "height": 16, "chunk_latents": 2, "num_steps": 2, "retrieval": {"max_context": 4}}
     values["memory_noise"] = 0.2
-    (folder / "world.json").write_text(json.dumps(values))
+    (folder / "model.json").write_text(json.dumps(values))
     return folder
 
 
@@ -124,8 +124,8 @@ def test_save_load_continue_and_fork_give_the_frames_of_an_uninterrupted_walk(
     tmp_path, weights, monkeypatch, dtype, engine
 ):
     """With every engine that is installed; the file says with which."""
-    values = json.loads((weights / "world.json").read_text())
-    (weights / "world.json").write_text(json.dumps(values | {"engine": engine}))
+    values = json.loads((weights / "model.json").read_text())
+    (weights / "model.json").write_text(json.dumps(values | {"engine": engine}))
     monkeypatch.setattr("context_as_memory.compute.fast_dtype", lambda device: dtype)
     cameras = tiny.walk(41)
     whole = World.from_pretrained(weights, device="cpu", seed=3)
@@ -190,7 +190,7 @@ def test_a_world_knows_its_weights_and_does_not_forget(tmp_path, weights):
         assert note["step"] == 0
         assert note["context"] == chunk.retrieval.indices.tolist()
         assert note["retrieval"]["strategy"] == "coverage"
-    (weights / "world.json").write_text("{}")
+    (weights / "model.json").write_text("{}")
     changed = weights / "transformer" / "config.json"
     changed.write_text(changed.read_text() + " ")
     with pytest.raises(UserError, match="other weights"):
@@ -479,7 +479,7 @@ def test_links_triggers_foreign_paths_and_no_archives_are_refused(tmp_path):
 
 
 def test_a_world_is_made_continued_forked_and_sent_from_the_command_line(tmp_path, capsys):
-    weights = save_world(tmp_path / "weights")
+    weights = save_model(tmp_path / "weights")
     home, out = tmp_path / "worlds" / "attic", tmp_path / "out"
 
     def cam(*words: object) -> str:

@@ -24,7 +24,7 @@ from context_as_memory.retrieval import RetrievalConfig
 from context_as_memory.world import World
 from tiny import ROOM_HEIGHT as HEIGHT
 from tiny import ROOM_WIDTH as WIDTH
-from tiny import paint_room, save_world
+from tiny import paint_room, save_model
 
 CHUNK = 2
 
@@ -159,7 +159,7 @@ def test_copying_from_memory_is_seen_as_use_of_memory(episodes, tmp_path):
 
 
 def test_our_world_goes_through_the_suite_and_resumes(episodes, tmp_path, capsys):
-    world = World.from_pretrained(save_world(tmp_path / "weights"), device="cpu")
+    world = World.from_pretrained(save_model(tmp_path / "weights"), device="cpu")
     system = WorldSystem(world, "tiny", "0" * 64)
     out = tmp_path / "out"
     report = _run(system, episodes, out)
@@ -317,7 +317,7 @@ def test_another_recording_of_the_same_name_is_refused(episodes, tmp_path):
 def test_another_picture_of_the_same_name_is_refused(tmp_path, capsys):
     from context_as_memory.formats.pictures import write_image
 
-    weights = save_world(tmp_path / "weights")
+    weights = save_model(tmp_path / "weights")
     words = ["evaluate", "--suite", "revisit", "--image", str(tmp_path / "photo.png"), "--weights", str(weights)]
     words += ["--clips", "1", "--out", str(tmp_path / "out")]
     for seed, code in ((0, 0), (0, 0), (1, 2)):
@@ -358,7 +358,7 @@ def test_reports_name_the_archives_of_their_networks():
 def test_revisit_from_a_picture(tmp_path, capsys):
     from context_as_memory.formats.pictures import write_image
 
-    weights = save_world(tmp_path / "weights")
+    weights = save_model(tmp_path / "weights")
     write_image(tmp_path / "photo.png", np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8))
     out = tmp_path / "out"
     words = ["evaluate", "--suite", "revisit", "--image", str(tmp_path / "photo.png"), "--weights", str(weights)]
@@ -373,7 +373,7 @@ def test_revisit_from_a_picture(tmp_path, capsys):
 
 def test_no_episodes_is_one_clear_error(tmp_path):
     config = EvaluateConfig(
-        suite="proof", out=tmp_path / "out", data=str(tmp_path), weights=str(save_world(tmp_path / "weights"))
+        suite="proof", out=tmp_path / "out", data=str(tmp_path), weights=str(save_model(tmp_path / "weights"))
     )
     with pytest.raises(UserError, match=r"episode|no data set"):
         evaluate(config)
@@ -446,7 +446,7 @@ def test_distances_pool_all_seeds_and_say_how_many(episodes, tmp_path, monkeypat
 
 
 def test_a_world_walks_by_a_given_rule(tmp_path):
-    world = World.from_pretrained(save_world(tmp_path / "weights"), device="cpu")
+    world = World.from_pretrained(save_model(tmp_path / "weights"), device="cpu")
     system = WorldSystem(world, "tiny", "")
     start = look(np.zeros((1, 3)), 0.0, pinhole(90, WIDTH, HEIGHT), WIDTH, HEIGHT)
     path, first = cameras_from_actions(start, "j-12"), paint_room(start)

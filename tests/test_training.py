@@ -18,24 +18,24 @@ from torch import nn
 
 import tiny
 from context_as_memory import tokens
-from context_as_memory.cli import recipes
 from context_as_memory.codec import ImageAutoencoder, ImageAutoencoderConfig
-from context_as_memory.data.dataset import WorldBatch, collate, pool_size, sample_segment
+from context_as_memory.data.dataset import DenoiserBatch, collate, pool_size, sample_segment
 from context_as_memory.data.episode import write_episode
 from context_as_memory.diffusion import FlowMatching
 from context_as_memory.errors import UserError
 from context_as_memory.retrieval import Retrieval
 from context_as_memory.tokens import TokenLayout, build_model_inputs
+from context_as_memory.training import recipes
 from context_as_memory.training.codec import CodecTask, train_codec
 from context_as_memory.training.codec_loss import CodecLossConfig
 from context_as_memory.training.compiled import CompiledDenoiser
+from context_as_memory.training.denoiser import train_denoiser, train_denoiser_stream
 from context_as_memory.training.distil import jump
 from context_as_memory.training.perceptual import perceptual_price
 from context_as_memory.training.rollout import Rollouts, Sampling, plan_rollout
 from context_as_memory.training.stream import Stream, plan_video
 from context_as_memory.training.trainer import TrainConfig, Trainer, learning_rate_factor
 from context_as_memory.training.weather import weathered
-from context_as_memory.training.world import train_world, train_world_stream
 from context_as_memory.transformer import model as transformer_model
 from context_as_memory.transformer import placement as transformer_placement
 from context_as_memory.weights import from_pretrained
@@ -127,18 +127,18 @@ def test_codec_training_starts_from_other_weights_and_weighs_a_perceptual_distan
 
 
 def test_world_training_ends_in_a_world_that_walks(data, codec_run, tmp_path):
-    recipe = recipes.world_tiny()
-    train_world(recipe, data, codec_run, tmp_path / "cache", tmp_path / "run")
+    recipe = recipes.denoiser_tiny()
+    train_denoiser(recipe, data, codec_run, tmp_path / "cache", tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert {"memory_psnr_db", "recent_only_psnr_db"} <= set().union(*rows)
     assert {path.suffix for path in (tmp_path / "run" / "samples").iterdir()} == {".png", ".mp4"}
-    world = World.from_pretrained(tmp_path / "run" / "world", device="cpu")
+    world = World.from_pretrained(tmp_path / "run" / "model", device="cpu")
     cameras = tiny.walk(7)
     world.reset(tiny.pictures(1), cameras[:1])
     assert sum(len(chunk.frames_u8) for chunk in world.rollout(cameras[1:])) == 6
     short = replace(recipe, train=replace(recipe.train, steps=1, learning_rate=0.0))
-    train_world(short, data, codec_run, tmp_path / "cache", tmp_path / "more", init=tmp_path / "run" / "world")
-    continued = World.from_pretrained(tmp_path / "more" / "world", device="cpu")
+    train_denoiser(short, data, codec_run, tmp_path / "cache", tmp_path / "more", init=tmp_path / "run" / "model")
+    continued = World.from_pretrained(tmp_path / "more" / "model", device="cpu")
     for mine, theirs in zip(world.model.parameters(), continued.model.parameters(), strict=True):
         assert torch.equal(mine, theirs), "a run that learns nothing keeps the weights it started from"
     with pytest.raises(UserError, match="another codec"):
@@ -146,22 +146,22 @@ def test_world_training_ends_in_a_world_that_walks(data, codec_run, tmp_path):
         train_codec(
             replace(recipes.codec_tiny(), crop=16, train=replace(recipes.codec_tiny().train, seed=1)), data, other
         )
-        train_world(recipe, data, other, tmp_path / "cache", tmp_path / "run2")
+        train_denoiser(recipe, data, other, tmp_path / "cache", tmp_path / "run2")
 
 
 def test_a_perceptual_distance_pulls_predictions_and_leaves_the_codec_alone(data, codec_run, tmp_path):
-    recipe = replace(recipes.world_tiny(), perceptual=0.3)
+    recipe = replace(recipes.denoiser_tiny(), perceptual=0.3)
     with pytest.raises(UserError, match="perceptual"):
-        train_world(recipe, data, codec_run, tmp_path / "cache", tmp_path / "run")
+        train_denoiser(recipe, data, codec_run, tmp_path / "cache", tmp_path / "run")
     before = {name: value.clone() for name, value in from_pretrained(codec_run / "vae").state_dict().items()}
-    train_world(recipe, data, codec_run, tmp_path / "cache", tmp_path / "run", None, _Distance())
+    train_denoiser(recipe, data, codec_run, tmp_path / "cache", tmp_path / "run", None, _Distance())
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert all(row["perceptual"] > 0 for row in rows if "loss" in row)
-    after = from_pretrained(tmp_path / "run" / "world" / "vae").state_dict()
+    after = from_pretrained(tmp_path / "run" / "model" / "vae").state_dict()
     assert all((after[name].float() - before[name].float()).abs().max() < 1e-3 for name in before)
     plain = replace(recipe, perceptual=0.0)
-    train_world(plain, data, codec_run, tmp_path / "cache", tmp_path / "plain")
-    mine, theirs = (from_pretrained(tmp_path / run / "world" / "transformer").state_dict() for run in ("run", "plain"))
+    train_denoiser(plain, data, codec_run, tmp_path / "cache", tmp_path / "plain")
+    mine, theirs = (from_pretrained(tmp_path / run / "model" / "transformer").state_dict() for run in ("run", "plain"))
     assert any((mine[name] != theirs[name]).any() for name in mine)
 
 
@@ -201,17 +201,17 @@ def test_a_jump_in_one_step_is_the_teachers_velocity_and_in_more_it_follows_the_
 
 
 def test_distillation_goes_on_from_its_teacher_and_saves_its_steps(data, codec_run, tmp_path):
-    recipe = recipes.world_tiny()
-    train_world(recipe, data, codec_run, tmp_path / "cache", tmp_path / "run")
-    swift = replace(recipe, num_steps=1, multistep=False, teacher_steps=2, perceptual=0.3)
+    recipe = recipes.denoiser_tiny()
+    train_denoiser(recipe, data, codec_run, tmp_path / "cache", tmp_path / "run")
+    distilled = replace(recipe, num_steps=1, multistep=False, teacher_steps=2, perceptual=0.3)
     with pytest.raises(UserError, match="--init"):
-        train_world(swift, data, codec_run, tmp_path / "cache", tmp_path / "swift", None, _Distance())
-    start = tmp_path / "run" / "world"
-    train_world(swift, data, codec_run, tmp_path / "cache", tmp_path / "swift", start, _Distance())
-    world = World.from_pretrained(tmp_path / "swift" / "world", device="cpu")
+        train_denoiser(distilled, data, codec_run, tmp_path / "cache", tmp_path / "distilled", None, _Distance())
+    start = tmp_path / "run" / "model"
+    train_denoiser(distilled, data, codec_run, tmp_path / "cache", tmp_path / "distilled", start, _Distance())
+    world = World.from_pretrained(tmp_path / "distilled" / "model", device="cpu")
     assert (world.config.num_steps, world.config.multistep) == (1, False)
     before = from_pretrained(start / "transformer").state_dict()
-    after = from_pretrained(tmp_path / "swift" / "world" / "transformer").state_dict()
+    after = from_pretrained(tmp_path / "distilled" / "model" / "transformer").state_dict()
     changes = [(after[name].float() - before[name].float()).abs().max() for name in before]
     assert 0 < max(changes) < 0.1
 
@@ -277,19 +277,19 @@ def test_wrong_settings_are_named(data, tmp_path):
     with pytest.raises(UserError, match="no episodes"):
         train_codec(recipes.codec_tiny(), tmp_path, tmp_path / "run")
     with pytest.raises(UserError, match="choose one of tiny"):
-        recipes.world_recipe("huge")
+        recipes.denoiser_recipe("huge")
 
 
-@pytest.mark.parametrize("name", sorted(recipes.WORLD_RECIPES))
+@pytest.mark.parametrize("name", sorted(recipes.DENOISER_RECIPES))
 def test_every_recipe_builds(name):
     from context_as_memory.transformer import WorldTransformer
 
     with torch.device("meta"):
-        model = WorldTransformer(recipes.world_recipe(name).model)
+        model = WorldTransformer(recipes.denoiser_recipe(name).model)
         if name in recipes.CODEC_RECIPES:
             ImageAutoencoder(recipes.codec_recipe(name).model)
     size = sum(p.numel() for p in model.parameters()) / 1e6
-    low, high = {"tiny": (0, 0.1), "light": (5, 10), "steady": (5, 10), "base": (10, 13), "swift": (10, 13)}[name]
+    low, high = {"tiny": (0, 0.1), "light": (5, 10), "base": (10, 13)}[name.split("-")[0]]
     assert low < size < high
 
 
@@ -300,19 +300,19 @@ import os, torch, tiny
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from context_as_memory.cli import recipes
+from context_as_memory.training import recipes
 from context_as_memory.training.rollout import Rollouts, Sampling, plan_rollout
 from context_as_memory.training.trainer import Trainer
 from context_as_memory.training.recorded import RecordedVideos
-from context_as_memory.training.world import WorldTask
+from context_as_memory.training.denoiser import DenoiserTask
 import numpy as np
 torch.set_num_threads(1)
-recipe = recipes.world_tiny()
+recipe = recipes.denoiser_tiny()
 limit = 1e-9 if sys.argv[2] == "stop" else None
 recipe = replace(recipe, train=replace(recipe.train, sample_every=100, stop_after_minutes=limit))
 videos = [(tiny.walk(60), np.random.default_rng(0).normal(size=(60, 4, 2, 4)).astype(np.float16))]
 source = RecordedVideos(videos, recipe.drawing, torch.device("cpu"))
-task = WorldTask(recipe, source, torch.device("cpu"), tiny.codec())
+task = DenoiserTask(recipe, source, torch.device("cpu"), tiny.codec())
 trainer = Trainer(tiny.model(), task, recipe.train, Path(sys.argv[1]))
 trainer.train()
 state = trainer.averaged_state()
@@ -410,8 +410,8 @@ def test_walks_of_training_are_those_of_the_world():
             assert (rollouts.made[row] - stored).square().mean() < 1e-4 * stored.square().mean()
 
 
-def _one_batch(slots: int = 3, segments: int = 2) -> WorldBatch:
-    recipe, cameras = recipes.world_tiny(), tiny.walk(60)
+def _one_batch(slots: int = 3, segments: int = 2) -> DenoiserBatch:
+    recipe, cameras = recipes.denoiser_tiny(), tiny.walk(60)
     layout, rng = TokenLayout(num_targets=2, max_context=slots), np.random.default_rng(3)
     sampling = replace(recipe.sampling, pool_frames=(30, 50), radius_m=9.0)
     drawn = [
@@ -482,7 +482,7 @@ class _Rooms:
 
 
 def _stream(**changes: Any) -> Stream:
-    recipe = replace(recipes.world_tiny(), own_frames=0.5)
+    recipe = replace(recipes.denoiser_tiny(), own_frames=0.5)
     stream = Stream(
         _Rooms(), tiny.codec(), recipe.drawing, replace(recipe.stream, **changes), torch.device("cpu"), first_number=9
     )
@@ -492,7 +492,7 @@ def _stream(**changes: Any) -> Stream:
 
 def test_a_stream_gives_the_latents_and_cameras_of_its_videos_and_replaces_the_oldest():
     stream = _stream(device_share=0.5)
-    recipe, rooms = recipes.world_tiny(), _Rooms()
+    recipe, rooms = recipes.denoiser_tiny(), _Rooms()
     try:
         seen = set()
         for step in range(4000):
@@ -527,7 +527,7 @@ def test_a_stream_gives_the_latents_and_cameras_of_its_videos_and_replaces_the_o
 
 
 def test_plans_follow_from_their_number_alone():
-    recipe = recipes.world_tiny()
+    recipe = recipes.denoiser_tiny()
     first, second = (plan_video(_Rooms(), "train", 4, 60, recipe.drawing, recipe.stream) for _ in range(2))
     for slots, rows in first.rows.items():
         for name, values in rows.items():
@@ -537,21 +537,21 @@ def test_plans_follow_from_their_number_alone():
 
 
 def test_training_on_a_stream_walks_on_its_own_frames_and_ends_in_a_world(unchecked, codec_run, tmp_path):
-    recipe = recipes.world_tiny()
+    recipe = recipes.denoiser_tiny()
     recipe = replace(recipe, own_frames=0.9, train=replace(recipe.train, steps=12, sample_every=6))
-    train_world_stream(recipe, _Rooms(), codec_run, tmp_path / "run")
+    train_denoiser_stream(recipe, _Rooms(), codec_run, tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert {"memory_psnr_db", "own_error_last"} <= set().union(*rows)
     shares = [row["own_share"] for row in rows if "own_share" in row]
     assert shares[0] == 0 and max(shares) > 0, "own frames are memory once the first walks are done"
     assert list((tmp_path / "run" / "samples").glob("*_walks.png"))
-    assert World.from_pretrained(tmp_path / "run" / "world", device="cpu").config.width == tiny.WIDTH
+    assert World.from_pretrained(tmp_path / "run" / "model", device="cpu").config.width == tiny.WIDTH
 
 
 def test_own_frames_reach_training_from_recorded_videos_too(data, codec_run, tmp_path):
-    recipe = recipes.world_tiny()
+    recipe = recipes.denoiser_tiny()
     recipe = replace(recipe, own_frames=1.0, train=replace(recipe.train, steps=7))
-    train_world(recipe, data, codec_run, tmp_path / "cache", tmp_path / "run")
+    train_denoiser(recipe, data, codec_run, tmp_path / "cache", tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     shares = {row["step"]: row["own_share"] for row in rows if "own_share" in row}
     assert max(shares[step] for step in (1, 2, 3)) == 0 and min(shares[step] for step in (4, 5, 6)) > 0

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import tiny
-from context_as_memory.cli import recipes
 from context_as_memory.codec import ImageAutoencoder
 from context_as_memory.errors import UserError
+from context_as_memory.training import recipes
 from context_as_memory.training.codec_loss import CodecLossConfig, _moved, codec_loss, eight_bit
 
 

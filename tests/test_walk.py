@@ -22,12 +22,12 @@ from context_as_memory.walk.request import read_request
 from context_as_memory.world import World
 from tiny import ROOM_HEIGHT as HEIGHT
 from tiny import ROOM_WIDTH as WIDTH
-from tiny import paint_room, save_world
+from tiny import paint_room, save_model
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_world(tmp_path_factory.mktemp("weights") / "tiny")
+    return save_model(tmp_path_factory.mktemp("weights") / "tiny")
 
 
 @pytest.fixture(scope="module")

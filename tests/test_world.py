@@ -225,14 +225,14 @@ def test_the_most_recent_frame_has_slot_0_and_retrieved_ones_share_a_position():
     assert torch.allclose(inputs.target_cameras.c2w[0, 0, 0], torch.eye(4), atol=1e-6), "relative to the first target"
 
 
-def test_world_folder_round_trip_and_foreign_weights(tmp_path):
-    from context_as_memory.cli import recipes
-    from context_as_memory.training.world import export_world
+def test_model_folder_round_trip_and_foreign_weights(tmp_path):
+    from context_as_memory.training import recipes
+    from context_as_memory.training.denoiser import save_model
 
-    recipe = recipes.world_tiny()
+    recipe = recipes.denoiser_tiny()
     model, codec = tiny.model(), tiny.codec()
-    export_world(recipe, model.state_dict(), codec, (tiny.WIDTH, tiny.HEIGHT), tmp_path / "world")
-    world = World.from_pretrained(tmp_path / "world", device="cpu", seed=5)
+    save_model(recipe, model.state_dict(), codec, (tiny.WIDTH, tiny.HEIGHT), tmp_path / "model")
+    world = World.from_pretrained(tmp_path / "model", device="cpu", seed=5)
     assert world.config == WorldConfig(
         width=tiny.WIDTH,
         height=tiny.HEIGHT,
@@ -247,25 +247,25 @@ def test_world_folder_round_trip_and_foreign_weights(tmp_path):
         assert (mine - theirs.float()).abs().max() <= 2e-3 * max(1.0, float(mine.abs().max())), name
 
     with pytest.raises(UserError, match="not a WorldTransformer"):
-        from_pretrained(tmp_path / "world" / "vae", expect=WorldTransformer)
-    config = tmp_path / "world" / "transformer" / "config.json"
+        from_pretrained(tmp_path / "model" / "vae", expect=WorldTransformer)
+    config = tmp_path / "model" / "transformer" / "config.json"
     original = config.read_text()
     config.write_text(original.replace('"num_layers": 2', '"num_layers": 3'))
     with pytest.raises(UserError, match="lacks blocks.2"):
-        World.from_pretrained(tmp_path / "world")
+        World.from_pretrained(tmp_path / "model")
     config.write_text(original.replace('"num_layers"', '"layers"'))
     with pytest.raises(UserError, match="unknown key 'layers'"):
-        World.from_pretrained(tmp_path / "world")
+        World.from_pretrained(tmp_path / "model")
     config.write_text(original)
-    weights = tmp_path / "world" / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights = tmp_path / "model" / "transformer" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(UserError, match="damaged"):
-        World.from_pretrained(tmp_path / "world")
+        World.from_pretrained(tmp_path / "model")
     with pytest.raises(UserError, match="no folder"):
         World.from_pretrained(tmp_path / "nothing")
 
 
-def test_a_world_folder_may_hold_wans_autoencoder(tmp_path):
+def test_a_model_folder_may_hold_wans_autoencoder(tmp_path):
     pytest.importorskip("diffusers")
     from context_as_memory.adapters.wan import WanCodec
 
@@ -273,7 +273,7 @@ def test_a_world_folder_may_hold_wans_autoencoder(tmp_path):
     codec.save_pretrained(tmp_path / "vae")
     channels = codec.latent_channels
     save_pretrained(tiny.model(in_channels=channels, out_channels=channels), tmp_path / "transformer")
-    (tmp_path / "world.json").write_text('{"width": 32, "height": 16, "chunk_latents": 2, "num_steps": 1}')
+    (tmp_path / "model.json").write_text('{"width": 32, "height": 16, "chunk_latents": 2, "num_steps": 1}')
     world = World.from_pretrained(tmp_path, device="cpu")
     cameras = tiny.walk(9)
     assert [len(chunk.frames_u8) for chunk in _rolled(world, cameras)] == [8]

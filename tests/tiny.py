@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from context_as_memory.camera import Cameras, look, pinhole
-from context_as_memory.cli import recipes
 from context_as_memory.codec import ImageAutoencoder
 from context_as_memory.retrieval import RetrievalConfig
+from context_as_memory.training import recipes
 from context_as_memory.transformer import WorldTransformer
 from context_as_memory.weights import save_pretrained
 from context_as_memory.world import World, WorldConfig
@@ -51,7 +51,7 @@ def pictures(frames: int, seed: int = 0) -> np.ndarray:
 def model(seed: int = 0, **changes: Any) -> WorldTransformer:
     """The tiny denoiser with random weights everywhere, also where training starts from zero."""
     torch.manual_seed(seed)
-    config = recipes.world_tiny().model
+    config = recipes.denoiser_tiny().model
     built = WorldTransformer(type(config)(**{**vars(config), **changes})).eval()
     with torch.no_grad():
         for parameter in built.parameters():
@@ -78,7 +78,7 @@ def world(seed: int = 0, networks: tuple[WorldTransformer, ImageAutoencoder] | N
     return World(denoiser, autoencoder, WorldConfig(**{**settings, "seed": seed, **changes}), device="cpu")
 
 
-def save_world(folder: Path, seed: int = 0) -> Path:
+def save_model(folder: Path, seed: int = 0) -> Path:
     """Write the same networks as a folder for `--weights`: one step, four frames a chunk, three context frames."""
     save_pretrained(codec(seed), folder / "vae")
     save_pretrained(model(seed), folder / "transformer")
@@ -89,7 +89,7 @@ def save_world(folder: Path, seed: int = 0) -> Path:
         retrieval=RetrievalConfig(max_context=3),
         engine="plain",
     )
-    (folder / "world.json").write_text(json.dumps(asdict(config)))
+    (folder / "model.json").write_text(json.dumps(asdict(config)))
     return folder
 
 

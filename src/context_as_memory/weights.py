@@ -3,7 +3,7 @@
 A checkpoint describes itself: the config names the class and holds every argument it was built with, so loading needs
 no flags, and an unknown key or a tensor of another shape is an error, never a guess. Nothing is unpickled.
 
-A world folder holds `transformer/`, `vae/` and `world.json` (frame size, chunk length, steps, retrieval settings).
+A model folder holds `transformer/`, `vae/` and `model.json` (frame size, chunk length, steps, retrieval settings).
 """
 
 import hashlib
@@ -25,6 +25,7 @@ from .errors import UserError
 from .formats.files import atomic, write_text
 from .transformer import TransformerConfig, WorldTransformer
 
+MODEL_FILE, FORMER_FILE = "model.json", "world.json"  # the settings of a model; their name before it was this
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 _CLASSES: dict[str, tuple[type[nn.Module], type]] = {
     "ImageAutoencoder": (ImageAutoencoder, ImageAutoencoderConfig),
@@ -70,12 +71,19 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """`world.json` of a world folder: how it is used. Files that have all fields of retrieval side by side are read as
+    """`model.json` of a model folder: how it is used. Files that have all fields of retrieval side by side are read as
     if they were written today."""
-    settings = read_json(Path(folder) / "world.json", "weights")
+    settings = read_json(_settings_file(Path(folder)), "weights")
     if isinstance(settings.get("retrieval"), dict):
         settings["retrieval"] = _nested(settings["retrieval"])
     return settings
+
+
+def _settings_file(folder: Path) -> Path:
+    """`model.json` of a model folder; `UserError` if only a file of its former name is there."""
+    if (folder / FORMER_FILE).exists() and not (folder / MODEL_FILE).exists():
+        raise UserError(f"weights: {folder / FORMER_FILE} is called {MODEL_FILE} now; rename the file")
+    return folder / MODEL_FILE
 
 
 def _nested(flat: dict[str, Any]) -> dict[str, Any]:
@@ -155,8 +163,8 @@ def open_codec(folder: Path) -> VideoCodec:
 
 
 @dataclass(frozen=True)
-class Folder:
-    """What a world folder holds: networks, ready on their device, and settings, an instance of the class asked for."""
+class ModelFolder:
+    """What a model folder holds: networks, ready on their device, and settings, an instance of the class asked for."""
 
     model: WorldTransformer
     codec: Any
@@ -164,14 +172,14 @@ class Folder:
     sha256: str
 
 
-def open_folder(name: str | Path, kind: type, device: torch.device) -> Folder:
-    """Open a world folder by name (see `resolve`); `world.json` fills the dataclass `kind`. Raises `UserError` for
+def open_model(name: str | Path, kind: type, device: torch.device) -> ModelFolder:
+    """Open a model folder by name (see `resolve`); `model.json` fills the dataclass `kind`. Raises `UserError` for
     missing, damaged or foreign weights."""
     folder = resolve(name)
-    settings = build_config(kind, read_settings(folder), str(folder / "world.json"))
+    settings = build_config(kind, read_settings(folder), str(folder / MODEL_FILE))
     model = fast(from_pretrained(folder / "transformer", expect=WorldTransformer), device)
     codec: Any = open_codec(folder / "vae")
-    return Folder(model, fast(codec, device), settings, fingerprint(folder))
+    return ModelFolder(model, fast(codec, device), settings, fingerprint(folder))
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor], where: str) -> None:
@@ -192,7 +200,7 @@ def resolve(name: str | Path) -> Path:
     """The folder of a weights name: `default` is shipped with the package, anything else is a path."""
     if str(name) == "default":
         path = Path(str(resources.files("context_as_memory"))) / "assets" / "weights"
-        if not (path / "world.json").exists():
+        if not (path / MODEL_FILE).exists():
             raise UserError("weights: this installation ships no default weights; give --weights FOLDER")
         return path
     path = Path(name)
@@ -202,9 +210,15 @@ def resolve(name: str | Path) -> Path:
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over all weight and config files of a folder, in sorted order of their relative paths."""
+    """SHA-256 over all weight and config files of a folder, in sorted order of their relative paths.
+
+    `model.json` counts under its former name, so that worlds and reports made before still name their weights.
+    """
+    found = [path for path in Path(folder).rglob("*") if path.suffix in (".json", ".safetensors")]
+    names = {path.relative_to(folder).as_posix(): path for path in found}
+    if MODEL_FILE in names:
+        names[FORMER_FILE] = names.pop(MODEL_FILE)
     digest = hashlib.sha256()
-    for path in sorted(Path(folder).rglob("*")):
-        if path.suffix in (".json", ".safetensors"):
-            digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    for name in sorted(names, key=lambda name: name.split("/")):
+        digest.update(name.encode() + names[name].read_bytes())
     return digest.hexdigest()

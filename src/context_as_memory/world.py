@@ -32,12 +32,12 @@ from .shapes import Float, UInt8
 from .stores import RamStore, Store
 from .tokens import ModelInputs, TokenLayout, build_model_inputs
 from .transformer import WorldTransformer
-from .weights import open_folder
+from .weights import open_model
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorldConfig:
-    """How a world is generated. Saved as `world.json` beside the weights."""
+    """How a world is generated. Saved as `model.json` beside the weights."""
 
     width: int = 160
     height: int = 96
@@ -100,12 +100,12 @@ class World(FrontDoor):
 
     @classmethod
     def from_pretrained(cls, name: str | Path = "default", *, device: str = "auto", **changes: object) -> "World":
-        """Load a world folder (`default` is shipped with the package).
+        """Load a model folder (`default` is shipped with the package).
 
         `changes` override fields of the saved `WorldConfig`, e.g. `seed=1`, `num_steps=8` or
         `retrieval=RetrievalConfig(strategy="paper")`. Raises `UserError` for missing, damaged or foreign weights.
         """
-        found = open_folder(name, WorldConfig, pick_device(device))
+        found = open_model(name, WorldConfig, pick_device(device))
         config = replace(found.settings, **changes)
         world = cls(found.model, found.codec, config, device)
         world.weights_sha256 = found.sha256

@@ -14,7 +14,7 @@ from context_as_memory.server.app import create_app
 from context_as_memory.server.record import chromium, record, serving
 from context_as_memory.server.shelf import FolderShelf
 from context_as_memory.storage import WorldFile, import_world
-from tiny import save_world
+from tiny import save_model
 
 SHOTS = Path(__file__).parents[2] / "outputs" / "e2e"  # looked at by people; not in git
 
@@ -23,7 +23,7 @@ SHOTS = Path(__file__).parents[2] / "outputs" / "e2e"  # looked at by people; no
 def app(tmp_path_factory):
     folder = tmp_path_factory.mktemp("explorer")
     SHOTS.mkdir(parents=True, exist_ok=True)
-    return create_app(FolderShelf(folder / "worlds", save_world(folder / "weights"), "cpu"))
+    return create_app(FolderShelf(folder / "worlds", save_model(folder / "weights"), "cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ def test_walk_turn_away_and_back_and_see_what_is_remembered(open_page, scheme):
     assert page.locator("#without").is_visible()
     page.wait_for_function(f"({PIXELS})('without').some((v) => v !== 0 && v !== 255)")
     _stand(page)
-    page.locator("#memory").select_option("recent")
+    page.locator("#strategy").select_option("recent")
     _hold(page, "w", 3)
     numbers = [int(note.split()[1]) for note in _remembered(page)]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))  # a window of the last frames
@@ -293,10 +293,10 @@ def test_a_photo_becomes_a_world_and_a_friend_watches(open_page, tmp_path):
 
 def test_keys_walk_wherever_the_focus_is_and_stay_held(open_page):
     page = open_page()
-    for control in ("#memory", "#context", "#frame", "#compare"):
+    for control in ("#strategy", "#context", "#frame", "#compare"):
         page.locator(control).focus()
         _hold(page, "w", 1)
-    assert page.locator("#memory").input_value() == "coverage"  # the key chose nothing
+    assert page.locator("#strategy").input_value() == "coverage"  # the key chose nothing
     page.locator("#fork-name").press_sequentially("awl")
     _stand(page)
     before = _last_frame(page)

@@ -28,7 +28,7 @@ class Explore:
     port: int = 8000
     """Port to listen on."""
     weights: str = "default"
-    """`default` or a folder made by `cam train world`."""
+    """`default` or a folder made by `cam train denoiser`."""
     token: str | None = None
     """What viewers must give as ?token=...; made up if --host is not loopback and none is given."""
     worlds: Path = Path("outputs/worlds")

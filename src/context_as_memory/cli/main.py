@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from context_as_memory import __version__
+from context_as_memory.cli import renamed
 from context_as_memory.cli import world as worlds
 from context_as_memory.cli.explore import Explore, explore, view
 from context_as_memory.errors import UserError
@@ -21,7 +22,6 @@ from context_as_memory.formats.options import PoseOptions
 from context_as_memory.walk.config import GenerateConfig, Strategy
 
 BAD_INPUT, INTERRUPTED = 2, 130
-RENAMED = {"evaluate-returns": "evaluate --suite returns"}  # commands of earlier versions, for one version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +39,11 @@ class Retrieve:
     """Horizontal field of view in degrees, for files without a lens."""
     intrinsics: Path | None = None
     """Lens: fx fy cx cy in pixels, as an array or as text, instead of that in or beside the file."""
-    memory: Strategy = "coverage"
+    strategy: Strategy = "coverage"
     """How the context is chosen."""
     max_context: int = 8
     """Frames in the context, the most recent one included."""
-    literal: bool = False
+    as_published: bool = False
     """With `paper`: the published rule as it stands, without our special cases."""
     past_only: bool = False
     """Choose among earlier frames only; otherwise among later ones as well, as in the paper's labels."""
@@ -146,7 +146,7 @@ class _Training:
     tensorboard: bool = False
     """Write curves for tensorboard too (extra `train`); `metrics.jsonl` has them in any case."""
     init: str | None = None
-    """Start a new run from the weights of this world folder, or of `default`; a found run is resumed instead."""
+    """Start a new run from the weights of this model folder, or of `default`; a found run is resumed instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,8 +160,8 @@ class TrainCodec(_Training):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainWorld(_Training):
-    """Train the denoiser; a complete world folder ends in OUT/world."""
+class TrainDenoiser(_Training):
+    """Train the denoiser; a complete model folder ends in OUT/model."""
 
     codec: Path
     """Folder of the autoencoder: the output of `cam train codec` or its `vae`."""
@@ -175,9 +175,9 @@ class TrainWorld(_Training):
     """With `--worlds`: width of the pictures in pixels."""
     height: int = 192
     """With `--worlds`: their height."""
-    recipe: Literal["light", "steady", "base", "swift", "tiny"] = "light"
-    """Complete named settings; the other flags change single ones. `light` is for a CPU, `base` for a GPU; `steady`
-    goes on from `light` weights (`--init`)."""
+    recipe: Literal["light", "light-stage2", "base", "base-2step", "tiny"] = "light"
+    """Complete named settings; the other flags change single ones. `light` is for a CPU, `base` for a GPU.
+    `light-stage2` goes on from `light` weights (`--init`), `base-2step` from those of `base`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +191,7 @@ class Fetch:
 
 
 Train = Annotated[
-    Annotated[TrainCodec, tyro.conf.subcommand("codec")] | Annotated[TrainWorld, tyro.conf.subcommand("world")],
+    Annotated[TrainCodec, tyro.conf.subcommand("codec")] | Annotated[TrainDenoiser, tyro.conf.subcommand("denoiser")],
     tyro.conf.subcommand("train", description="Train the autoencoder or the denoiser."),
 ]
 Command = (
@@ -216,8 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cam {__version__}")
         return 0
     try:
-        if words and words[0] in RENAMED:
-            raise UserError(f"{words[0]} is now `cam {RENAMED[words[0]]}`; see `cam evaluate --help`")
+        renamed.check(words)
         command: Any = tyro.cli(
             Command,
             args=words,
@@ -260,10 +259,10 @@ def _retrieve(command: Retrieve) -> int:
     retrieve_command(
         cameras=command.cameras,
         query=command.query,
-        memory=command.memory,
+        strategy=command.strategy,
         json=command.json,
         plot=command.plot,
-        literal=command.literal,
+        as_published=command.as_published,
         max_context=command.max_context,
         seed=command.seed,
         past_only=command.past_only,
@@ -381,8 +380,8 @@ def _fetch(command: Fetch) -> int:
 
 
 def _train_codec(command: TrainCodec) -> int:
-    from context_as_memory.cli.recipes import codec_recipe
     from context_as_memory.training.codec import train_codec
+    from context_as_memory.training.recipes import codec_recipe
 
     recipe = codec_recipe(command.recipe)
     recipe = replace(recipe, train=replace(recipe.train, **_training_changes(command)))
@@ -391,15 +390,15 @@ def _train_codec(command: TrainCodec) -> int:
     return 0
 
 
-def _train_world(command: TrainWorld) -> int:
-    from context_as_memory.cli.recipes import world_recipe
-    from context_as_memory.training.world import train_world, train_world_stream
+def _train_denoiser(command: TrainDenoiser) -> int:
+    from context_as_memory.training.denoiser import train_denoiser, train_denoiser_stream
+    from context_as_memory.training.recipes import denoiser_recipe
 
-    recipe = world_recipe(command.recipe)
-    second = command.recipe in ("steady", "swift")
+    recipe = denoiser_recipe(command.recipe)
+    second = command.recipe in ("light-stage2", "base-2step")
     if second and command.init is None and not (command.out / "last.pt").exists():
         raise UserError(
-            f"the recipe {command.recipe} is a second stage; give the world folder to go on from (--init default)"
+            f"the recipe {command.recipe} is a second stage; give the model folder to go on from (--init default)"
         )
     recipe = replace(recipe, train=replace(recipe.train, **_training_changes(command)))
     if (command.worlds is None) == (command.data is None):
@@ -409,12 +408,12 @@ def _train_world(command: TrainWorld) -> int:
         if command.cache is None:
             raise UserError("--data needs --cache, a folder for latents")
         folders = (command.data, command.codec, command.cache, command.out)
-        _print_figures(train_world(recipe, *folders, command.init, perceptual))
+        _print_figures(train_denoiser(recipe, *folders, command.init, perceptual))
         return 0
     from context_as_memory.data.voxel.places import VoxelPlaces
 
     places = VoxelPlaces(width=command.width, height=command.height)
-    _print_figures(train_world_stream(recipe, places, command.codec, command.out, command.init, perceptual))
+    _print_figures(train_denoiser_stream(recipe, places, command.codec, command.out, command.init, perceptual))
     return 0
 
 
@@ -427,7 +426,7 @@ def _perceptual(weight: float) -> Any:
     return load_lpips()
 
 
-def _training_changes(command: TrainCodec | TrainWorld) -> dict[str, Any]:
+def _training_changes(command: TrainCodec | TrainDenoiser) -> dict[str, Any]:
     """The flags that were given, as changes of a `TrainConfig`."""
     if command.threads is not None:
         from context_as_memory.compute import use_threads
@@ -458,5 +457,5 @@ _RUN: dict[type, Callable[[Any], int]] = {
     Fetch: _fetch,
     **worlds.RUN,
     TrainCodec: _train_codec,
-    TrainWorld: _train_world,
+    TrainDenoiser: _train_denoiser,
 }

@@ -23,10 +23,10 @@ from context_as_memory.retrieval import Candidates, Paper, Retrieval, RetrievalC
 def retrieve_command(
     cameras: Path,
     query: int,
-    memory: str,
+    strategy: str,
     json: bool,
     plot: Path | None,
-    literal: bool,
+    as_published: bool,
     max_context: int,
     seed: int,
     past_only: bool = False,
@@ -44,7 +44,7 @@ def retrieve_command(
     out: where to print (default: standard output). Raises UserError for an unreadable or empty file, a query that is
     not in it, or an unknown strategy.
     """
-    config = RetrievalConfig(strategy=memory, max_context=max_context, paper=Paper(as_published=literal))
+    config = RetrievalConfig(strategy=strategy, max_context=max_context, paper=Paper(as_published=as_published))
     track = read_track(cameras, poses, hfov_deg=hfov_deg, assumed_hfov_deg=PAPER_HFOV_DEG, intrinsics=intrinsics)
     path, asked = track.upright(), query
     if len(path) == 0:
@@ -61,7 +61,7 @@ def retrieve_command(
     if json:
         report = {
             "query": asked,
-            "strategy": memory,
+            "strategy": strategy,
             "candidates": numbers[answer.candidates].tolist(),
             "selected": numbers[answer.indices].tolist(),
             "scores": [round(score, 6) for score in answer.scores.tolist()],
@@ -73,7 +73,7 @@ def retrieve_command(
         print(dumps(report, allow_nan=False), file=stream)
         return
     print(
-        f"frame {asked} of {len(path)}, strategy {memory}: {len(answer.candidates)} frames qualify, "
+        f"frame {asked} of {len(path)}, strategy {strategy}: {len(answer.candidates)} frames qualify, "
         f"{len(answer.indices)} selected ({wide_deg:.2f} degrees wide)",
         file=stream,
     )

@@ -210,7 +210,7 @@ def draw_walk(cameras: Cameras, config: SamplingConfig, length: int, rng: np.ran
 
 
 @dataclass(frozen=True)
-class WorldBatch:
+class DenoiserBatch:
     """S segments by number: which frames are memory and which are targets, and everything that is not a picture.
 
     Frames are numbered through all videos, in the order of a `LatentStore`, where their latents lie.
@@ -221,9 +221,9 @@ class WorldBatch:
     own: Tensor  # bool [S]: whether memory is what the denoiser made of these frames, where it has made something
     inputs: ModelInputs
 
-    def to(self, device: torch.device) -> "WorldBatch":
+    def to(self, device: torch.device) -> "DenoiserBatch":
         pool, targets, own = (tensor.to(device) for tensor in (self.pool_frames, self.target_frames, self.own))
-        return WorldBatch(pool, targets, own, self.inputs.to(device))
+        return DenoiserBatch(pool, targets, own, self.inputs.to(device))
 
 
 def collate(
@@ -231,11 +231,11 @@ def collate(
     first_frames: Sequence[int],
     own: Sequence[bool] | None = None,
     size: int | None = None,
-) -> WorldBatch:
+) -> DenoiserBatch:
     """Join segments; short pools are filled up with their first frame.
 
     first_frames: the number of each segment's first video frame, where frames are numbered through all videos.
-    own: see `WorldBatch`; None: no segment. size: frames of every pool; None: as many as the longest has.
+    own: see `DenoiserBatch`; None: no segment. size: frames of every pool; None: as many as the longest has.
     """
     size = size or max(len(segment.pool_index) for segment in segments)
     pools, targets = [], []
@@ -245,7 +245,7 @@ def collate(
         targets.append(first + segment.target_index)
     inputs = ModelInputs.cat([segment.inputs for segment in segments], dim=0)
     flags = torch.tensor([False] * len(segments) if own is None else list(own))
-    return WorldBatch(torch.from_numpy(np.stack(pools)), torch.from_numpy(np.concatenate(targets)), flags, inputs)
+    return DenoiserBatch(torch.from_numpy(np.stack(pools)), torch.from_numpy(np.concatenate(targets)), flags, inputs)
 
 
 class LatentStore:

@@ -20,7 +20,7 @@ class EvaluateConfig:
     out: Path | None = None
     """Folder for the reports, outputs/ and the name of the suite if not given; a run found there is resumed."""
     weights: str = "default"
-    """`default` or a folder made by `cam train world`."""
+    """`default` or a folder made by `cam train denoiser`."""
     data: str = "test"
     """Folder of episodes; `test` renders the six test maps once (needs the `render` extra)."""
     split: str = "test"

@@ -61,9 +61,9 @@ def draw_retrieval_map(
     number = len(answer.indices)
     shades = colormaps["viridis"](np.linspace(0.08, 0.82, max(number - (recent is not None), 1)))
     colours: list[Any] = [RECENT if index == recent else shades[i] for i, index in enumerate(answer.indices.tolist())]
-    literal = " (literal)" if config.strategy == "paper" and config.paper.as_published else ""
+    published = " (as published)" if config.strategy == "paper" and config.paper.as_published else ""
     subtitle = (
-        f"{config.strategy}{literal}  ·  {len(answer.candidates):,} of {len(cameras):,} frames qualify, "
+        f"{config.strategy}{published}  ·  {len(answer.candidates):,} of {len(cameras):,} frames qualify, "
         f"{number} selected  ·  {np.degrees(cameras.hfov_rad[query]):.1f}° field of view"
     )
     with figure_file(path, 11.5, 8.2, DPI) as figure:

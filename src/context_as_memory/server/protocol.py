@@ -16,6 +16,7 @@ MAX_MESSAGE_BYTES = 64 * 1024  # of any message but `init`, which may carry a pi
 KEYS = frozenset("wasdijkl")
 MAX_SCRIPT = 10_000  # frames
 FORMATS = ("jpeg", "h264", "raw")  # of the pictures in frame batches
+VIEWS = ("with_memory", "without_memory")  # of a walk: the walk itself, and the same with memory off
 
 
 class ProtocolError(UserError):
@@ -44,7 +45,7 @@ class Init:
     world: str | None = None  # name of a kept world, to go on with
     branch: str | None = None  # of that world; the one it was made with if None
     watch: str | None = None  # the share link's word: see what its walker sees, and touch nothing
-    memory: str = "coverage"
+    strategy: str = "coverage"  # the rule that chooses the context
     max_context: int | None = None
     compare: bool = False  # generate the same walk with memory off beside it
 
@@ -70,7 +71,7 @@ class Settings:
     """From the next chunk on, choose the context like this, and walk beside it without memory or not."""
 
     type: ClassVar[str] = "settings"
-    memory: str
+    strategy: str
     max_context: int
     compare: bool = False
 
@@ -120,7 +121,7 @@ class Ready:
     chunk_frames: int
     starts: list[str]
     strategies: list[str]
-    memory: str
+    strategy: str
     max_context: int
     compare: bool
     half_width_tan: float
@@ -149,7 +150,7 @@ class FrameBatch:
     event_id: int | None  # the event that these frames follow
     first: int
     poses: list[list[float]]  # x, y in metres, heading in radians, for each frame
-    view: str = "memory"  # or "without": the same walk with memory off
+    view: str = VIEWS[0]  # one of VIEWS
     channels: int | None = None  # of raw pictures
     bytes_per_frame: int | None = None
     raw_size: int | None = None
@@ -159,10 +160,10 @@ class FrameBatch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memory:
+class Context:
     """The context of the last chunk, the most recent frame last."""
 
-    type: ClassVar[str] = "memory"
+    type: ClassVar[str] = "context"
     frames: list[int]
     scores: list[float]
     ages: list[int]  # frames ago
@@ -197,7 +198,7 @@ class Failure:
 
 
 Message = (
-    Init | Event | Settings | Rewind | Fork | Switch | Ready | FrameBatch | Memory | ChunkStats | Failure
+    Init | Event | Settings | Rewind | Fork | Switch | Ready | FrameBatch | Context | ChunkStats | Failure
 )  # one class per type
 _KINDS: dict[str, Any] = {kind.type: kind for kind in get_args(Message)}
 CLIENT = (Init, Event, Settings, Rewind, Fork, Switch)

@@ -28,12 +28,13 @@ from context_as_memory.server.limits import Limits
 from context_as_memory.server.pictures import CONTENT_TYPES, decode_upload, encode_pictures, jpeg
 from context_as_memory.server.protocol import (
     FORMATS,
+    VIEWS,
     ChunkStats,
+    Context,
     Event,
     Fork,
     FrameBatch,
     Init,
-    Memory,
     Message,
     Ready,
     Rewind,
@@ -72,7 +73,7 @@ class Frames:
     poses: list[list[float]]
     chunk_index: int  # -1: the frame one stands on
     event_id: int | None
-    view: str = "memory"
+    view: str = VIEWS[0]
 
     def message(self, kind: str, quality: int) -> FrameBatch:
         """As a message with pictures of `kind`, one of FORMATS."""
@@ -168,7 +169,7 @@ class Session:
             self._hear(message)
             return []
         if isinstance(message, Settings):
-            self._rule = self._checked(self._rule, message.memory, message.max_context)
+            self._rule = self._checked(self._rule, message.strategy, message.max_context)
             self._compare(message.compare)
             return []
         file = file_of(world)
@@ -220,17 +221,17 @@ class Session:
                 self._keys, self._script = frozenset(), deque(held)
             self._move(State.WALKING if self._keys or self._script else State.STANDING)
 
-    def _checked(self, rule: RetrievalConfig, memory: str, max_context: int) -> RetrievalConfig:
+    def _checked(self, rule: RetrievalConfig, strategy: str, max_context: int) -> RetrievalConfig:
         if not 1 <= max_context <= self.limits.max_context:
             raise UserError(f"max_context is {max_context}; give 1 to {self.limits.max_context}")
-        return replace(rule, strategy=memory, max_context=max_context)
+        return replace(rule, strategy=strategy, max_context=max_context)
 
     def _begin(self, init: Init) -> list[Told]:
         """A new world, or one that was kept. Everything that can be wrong is looked at before anything is closed."""
         if init.watch is not None:
             raise UserError("who walks cannot watch; connect again")
         kind = picture_format(init)
-        self._checked(self._rule, init.memory, init.max_context or 1)
+        self._checked(self._rule, init.strategy, init.max_context or 1)
         script = held_keys((init.condition_inputs or {}).get("camera_actions", []))
         if not 0 <= init.seed < 2**32:
             raise UserError(f"seed is {init.seed}; give 0 to {2**32 - 1}")
@@ -245,7 +246,7 @@ class Session:
             name, world = init.world, self._shelf.open(init.world, branch)
             self._leave()
         slots = init.max_context or min(world.config.retrieval.max_context, self.limits.max_context)
-        self._rule = self._checked(world.config.retrieval, init.memory, slots)
+        self._rule = self._checked(world.config.retrieval, init.strategy, slots)
         self._name, self._branch, self._world, self.format = name, branch, world, kind
         self._move(State.STANDING)
         told = self._standing(init.compare)
@@ -340,7 +341,7 @@ class Session:
             chunk_frames=world.chunk_frames,
             starts=start_names(),
             strategies=list(STRATEGIES),
-            memory=self._rule.strategy,
+            strategy=self._rule.strategy,
             max_context=self._rule.max_context,
             compare=self._forgetful is not None,
             half_width_tan=float(cameras.half_width_tan[0]),
@@ -350,7 +351,7 @@ class Session:
         told: list[Told] = [ready, Frames(world.bank.frames_u8(last), last, poses[-1:], -1, self._event)]
         if self._forgetful is not None:
             end = self._forgetful.bank
-            told.append(Frames(end.frames_u8(len(end) - 1), last, poses[-1:], -1, self._event, "without"))
+            told.append(Frames(end.frames_u8(len(end) - 1), last, poses[-1:], -1, self._event, VIEWS[1]))
         return told
 
     def _up(self) -> np.ndarray:
@@ -408,7 +409,7 @@ class Session:
             beside = self._forgetful.step(path, retrieval=replace(self._rule, strategy="recent"))
             if len(self._forgetful.bank) > FORGOTTEN_AFTER:
                 self._forgetful = forgetful(self._forgetful, self.limits.max_context)
-            told.append(Frames(beside.frames_u8, held, poses, chunk_index, applied, "without"))
+            told.append(Frames(beside.frames_u8, held, poses, chunk_index, applied, VIEWS[1]))
             seconds += sum(beside.seconds.values())
         told.append(self._remembered(world, chunk, held))
         told.append(
@@ -438,9 +439,9 @@ class Session:
                 self._move(State.STANDING)
         return ",".join(f"{_spelled(keys)}-1" for keys in coming)
 
-    def _remembered(self, world: World, chunk: Chunk, held: int) -> Memory:
+    def _remembered(self, world: World, chunk: Chunk, held: int) -> Context:
         found = chunk.retrieval
-        return Memory(
+        return Context(
             frames=found.indices.tolist(),
             scores=[round(score, 4) for score in found.scores.tolist()],
             ages=(held - found.indices).tolist(),

@@ -28,7 +28,7 @@ class NotWritable(UserError):
 
 
 class Lease:
-    """The right to write to a world folder, held until `release` or the end of the process.
+    """The right to write to a world file, held until `release` or the end of the process.
 
     Raises `LeaseTaken` that names the holder if another process, or another object of this one, has it, `NotWritable`
     if the folder takes no lock at all. A dead holder has nothing: its lock ended with it.

@@ -110,7 +110,7 @@ def train_codec(
 ) -> dict[str, float]:
     """Train on the `train` split under `data`, keep pictures of the `val` split; weights end in `out/vae`.
 
-    Calling it again resumes. A new run may start from the autoencoder of a world folder (`init`; "default": the
+    Calling it again resumes. A new run may start from the autoencoder of a model folder (`init`; "default": the
     embedded one) of equal architecture. `perceptual` is the distance that `recipe.loss.perceptual` weighs: a frozen
     network, two batches of images in [-1, 1] -> [N]. Returns the last logged figures.
     """

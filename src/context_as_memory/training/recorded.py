@@ -9,11 +9,11 @@ from torch import Tensor
 
 from ..camera import Cameras
 from ..data.dataset import (
+    DenoiserBatch,
     LatentStore,
     SamplingConfig,
     Segment,
     Walk,
-    WorldBatch,
     collate,
     draw_walk,
     sample_segment,
@@ -68,7 +68,7 @@ class RecordedVideos:
     def read(self, frames: Tensor) -> Tensor:
         return self.store.read(frames)
 
-    def batch(self, step: int, rank: int) -> WorldBatch:
+    def batch(self, step: int, rank: int) -> DenoiserBatch:
         """All segments have the same number of context frames, so that short contexts cost less."""
         drawing = self.drawing
         rng = np.random.default_rng((drawing.seed, step, rank))
@@ -89,7 +89,7 @@ class RecordedVideos:
         fewest = min(segment.slots for segment in segments)
         return collate([segment.shortened(fewest) for segment in segments], first_frames, own)
 
-    def blanks(self) -> list[WorldBatch]:
+    def blanks(self) -> list[DenoiserBatch]:
         return []  # shapes vary
 
     def _walk(self, number: int, row: int) -> tuple[int, Walk]:

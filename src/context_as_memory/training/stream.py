@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..camera import Cameras
 from ..codec import VideoCodec
-from ..data.dataset import Segment, Walk, WorldBatch, pool_size
+from ..data.dataset import DenoiserBatch, Segment, Walk, pool_size
 from ..errors import UserError
 from ..tokens import CameraTensors, ModelInputs
 from .own_frames import OwnFrames, WalkJob
@@ -124,7 +124,7 @@ def buckets(drawing: Drawing) -> tuple[int, ...]:
     return tuple(sorted({1, *drawing.slots} if drawing.sampling.recent_only else {*drawing.slots}))
 
 
-def blank_batch(drawing: Drawing, slots: int, device: torch.device) -> WorldBatch:
+def blank_batch(drawing: Drawing, slots: int, device: torch.device) -> DenoiserBatch:
     """A batch of the right shapes and no meaning: what compiles before there are videos."""
     segments, chunks, targets = drawing.segments, drawing.sampling.chunks, drawing.layout.num_targets
 
@@ -139,7 +139,7 @@ def blank_batch(drawing: Drawing, slots: int, device: torch.device) -> WorldBatc
     rows = {"index": zeros(segments, chunks, slots), "context_c2w": context_c2w, "context_K": context_K}
     inputs = _inputs(rows | {"target_c2w": target_c2w, "target_K": target_K}, drawing, slots)
     pool, wanted = zeros(segments, pool_size(chunks, slots)), zeros(segments * chunks, targets)
-    return WorldBatch(pool, wanted, torch.zeros(segments, dtype=torch.bool, device=device), inputs)
+    return DenoiserBatch(pool, wanted, torch.zeros(segments, dtype=torch.bool, device=device), inputs)
 
 
 def _there(rows: dict[int, Rows | None]) -> dict[int, Rows]:
@@ -257,7 +257,7 @@ class Stream:
         """Latents of frames [N, F] as the model takes them, float32 [N, C, F, h, w]."""
         return self.latents[frames].float().transpose(1, 2)
 
-    def batch(self, step: int, rank: int) -> WorldBatch:
+    def batch(self, step: int, rank: int) -> DenoiserBatch:
         """Rows for this step from the videos that are there."""
         self._check()
         drawing = self.drawing
@@ -278,7 +278,7 @@ class Stream:
         both = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         flags = torch.arange(drawing.segments, device=self.device) >= drawing.segments - own
         self.drawn += 1
-        return WorldBatch(both["pool"], both["targets"].flatten(0, 1), flags, _inputs(both, drawing, slots))
+        return DenoiserBatch(both["pool"], both["targets"].flatten(0, 1), flags, _inputs(both, drawing, slots))
 
     def walks(self, number: int) -> list[WalkJob]:
         """The videos in which the denoiser has not walked for longest."""
@@ -309,7 +309,7 @@ class Stream:
             for slots in plan.own_rows if plan else ():
                 self._own_shelves[slots].ready[slot] = True
 
-    def blanks(self) -> list[WorldBatch]:
+    def blanks(self) -> list[DenoiserBatch]:
         """A batch of every shape that `batch` has."""
         return [blank_batch(self.drawing, slots, self.device) for slots in buckets(self.drawing)]
 

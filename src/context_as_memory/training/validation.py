@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..codec import VideoCodec
-from ..data.dataset import LatentStore, WorldBatch, collate, sample_segment
+from ..data.dataset import DenoiserBatch, LatentStore, collate, sample_segment
 from ..diffusion import TIMESTEPS, sample_flow
 from ..formats.video import VideoWriter, to_frames
 from ..tokens import ModelInputs
@@ -62,7 +62,7 @@ class Validation:
             _write_rows(folder / f"{step:06d}_walks.png", self._walks(model))
         return figures
 
-    def _chunks(self) -> WorldBatch:
+    def _chunks(self) -> DenoiserBatch:
         """Two chunks of each held-out video that begin far from the recent frame; the same ones every time."""
         rng = np.random.default_rng(1234)
         rule = replace(self.drawing.sampling, chunks=2, causal=0.0, random_context=0.0, jump=1.0)

@@ -35,11 +35,11 @@ class GenerateConfig:
     """Folder of a world file: a new one keeps every frame of this walk; one that exists goes on from its last frame."""
     branch: str = "main"
     """Branch of an existing world to go on with."""
-    memory: Strategy = "coverage"
+    strategy: Strategy = "coverage"
     """How the context is chosen."""
     depth: str | None = None
-    """For --memory visible, which is coverage where no depth is known: folder or hub name of a model that estimates it
-    in metres (needs the `depth` extra)."""
+    """For --strategy visible, which is coverage where no depth is known: folder or hub name of a model that estimates
+    it in metres (needs the `depth` extra)."""
     max_context: int | None = None
     """Frames in the context, the most recent one included; as stored with the weights if not given."""
     steps: int | None = None
@@ -47,7 +47,7 @@ class GenerateConfig:
     seed: int = 0
     """Same seed, same video."""
     weights: str = "default"
-    """`default` or a folder made by `cam train world`."""
+    """`default` or a folder made by `cam train denoiser`."""
     hfov_deg: float | None = None
     """Horizontal field of view of the picture as given, in degrees; 90 where nothing says it. Not together with a
     trajectory that has a lens."""

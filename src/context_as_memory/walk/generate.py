@@ -104,7 +104,7 @@ def _new_worlds(config: GenerateConfig, up: np.ndarray) -> dict[str, "World"]:
     stored = base.config
     rule = replace(
         stored.retrieval,
-        strategy=config.memory,
+        strategy=config.strategy,
         max_context=config.max_context or stored.retrieval.max_context,
     )
     settings = replace(stored, retrieval=rule, num_steps=config.steps or stored.num_steps, seed=config.seed)
@@ -119,8 +119,8 @@ def _new_worlds(config: GenerateConfig, up: np.ndarray) -> dict[str, "World"]:
     else:
         changes: dict[str, Any] = {"retrieval": rule, "num_steps": settings.num_steps, "seed": config.seed}
         worlds = {"with_memory": create_world(config.world, config.weights, networks=base, up=up, **changes)}
-    if config.compare and config.memory == "recent":
-        note("--memory recent is what a comparison would compare with; comparison.mp4 is left out")
+    if config.compare and config.strategy == "recent":
+        note("--strategy recent is what a comparison would compare with; comparison.mp4 is left out")
     elif config.compare:
         worlds["without_memory"] = fresh(replace(settings, retrieval=replace(rule, strategy="recent")))
     return worlds

@@ -12,7 +12,7 @@ const LOST = [1006, 1011, 1012], RETRIES = 6, HEARTBEAT_MS = 60_000, DRAG_PX = 1
 const query = new URLSearchParams(location.search);
 
 const world = { poses: [], chunks: [], chosen: [], pictures: new Map(), halfWidthTan: 1, uploadBytes: 0, name: null, share: "" };
-const players = { memory: new Player(find("view")), without: new Player(find("without")) };
+const players = { with_memory: new Player(find("view")), without_memory: new Player(find("without")) };
 const held = new Set(), pressed = new Map(); // keys; when each event was sent
 let socket, format, eventId = 0, latencyMs = null;
 let retries = 0, retry; // of the connection, and the timer of the next one
@@ -74,13 +74,13 @@ function begin(what = {}) {
   say("beginning");
   send({
     type: "init", realtime_output_format: format, seed: Number(whole("seed")),
-    watch: query.has("watch") ? world.share || query.get("watch") : null, start: find("start").value || null, known: find("known").checked, memory: find("memory").value || "coverage",
+    watch: query.has("watch") ? world.share || query.get("watch") : null, start: find("start").value || null, known: find("known").checked, strategy: find("strategy").value || "coverage",
     max_context: world.share ? Number(whole("context")) : null, compare: find("compare").checked, ...what,
   });
 }
 
 function receive(message) {
-  const handlers = { ready, frame_batch: frames, memory, chunk_stats: stats, error: refused };
+  const handlers = { ready, frame_batch: frames, context, chunk_stats: stats, error: refused };
   handlers[message.type]?.(message);
 }
 
@@ -132,7 +132,7 @@ function ready(message) {
   document.body.toggleAttribute("data-truth", Boolean(truth));
   if (truth) document.title = `True world ${truth}`;
   fill(find("start"), message.starts);
-  fill(find("memory"), message.strategies, message.memory);
+  fill(find("strategy"), message.strategies, message.strategy);
   fill(find("branch"), message.branches, message.branch);
   find("context").value = message.max_context;
   find("compare").checked = message.compare;
@@ -161,8 +161,8 @@ function frames(message) {
     if (sent !== undefined && pressed.delete(message.event_id)) latencyMs = performance.now() - sent;
   };
   players[message.view].show(message, message.chunk_index < 0 ? undefined : seen);
-  if (message.view === "memory" && message.chunk_index >= 0) shown(message.chunk_index);
-  if (message.view !== "memory") {
+  if (message.view === "with_memory" && message.chunk_index >= 0) shown(message.chunk_index);
+  if (message.view !== "with_memory") {
     find("beside").hidden = false;
     besideChunk = message.chunk_index;
     return;
@@ -183,19 +183,19 @@ function frames(message) {
 function shown(chunk) {
   if (query.has("watch")) return;
   const told = socket; // answers go where the chunk came from
-  players.memory.drawn.then(() => told === socket && send({ type: "event", kind: "shown", payload: chunk }));
+  players.with_memory.drawn.then(() => told === socket && send({ type: "event", kind: "shown", payload: chunk }));
 }
 
 // A small picture of a chunk for the time line, once it is on the canvas.
 function keepPicture(first) {
   const pictures = world.pictures; // another walk has another map
-  players.memory.drawn.then(async () => {
+  players.with_memory.drawn.then(async () => {
     pictures.set(first, await createImageBitmap(find("view"), { resizeWidth: 80, resizeHeight: 48 }));
     redraw();
   });
 }
 
-function memory(message) {
+function context(message) {
   world.chosen = message.frames;
   redraw();
   for (const image of find("memories").querySelectorAll("img")) URL.revokeObjectURL(image.src);
@@ -233,7 +233,7 @@ function stats(message) {
     "last chunk": Object.entries(message.seconds).map(([name, s]) => `${name} ${(1000 * s).toFixed(0)} ms`).join(", "),
     "keys received / applied": `${message.received_event_id ?? "-"} / ${message.event_id ?? "-"}`,
     "server's memory": message.resident_mb === null ? "-" : `${message.resident_mb} MB`,
-    "pictures": players.memory.contentType,
+    "pictures": players.with_memory.contentType,
   };
   find("beside").hidden = besideChunk !== message.chunk_index;
   find("stats").replaceChildren(...Object.entries(rows).flatMap(([name, value]) => {
@@ -349,9 +349,9 @@ find("photo").addEventListener("change", async (event) => {
   }
   begin({ first_frame: new Uint8Array(await file.arrayBuffer()) });
 });
-for (const id of ["memory", "context", "compare"]) {
+for (const id of ["strategy", "context", "compare"]) {
   find(id).addEventListener("change", () => {
-    send({ type: "settings", memory: find("memory").value, max_context: Number(whole("context")),
+    send({ type: "settings", strategy: find("strategy").value, max_context: Number(whole("context")),
       compare: find("compare").checked });
   });
 }

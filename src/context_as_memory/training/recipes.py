@@ -1,6 +1,6 @@
 """Complete named recipes: functions that return a full configuration; variants call another and change fields.
 
-`light` and `steady` are trained on a laptop CPU, `base` and `swift` on one GPU, `tiny` in seconds (tests).
+`light` and `light-stage2` are trained on a laptop CPU, `base` and `base-2step` on one GPU, `tiny` in seconds (tests).
 """
 
 from collections.abc import Callable, Mapping
@@ -11,13 +11,13 @@ from ..data.dataset import SamplingConfig
 from ..diffusion import FlowMatching
 from ..errors import UserError
 from ..retrieval import RetrievalConfig
-from ..training.codec import CodecRecipe
-from ..training.codec_loss import CodecLossConfig
-from ..training.own_frames import OwnWalkConfig
-from ..training.stream import StreamConfig
-from ..training.trainer import TrainConfig
-from ..training.world import WorldRecipe
 from ..transformer import TransformerConfig
+from .codec import CodecRecipe
+from .codec_loss import CodecLossConfig
+from .denoiser import DenoiserRecipe
+from .own_frames import OwnWalkConfig
+from .stream import StreamConfig
+from .trainer import TrainConfig
 
 LATENT_CHANNELS = 32  # of the autoencoder `light`
 
@@ -60,9 +60,9 @@ def codec_tiny() -> CodecRecipe:
     return CodecRecipe(model=model, loss=loss, train=replace(_tiny_training(), batch_size=2), crop=32)
 
 
-def world_light() -> WorldRecipe:
+def denoiser_light() -> DenoiserRecipe:
     """The CPU's denoiser: 5 M parameters, chunks of 4 frames of 60 tokens, up to 8 context frames, 4 sampling steps."""
-    return WorldRecipe(
+    return DenoiserRecipe(
         model=TransformerConfig(
             num_attention_heads=4,
             attention_head_dim=64,
@@ -88,10 +88,10 @@ def world_light() -> WorldRecipe:
     )
 
 
-def world_steady() -> WorldRecipe:
+def denoiser_light_stage2() -> DenoiserRecipe:
     """A second stage for a `light` denoiser (`--init`), against drift: memory is often what the denoiser itself made on
     its own walks, or faulty, or noisy, and a perceptual distance asks for texture."""
-    recipe = world_light()
+    recipe = denoiser_light()
     return replace(
         recipe,
         sampling=replace(recipe.sampling, recent_only=0.2),
@@ -105,14 +105,14 @@ def world_steady() -> WorldRecipe:
     )
 
 
-def world_base() -> WorldRecipe:
+def denoiser_base() -> DenoiserRecipe:
     """The denoiser for one GPU, in slices of nine minutes: 12 M parameters, the same format as `light`, and all that
-    `steady` does from the start.
+    `light-stage2` does from the start.
 
     The learning rate stays where it is and falls only at the end of a slice, so that slices that begin with the weights
     of the one before (`--init`) add up.
     """
-    recipe = world_steady()
+    recipe = denoiser_light_stage2()
     return replace(
         recipe,
         model=replace(recipe.model, num_attention_heads=6, ffn_dim=1536),
@@ -135,16 +135,16 @@ def world_base() -> WorldRecipe:
     )
 
 
-def world_swift() -> WorldRecipe:
+def denoiser_base_2step() -> DenoiserRecipe:
     """A stage after `base` (`--init`): two sampling steps that go where twelve went."""
-    recipe = world_base()
+    recipe = denoiser_base()
     train = replace(
         recipe.train, learning_rate=5e-4, budget_minutes=2, warmup_steps=20, ema_decay=0.99, decay_fraction=0.6
     )
     return replace(recipe, num_steps=2, multistep=False, teacher_steps=6, train=replace(train, sample_every=200))
 
 
-def world_tiny() -> WorldRecipe:
+def denoiser_tiny() -> DenoiserRecipe:
     """Seconds on a CPU; for tests."""
     model = TransformerConfig(
         num_attention_heads=2,
@@ -155,7 +155,7 @@ def world_tiny() -> WorldRecipe:
         num_layers=2,
         freq_dim=16,
     )
-    return WorldRecipe(
+    return DenoiserRecipe(
         model=model,
         sampling=SamplingConfig(chunks=2, max_stride=1, pool_frames=(4, 8), hidden_frames=(1, 4), max_jump=8),
         retrieval=RetrievalConfig(max_context=3),
@@ -196,12 +196,12 @@ def _tiny_training() -> TrainConfig:
 
 
 CODEC_RECIPES: dict[str, Callable[[], CodecRecipe]] = {"tiny": codec_tiny, "light": codec_light, "base": codec_base}
-WORLD_RECIPES: dict[str, Callable[[], WorldRecipe]] = {
-    "tiny": world_tiny,
-    "light": world_light,
-    "steady": world_steady,
-    "base": world_base,
-    "swift": world_swift,
+DENOISER_RECIPES: dict[str, Callable[[], DenoiserRecipe]] = {
+    "tiny": denoiser_tiny,
+    "light": denoiser_light,
+    "light-stage2": denoiser_light_stage2,
+    "base": denoiser_base,
+    "base-2step": denoiser_base_2step,
 }
 
 
@@ -211,10 +211,10 @@ def codec_recipe(name: str) -> CodecRecipe:
     return CODEC_RECIPES[name]()
 
 
-def world_recipe(name: str) -> WorldRecipe:
+def denoiser_recipe(name: str) -> DenoiserRecipe:
     """The denoiser recipe of this name; `UserError` lists the known ones."""
-    _check(name, WORLD_RECIPES)
-    return WORLD_RECIPES[name]()
+    _check(name, DENOISER_RECIPES)
+    return DENOISER_RECIPES[name]()
 
 
 def _check(name: str, recipes: Mapping[str, object]) -> None:

@@ -1,4 +1,4 @@
-"""Training of the denoiser (`cam train world`)."""
+"""Training of the denoiser (`cam train denoiser`)."""
 
 import json
 import os
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from ..codec import ImageAutoencoder, Perceptual, VideoCodec
 from ..compute import fast, generator_on, pick_device
-from ..data.dataset import SamplingConfig, WorldBatch
+from ..data.dataset import DenoiserBatch, SamplingConfig
 from ..data.precompute import encode_dataset, read_latents
 from ..diffusion import TIMESTEPS, FlowMatching, add_noise, clean_from_velocity, velocity
 from ..errors import UserError
 from ..retrieval import RetrievalConfig
 from ..tokens import TokenLayout
 from ..transformer import TransformerConfig, WorldTransformer
-from ..weights import fingerprint, from_pretrained, load_weights, resolve, save_pretrained
+from ..weights import MODEL_FILE, fingerprint, from_pretrained, load_weights, resolve, save_pretrained
 from .compiled import CompiledDenoiser
 from .distil import jump
 from .own_frames import OwnFrames, OwnWalkConfig, OwnWalks, WalkSource
@@ -34,7 +34,7 @@ from .weather import weathered
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorldRecipe:
+class DenoiserRecipe:
     """Everything that defines a training run of the denoiser. `train.batch_size` counts chunks."""
 
     model: TransformerConfig = field(default_factory=TransformerConfig)
@@ -93,17 +93,17 @@ class Source(WalkSource, Protocol):
 
     own: OwnFrames | None
 
-    def batch(self, step: int, rank: int) -> WorldBatch: ...
+    def batch(self, step: int, rank: int) -> DenoiserBatch: ...
 
-    def blanks(self) -> list[WorldBatch]: ...
+    def blanks(self) -> list[DenoiserBatch]: ...
 
 
-class WorldTask:
+class DenoiserTask:
     """Velocity loss on the targets of packed segments."""
 
     def __init__(
         self,
-        recipe: WorldRecipe,
+        recipe: DenoiserRecipe,
         source: Source,
         device: torch.device,
         codec: VideoCodec | None = None,
@@ -136,7 +136,7 @@ class WorldTask:
             self._denoisers[id(model)] = CompiledDenoiser(model)
         return self._denoisers[id(model)]
 
-    def loss(self, model: Any, batch: WorldBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+    def loss(self, model: Any, batch: DenoiserBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         """Mean squared error of the velocity; loss on targets only, since only they are noisy (paper section 3.1)."""
         recipe = self.recipe
         targets = self.source.read(batch.target_frames)
@@ -186,7 +186,7 @@ class WorldTask:
             loss = loss + recipe.perceptual * ours / its.clamp_min(1e-12) * price
         return loss, figures
 
-    def _memory(self, batch: WorldBatch) -> tuple[Tensor, Tensor]:
+    def _memory(self, batch: DenoiserBatch) -> tuple[Tensor, Tensor]:
         """Latents of the pools [S, C, M, h, w], and the share of frames among them that are the denoiser's own."""
         pool = self.source.read(batch.pool_frames)
         if self.source.own is None:
@@ -216,8 +216,8 @@ class WorldTask:
         return {} if self.validation is None else self.validation.sample(model, folder, step)
 
 
-def train_world(
-    recipe: WorldRecipe,
+def train_denoiser(
+    recipe: DenoiserRecipe,
     data: Path,
     codec: Path,
     cache: Path,
@@ -227,8 +227,8 @@ def train_world(
 ) -> dict[str, float]:
     """Train on the `train` split under `data`, with latents of `codec` (a folder with `vae/`) kept in `cache`.
 
-    Ends with a complete world folder in `out/world`, ready for `World.from_pretrained`. Calling it again resumes. A new
-    run may start from the denoiser of another world folder (`init`; "default": the embedded one) of equal architecture
+    Ends with a complete model folder in `out/model`, ready for `World.from_pretrained`. Calling it again resumes. A new
+    run may start from the denoiser of another model folder (`init`; "default": the embedded one) of equal architecture
     and, to make sense, with the same codec. `perceptual` is the distance that `recipe.perceptual` weighs: a frozen
     network, two batches of images in [-1, 1] -> [N].
     """
@@ -249,8 +249,8 @@ def train_world(
     return _train(recipe, source, lambda *_: videos["val"][:8], (vae, quick), size, out, init, perceptual)
 
 
-def train_world_stream(
-    recipe: WorldRecipe,
+def train_denoiser_stream(
+    recipe: DenoiserRecipe,
     places: Places,
     codec: Path,
     out: Path,
@@ -258,7 +258,7 @@ def train_world_stream(
     perceptual: nn.Module | None = None,
     until: float | None = None,
 ) -> dict[str, float]:
-    """As `train_world`, on videos that are made while training goes on (`stream`), at `places`, by number.
+    """As `train_denoiser`, on videos that are made while training goes on (`stream`), at `places`, by number.
 
     `recipe.train.seed` chooses their range: a run that goes on from another one (`init`) sees new worlds with a new
     seed. A resumed run sees those of its seed from the first again.
@@ -277,7 +277,7 @@ def train_world_stream(
     try:
         size = (places.width, places.height)
 
-        def begin(task: WorldTask, trainer: Trainer) -> list[Video]:
+        def begin(task: DenoiserTask, trainer: Trainer) -> list[Video]:
             if task.compiled:  # while the first videos are made
                 task.warm_up(trainer)
             source.wait()
@@ -294,7 +294,7 @@ def train_world_stream(
 SEED_RANGE = 100_000  # videos that a run may see before it meets those of the next seed
 
 
-def _codec(recipe: WorldRecipe, codec: Path) -> tuple[Path, ImageAutoencoder]:
+def _codec(recipe: DenoiserRecipe, codec: Path) -> tuple[Path, ImageAutoencoder]:
     """The folder of the autoencoder and the autoencoder, which must fit the recipe."""
     folder = Path(codec) / "vae" if (Path(codec) / "vae").is_dir() else Path(codec)
     vae = from_pretrained(folder, expect=ImageAutoencoder)
@@ -307,9 +307,9 @@ def _codec(recipe: WorldRecipe, codec: Path) -> tuple[Path, ImageAutoencoder]:
 
 
 def _train(
-    recipe: WorldRecipe,
+    recipe: DenoiserRecipe,
     source: Source,
-    begin: Callable[["WorldTask", Trainer], list[Video]],
+    begin: Callable[["DenoiserTask", Trainer], list[Video]],
     codecs: tuple[ImageAutoencoder, Any],
     size: tuple[int, int],
     out: Path,
@@ -335,28 +335,28 @@ def _train(
         raise UserError("training: this recipe distils the denoiser that it starts from; give it with --init")
     if perceptual is not None:
         perceptual.to(device)
-    task = WorldTask(recipe, source, device, quick, perceptual, teacher)
+    task = DenoiserTask(recipe, source, device, quick, perceptual, teacher)
     trainer = Trainer(model, task, recipe.train, Path(out))
     if held_out := begin(task, trainer):
         task.validation = Validation(recipe.drawing, recipe.walk_sampling, held_out, quick, device, recipe.sheet_frames)
     if trainer.world_size == 1:  # a run that is killed leaves the weights of its last samples
-        task.export = lambda state: export_world(recipe, state, vae, size, Path(out) / "world")
+        task.export = lambda state: save_model(recipe, state, vae, size, Path(out) / "model")
     figures = trainer.train()
     state = trainer.averaged_state()
     if trainer.rank == 0:
-        export_world(recipe, state, vae, size, Path(out) / "world")
+        save_model(recipe, state, vae, size, Path(out) / "model")
     return figures
 
 
-def export_world(
-    recipe: WorldRecipe, state: dict[str, Tensor], codec: ImageAutoencoder, size: tuple[int, int], folder: Path
+def save_model(
+    recipe: DenoiserRecipe, state: dict[str, Tensor], codec: ImageAutoencoder, size: tuple[int, int], folder: Path
 ) -> None:
-    """Write a world folder: `transformer/`, `vae/`, `world.json`."""
+    """Write a model folder: `transformer/`, `vae/`, `model.json`."""
     with torch.device("meta"):
         model = WorldTransformer(recipe.model)
     save_pretrained(model, folder / "transformer", state=state)
     save_pretrained(codec, folder / "vae")
-    world = {
+    settings = {
         "width": size[0],
         "height": size[1],
         "chunk_latents": recipe.chunk_latents,
@@ -366,4 +366,4 @@ def export_world(
         "memory_noise": recipe.memory_noise,
         "retrieval": asdict(recipe.retrieval),
     }
-    (folder / "world.json").write_text(json.dumps(world, indent=2) + "\n")
+    (folder / MODEL_FILE).write_text(json.dumps(settings, indent=2) + "\n")
