@@ -212,8 +212,8 @@ def peer(base: World, threads: int, rounds: int) -> Figures:
 
     @torch.inference_mode()
     def ours(new: int) -> None:
-        kept = (denoiser.read(context[:, :new]) or []) + known[new:] if new else known
-        network = denoiser.place(context, inputs, kept)
+        cached = (denoiser.read(context[:, :new]) or []) + known[new:] if new else known
+        network = denoiser.place(context, inputs, cached)
         for timestep in steps:
             network(noisy, timestep)
 

@@ -129,19 +129,19 @@ class OnGround(AllViews):
         super().__init__()
         self._given_basis = basis
 
-    def update(self, cameras: Cameras, given: np.ndarray | None = None) -> None:
+    def update(self, cameras: Cameras, recorded: np.ndarray | None = None) -> None:
         self.basis = self._given_basis
         self._views = planar(cameras, self.basis)
 
 
 def newest_of_each_bin(
-    cameras: Cameras, basis: np.ndarray, config: RetrievalConfig, allowed: np.ndarray, given: np.ndarray
+    cameras: Cameras, basis: np.ndarray, config: RetrievalConfig, allowed: np.ndarray, recorded: np.ndarray
 ) -> np.ndarray:
     """Which entries a crowded index looks at, bool [N]."""
     newest = {}
     for row, pose in enumerate(pose_bins(cameras, basis, config).tolist()):
         if allowed[row]:
-            newest[(*pose, bool(given[row]))] = row
+            newest[(*pose, bool(recorded[row]))] = row
     return np.isin(np.arange(len(cameras)), list(newest.values()))
 
 
@@ -161,7 +161,7 @@ def coverage(
     recent: int | None,
     budget: int,
     config: RetrievalConfig,
-    given: Sequence[bool],
+    recorded: Sequence[bool],
 ) -> tuple[list[int], list[float]]:
     """Greedy residual coverage among the frames of `overlap`; then free slots are filled up."""
     points = samples(keys, config)
@@ -172,8 +172,8 @@ def coverage(
     scores: list[float] = []
 
     def difference(i: int) -> float:
-        """From the most similar chosen frame; a given frame is compared with given ones only."""
-        return min((apart(views, i, j, config) for j in chosen if given[j] or not given[i]), default=math.inf)
+        """From the most similar chosen frame; a recorded frame is compared with recorded ones only."""
+        return min((apart(views, i, j, config) for j in chosen if recorded[j] or not recorded[i]), default=math.inf)
 
     def choose(i: int, score: int) -> None:
         chosen.append(i)
@@ -187,8 +187,8 @@ def coverage(
             gains = {i: gain for i, gain in gains.items() if gain >= max(1, config.coverage.min_gain * len(points))}
             if not gains:
                 break
-            bonus = config.coverage.given_bonus * len(points)
-            best = max(gains, key=lambda i: (gains[i] + bonus * bool(given[i]), round(overlap[i], 6), i))
+            bonus = config.coverage.recorded_bonus * len(points)
+            best = max(gains, key=lambda i: (gains[i] + bonus * bool(recorded[i]), round(overlap[i], 6), i))
             left -= claims[best]
             for s in claims[best]:
                 times[s] += 1
@@ -196,7 +196,7 @@ def coverage(
     while config.coverage.fill_share is not None and len(chosen) < first + budget:
         free = [i for i in claims if i not in chosen and difference(i) > ALIKE]
         free = [i for i in free if len(claims[i]) / len(points) >= config.coverage.fill_share]
-        free = [i for i in free if given[i]] or free
+        free = [i for i in free if recorded[i]] or free
         if not free:
             break
         best = max(free, key=lambda i: (round(difference(i), 6), i))

@@ -34,7 +34,7 @@ def dataset(tmp_path_factory) -> Path:
     summary = render.render_dataset(
         root, maps=[MAP], frames_per_video=NUM_FRAMES, videos_per_map=1, seed=3, workers=1, raw=True, progress=False
     )
-    assert summary.written == [f"{MAP}_0"] and summary.kept == []
+    assert summary.written == [f"{MAP}_0"] and summary.existing == []
     return root
 
 
@@ -281,8 +281,8 @@ def test_splits_are_whole_maps_fixed_by_name():
 @needs_engine
 def test_rendering_again_gives_the_same_or_refuses_another_recipe(dataset, tmp_path):
     recipe = {"maps": MAP, "videos_per_map": 1, "workers": 1, "progress": False}
-    kept = render.render_dataset(dataset, frames_per_video=NUM_FRAMES, seed=3, **recipe)
-    assert kept.kept == [f"{MAP}_0"] and kept.written == []
+    again = render.render_dataset(dataset, frames_per_video=NUM_FRAMES, seed=3, **recipe)
+    assert again.existing == [f"{MAP}_0"] and again.written == []
     with pytest.raises(UserError, match="another recipe.*seed"):
         render.render_dataset(dataset, frames_per_video=NUM_FRAMES, seed=4, **recipe)
 

@@ -238,7 +238,12 @@ def test_the_cache_keeps_what_was_used_last_of_one_memory():
 
     assert cache.read(memory, [0, 1, 2], read) == ["frame 0", "frame 1", "frame 2"]
     assert cache.read(memory, [1, 3], read) == ["frame 1", "frame 3"]  # 0 goes
-    assert cache.read(memory, [0, 4, 5, 6], read) == ["frame 0", "frame 4", "frame 5", "frame 6"]  # more than are kept
+    assert cache.read(memory, [0, 4, 5, 6], read) == [
+        "frame 0",
+        "frame 4",
+        "frame 5",
+        "frame 6",
+    ]  # more than are cached
     assert asked == [[0, 1, 2], [3], [0, 4, 5, 6]] and len(cache) == 3
     cache.read(object(), [6], read)
     assert asked[-1] == [6], "another memory's entries are other frames"

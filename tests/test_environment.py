@@ -16,7 +16,7 @@ from context_as_memory.world import World
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.save_world(tmp_path_factory.mktemp("weights"))
+    return tiny.save_model(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")

@@ -175,7 +175,7 @@ def test_coverage_equals_plain_greedy(
     config = rule_of(
         max_context=size, min_gain=min_gain, layers=layers, fill_share=fill, alike_m=rng.choice([0.01, 0.2, 2.0])
     )
-    answer = retrieve(Candidates(cameras, given=known), target, config, recent=recent)
+    answer = retrieve(Candidates(cameras, recorded=known), target, config, recent=recent)
     basis = ground_basis(cameras)
     views, keys = planar(cameras, basis), take(planar(target, basis), key_rows(4))
     share = fov_overlap(take(keys, ranking_rows(keys, FAR)), views, NEAR, FAR).mean(0)
@@ -197,7 +197,7 @@ def test_cover_prefers_gain_then_overlap_then_the_earlier_row() -> None:
 
     def picked(budget: int, least: float, rows: int = 5) -> tuple[list[int], list[float]]:
         offer = Offer(
-            claims=claims[:rows], poses=9.0 * np.arange(rows)[None], given=np.zeros(rows, bool), tie_break=tie[:rows]
+            claims=claims[:rows], poses=9.0 * np.arange(rows)[None], recorded=np.zeros(rows, bool), tie_break=tie[:rows]
         )
         found, scores = cover(offer, budget, rule_of(layers=1, fill_share=None, min_gain=least).coverage)
         return found, scores.tolist()
@@ -210,14 +210,14 @@ def test_cover_prefers_gain_then_overlap_then_the_earlier_row() -> None:
 
 
 def test_on_a_straight_way_the_context_is_no_row_of_neighbours() -> None:
-    """80 frames straight ahead from one given picture: neighbours of a chosen frame are left out, every slot is used as
-    soon as there are views enough, and the given picture stays while it shows enough of the target."""
+    """80 frames straight ahead from one recorded picture: neighbours of a chosen frame are left out, every slot is used
+    as soon as there are views enough, and the recorded picture stays while it shows enough of the target."""
     way = look(np.c_[0.15 * np.arange(84), np.zeros((84, 2))], np.zeros(84), K, 160, 96)
-    given = np.arange(84) == 0
+    recorded = np.arange(84) == 0
     for strategy in ("coverage", "visible", "frustum"):
         rule = rule_of(strategy=strategy)
         for now in range(4, 80, 4):
-            found = retrieve(Candidates(way[:now], given=given[:now]), way[now : now + 4], rule, recent=now - 1)
+            found = retrieve(Candidates(way[:now], recorded=recorded[:now]), way[now : now + 4], rule, recent=now - 1)
             picked = np.sort(found.indices)
             apart_m = 0.15 * np.diff(picked[1:] if picked[0] == 0 else picked)
             assert (apart_m > rule.coverage.alike_m).all()
@@ -231,7 +231,7 @@ def test_standing_still_the_given_picture_stays_and_copies_of_it_do_not_crowd_in
     still = look(np.zeros((40, 3)), np.zeros(40), K, 160, 96)
     for strategy in ("coverage", "frustum"):
         found = retrieve(
-            Candidates(still[:36], given=np.arange(36) < 1), still[36:], rule_of(strategy=strategy), recent=35
+            Candidates(still[:36], recorded=np.arange(36) < 1), still[36:], rule_of(strategy=strategy), recent=35
         )
         assert found.indices.tolist() == [0, 35]
 
@@ -243,7 +243,7 @@ def test_no_two_generated_frames_of_a_context_are_near_duplicates(seed: int, str
     path = walk(seed, 84)
     rule = rule_of(strategy=strategy, fill_share=0.15 if filled else None, max_context=12)
     known = rng.random(80) < 0.2
-    found = retrieve(Candidates(path[:80], given=known), path[80:], rule, recent=79)
+    found = retrieve(Candidates(path[:80], recorded=known), path[80:], rule, recent=79)
     views = planar(path, ground_basis(path))
     for one, a in enumerate(found.indices):
         for b in found.indices[:one]:
@@ -251,7 +251,7 @@ def test_no_two_generated_frames_of_a_context_are_near_duplicates(seed: int, str
             assert not alike or known[a] != known[b]
     more = set(
         retrieve(
-            Candidates(path[:80], given=known), path[80:], rule_of(rule, fill_share=0.0), recent=79
+            Candidates(path[:80], recorded=known), path[80:], rule_of(rule, fill_share=0.0), recent=79
         ).indices.tolist()
     )
     assert set(found.indices.tolist()) <= more or filled
@@ -482,8 +482,8 @@ def test_bad_input_is_refused() -> None:
     for mask in masks:
         with pytest.raises(UserError, match="allowed"):
             retrieve(Candidates(bank, allowed=mask), bank[:1], config, recent=None)
-        with pytest.raises(UserError, match="given"):
-            retrieve(Candidates(bank, given=mask), bank[:1], config, recent=None)
+        with pytest.raises(UserError, match="recorded"):
+            retrieve(Candidates(bank, recorded=mask), bank[:1], config, recent=None)
     with pytest.raises(UserError, match="depths or bins"):
         retrieve(bank, bank[:1], config, recent=None, index=ViewIndex(rule_of(far_m=9.0)))
 
@@ -503,14 +503,17 @@ def test_import_is_light() -> None:
 def test_given_frames_go_before_generated_ones_of_about_equal_gain() -> None:
     cameras = look(np.zeros((12, 3)), np.linspace(-0.05, 0.05, 12), pinhole(90, 160, 96), 160, 96)
     target = look(np.zeros((1, 3)), np.zeros(1), pinhole(90, 160, 96), 160, 96)
-    given = np.arange(12) < 2  # the oldest, and a little aside
+    recorded = np.arange(12) < 2  # the oldest, and a little aside
 
     def picked(bonus: float) -> list[int]:
-        config = rule_of(given_bonus=bonus, max_context=2, fill_share=None, alike_m=1e-6, alike_rad=1e-6)
-        return retrieve(Candidates(cameras, given=given), target, config, recent=None).indices.tolist()
+        config = rule_of(recorded_bonus=bonus, max_context=2, fill_share=None, alike_m=1e-6, alike_rad=1e-6)
+        return retrieve(Candidates(cameras, recorded=recorded), target, config, recent=None).indices.tolist()
 
     assert not set(picked(0.0)) & {0, 1} and set(picked(0.15)) & {0, 1}
     away = look(np.zeros((12, 3)), np.full(12, np.pi), pinhole(90, 160, 96), 160, 96)
-    mixed = Cameras.concat([away[:2], cameras[2:]])  # given, but they show nothing of it
-    config = rule_of(given_bonus=0.15, max_context=4)
-    assert not set(retrieve(Candidates(mixed, given=given), target, config, recent=None).indices.tolist()) & {0, 1}
+    mixed = Cameras.concat([away[:2], cameras[2:]])  # recorded, but they show nothing of it
+    config = rule_of(recorded_bonus=0.15, max_context=4)
+    assert not set(retrieve(Candidates(mixed, recorded=recorded), target, config, recent=None).indices.tolist()) & {
+        0,
+        1,
+    }

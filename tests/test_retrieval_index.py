@@ -56,7 +56,7 @@ def test_the_index_gives_what_looking_at_everything_gives(seed, box_m, pitch_deg
     rng = np.random.default_rng(seed)
     bank = _pitched(rng, 120, box_m, pitch_deg)
     bank = Cameras(bank.c2w, np.where(rng.random((120, 1)) < 0.2, pinhole(100, 160, 96), K), 160, 96)
-    given = rng.random(120) < rng.choice([0.0, 0.3])
+    recorded = rng.random(120) < rng.choice([0.0, 0.3])
     profiles = rng.uniform(0.5, 8, (120, PROFILE)).astype(np.float32)
     profiles[rng.random(120) < 0.3] = np.inf
     config = rule_of(
@@ -65,7 +65,7 @@ def test_the_index_gives_what_looking_at_everything_gives(seed, box_m, pitch_deg
         frames=0 if crowded else 10**6,
         bin_m=float(rng.choice([1.5, 4.0])),
         bin_rad=float(rng.choice([0.4, 1.5])),
-        given_bonus=0.1,
+        recorded_bonus=0.1,
     )
     index = ViewIndex(config)
     for end in sorted({*rng.integers(1, 120, 4).tolist(), 120}):
@@ -74,13 +74,13 @@ def test_the_index_gives_what_looking_at_everything_gives(seed, box_m, pitch_deg
             allowed = rng.random(end) < share
 
             def ask(index, mask, end=end, target=target, recent=recent):
-                stored = Candidates(bank[:end], mask, given[:end], profiles[:end])
+                stored = Candidates(bank[:end], mask, recorded[:end], profiles[:end])
                 return retrieve(stored, target, config, recent=recent, index=index)
 
             found = ask(index, allowed)
             mask = allowed
             if crowded:
-                mask = reference.newest_of_each_bin(bank[:end], index.basis, config, allowed, given[:end])
+                mask = reference.newest_of_each_bin(bank[:end], index.basis, config, allowed, recorded[:end])
                 if recent is not None:
                     mask[recent] = allowed[recent]  # it has a slot of its own
             _same(found, ask(reference.OnGround(index.basis), mask))
@@ -106,9 +106,9 @@ def test_in_a_crowd_no_place_vanishes_behind_what_is_not_allowed() -> None:
 def test_in_a_crowd_given_frames_stay_in_sight_among_what_was_made_of_them() -> None:
     bank = look(np.r_[np.zeros((9, 3)), [[50.0, 0, 0]]], 0.1, K, 160, 96)
     for bonus, expected in ((0.0, 8), (0.1, 2)):
-        config = rule_of(frames=4, given_bonus=bonus, max_context=2)
+        config = rule_of(frames=4, recorded_bonus=bonus, max_context=2)
         found = retrieve(
-            Candidates(bank, given=np.arange(10) < 3), bank[[0]], config, recent=9, index=ViewIndex(config)
+            Candidates(bank, recorded=np.arange(10) < 3), bank[[0]], config, recent=9, index=ViewIndex(config)
         )
         assert found.candidates.tolist() == [2, 8] and found.indices.tolist() == [expected, 9]
 

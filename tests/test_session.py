@@ -184,7 +184,7 @@ def test_a_world_that_cannot_be_opened_leaves_the_walker_where_he_is(sessions):
 
 
 def test_a_world_that_nobody_walked_in_is_not_kept_and_there_is_an_end_to_them(sessions, shelf):
-    session = sessions(kept_worlds=2)
+    session = sessions(stored_worlds=2)
     session.receive(Init())
     session.receive(Init())
     assert len(shelf.names()) == 1

@@ -164,14 +164,14 @@ def test_a_world_remembers_what_training_would_have_shown(tmp_path, weights, str
     which knows nothing of indexes, of what is kept in working memory, or of how the memory came to be."""
     cameras = tiny.walk(52)
     rule = RetrievalConfig(strategy=strategy, max_context=4)
-    world = create_world(tmp_path / "world", weights, device="cpu", retrieval=rule, kept_frames=6)
+    world = create_world(tmp_path / "world", weights, device="cpu", retrieval=rule, cached_frames=6)
     world.reset(tiny.pictures(4), cameras[:4])
     for now in range(4, 52, 2):
         if now == 28:
             world.close()
             world = open_world(tmp_path / "world", device="cpu")
         target = cameras[now : now + 2]
-        plain = retrieve(Candidates(cameras[:now], given=np.arange(now) < 4), target, rule, recent=now - 1)
+        plain = retrieve(Candidates(cameras[:now], recorded=np.arange(now) < 4), target, rule, recent=now - 1)
         found = world.step(target).retrieval
         assert found.indices.tolist() == plain.indices.tolist()
         np.testing.assert_allclose(found.scores, plain.scores, atol=1e-12)

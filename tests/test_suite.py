@@ -15,7 +15,7 @@ from context_as_memory.evaluation.protocols.contexts import choices, compressed_
 from context_as_memory.evaluation.protocols.gate import GATE_DB, choose_walks, gate_margins_db, measure_walk
 from context_as_memory.evaluation.returns import pose_distance
 from context_as_memory.evaluation.suite import paper, proof, result, run
-from context_as_memory.evaluation.suite.proof import kept_share
+from context_as_memory.evaluation.suite.proof import remaining_share
 from context_as_memory.evaluation.suite.result import ClipStore
 from context_as_memory.evaluation.suite.run import evaluate, run_suite
 from context_as_memory.evaluation.suite.system import WorldSystem
@@ -121,9 +121,9 @@ def test_a_perfect_memory_is_believed_and_scores_at_the_ceiling(episodes, tmp_pa
     assert report.summary["gate_pass_rate"] == 1.0 and report.summary["gate_pass_rate_recent"] == 0.0
     assert report.summary["walks_passed"] == 4 and report.summary["walks_passed_both"] == 0
     assert all(report.parts["conditions"].values())
-    assert report.numbers["kept.other_scene"]["high"] <= 0.5 < report.numbers["margin_db.recent"]["low"]
-    assert report.summary["kept.other_scene"] == 0.0
-    assert report.summary["kept.wrong_same_trajectory"] < 0.5
+    assert report.numbers["remaining.other_scene"]["high"] <= 0.5 < report.numbers["margin_db.recent"]["low"]
+    assert report.summary["remaining.other_scene"] == 0.0
+    assert report.summary["remaining.wrong_same_trajectory"] < 0.5
     assert report.summary["gain_db.right"] > 20
 
 
@@ -139,7 +139,7 @@ def test_a_system_without_memory_fails_the_proof(episodes, tmp_path):
     # It copies the last frame, so it never left: the gate catches it.
     assert report.summary["gate_pass_rate"] == 0.0
     # It ignores its memory: a swap takes nothing from it.
-    assert report.summary["kept.wrong_same_trajectory"] == report.summary["kept.other_scene"] == 1.0
+    assert report.summary["remaining.wrong_same_trajectory"] == report.summary["remaining.other_scene"] == 1.0
 
 
 def test_pictures_out_of_nowhere_keep_all_of_their_score_under_the_swap(episodes, tmp_path):
@@ -149,13 +149,13 @@ def test_pictures_out_of_nowhere_keep_all_of_their_score_under_the_swap(episodes
 
     report = _run(Made(dream, lambda a, b, path, d, e: dream(a, b, path, e)), episodes, tmp_path)
     assert report.summary["proven"] is False
-    assert report.summary["kept.other_scene"] == 1.0
+    assert report.summary["remaining.other_scene"] == 1.0
 
 
 def test_copying_from_memory_is_seen_as_use_of_memory(episodes, tmp_path):
     report = _run(Made(_nearest, _replay(episodes).walk), episodes, tmp_path)
     assert report.summary["gain_db.right"] > 3
-    assert report.summary["kept.other_scene"] < 0.5
+    assert report.summary["remaining.other_scene"] < 0.5
 
 
 def test_our_world_goes_through_the_suite_and_resumes(episodes, tmp_path, capsys):
@@ -229,11 +229,11 @@ def test_a_quick_run_is_quick_in_all_its_parts():
 
 
 def test_shares_that_survive_a_swap():
-    assert kept_share(np.array([4.0, 4.0]), np.array([1.0, 1.0])) == pytest.approx(0.25)
-    assert kept_share(np.array([4.0]), np.array([-3.0])) == 0.0
-    assert kept_share(np.array([0.0]), np.array([0.0])) == 1.0
-    assert kept_share(np.array([-1.0]), np.array([-2.0])) == 1.0  # there was no gain to lose
-    assert kept_share(np.empty(0), np.empty(0)) is None
+    assert remaining_share(np.array([4.0, 4.0]), np.array([1.0, 1.0])) == pytest.approx(0.25)
+    assert remaining_share(np.array([4.0]), np.array([-3.0])) == 0.0
+    assert remaining_share(np.array([0.0]), np.array([0.0])) == 1.0
+    assert remaining_share(np.array([-1.0]), np.array([-2.0])) == 1.0  # there was no gain to lose
+    assert remaining_share(np.empty(0), np.empty(0)) is None
 
 
 def test_the_gate_is_closed_to_a_walk_that_does_not_come_back(episodes):
@@ -299,7 +299,7 @@ def test_a_proof_needs_walks_that_pass_the_gate():
 
 def test_one_episode_has_no_other_scene(episodes, tmp_path):
     report = run_suite("proof", _replay(episodes), _settings(tmp_path, drift_frames=0), episodes[:1])
-    assert not report.having("other_scene.psnr_db") and "kept.other_scene" not in report.summary
+    assert not report.having("other_scene.psnr_db") and "remaining.other_scene" not in report.summary
     assert any("another scene" in note for note in report.notes)
     assert "other scene |" not in (tmp_path / "report.md").read_text()
 

@@ -40,7 +40,7 @@ def test_worlds_that_step_together_show_what_they_show_alone(engine):
             assert found.frames_u8.shape == expected.frames_u8.shape
             difference = np.abs(found.frames_u8.astype(int) - expected.frames_u8)
             assert difference.max() <= 1 and (difference > 0).mean() < 0.01
-            np.testing.assert_array_equal(found.retrieval.indices, expected.retrieval.indices)
+            np.testing.assert_array_equal(found.retrieval.frame_ids, expected.retrieval.frame_ids)
     for one, other in zip(together, alone, strict=True):
         assert len(one.bank) == len(other.bank) and one.steps == other.steps
         assert isinstance(one.engine, Engine) and one.engine is other.engine or one.engine.name == other.engine.name

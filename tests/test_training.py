@@ -382,10 +382,10 @@ def test_weather_leaves_others_alone_and_goes_all_the_way():
 
 def test_walks_of_training_are_those_of_the_world():
     """Two walks in one batch, of different length of memory, make the frames that `World` makes of each alone."""
-    walks, given, chunks = (tiny.walk(20, 1), tiny.walk(22, 2)), (4, 6), 8
+    walks, recorded, chunks = (tiny.walk(20, 1), tiny.walk(22, 2)), (4, 6), 8
     worlds = [tiny.world(seed, memory_noise=0.3, num_steps=3) for seed in (5, 9)]
     plans, latents, truth = [], [], []
-    for world, cameras, count in zip(worlds, walks, given, strict=True):
+    for world, cameras, count in zip(worlds, walks, recorded, strict=True):
         world.reset(tiny.pictures(count, count), cameras[:count])
         layout, rule = world.config.layout, world.config.retrieval
         plan = plan_rollout(cameras, count, layout, rule, world.config.seed)
@@ -406,7 +406,7 @@ def test_walks_of_training_are_those_of_the_world():
             frames = torch.cat([(video[row] + 1) * 127.5 for video in made], dim=1).permute(1, 2, 3, 0)
             difference = (frames - torch.cat(truth[row * chunks : (row + 1) * chunks]).float()).abs()
             assert difference.max() < 1.5 and difference.mean() < 0.02, "but for rounding at half a level"
-            stored = world.bank.latents(np.arange(given[row], given[row] + 2 * chunks)).transpose(0, 1)
+            stored = world.bank.latents(np.arange(recorded[row], recorded[row] + 2 * chunks)).transpose(0, 1)
             assert (rollouts.made[row] - stored).square().mean() < 1e-4 * stored.square().mean()
 
 

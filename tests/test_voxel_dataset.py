@@ -41,7 +41,7 @@ def houses(monkeypatch):
 def test_episodes_are_exact_sound_kept_and_shown(tmp_path):
     made = voxels.render_voxel_dataset(tmp_path, worlds=NAMES, videos_per_world=2, seed=3, **SMALL)
     names = [f"{world}_{number}" for world in NAMES for number in range(2)]
-    assert made.written == names and made.kept == [] and check_dataset(tmp_path) == {}
+    assert made.written == names and made.existing == [] and check_dataset(tmp_path) == {}
     episode = list_episodes(tmp_path, "train")[0]
     assert episode.name == "village-203_0" and episode.meta["world"] == "village-203" and episode.num_frames == 6
     assert [episode.split for episode in list_episodes(tmp_path)] == ["test", "test", "train", "train"]
@@ -59,7 +59,7 @@ def test_episodes_are_exact_sound_kept_and_shown(tmp_path):
     (tmp_path / "gallery-1_1" / "poses.npy").unlink()
     assert list(check_dataset(tmp_path)) == ["gallery-1_1"]
     again = voxels.render_voxel_dataset(tmp_path, worlds=NAMES[:1], videos_per_world=1, seed=3, **SMALL)
-    assert again.written == [] and again.kept == ["gallery-1_0"]
+    assert again.written == [] and again.existing == ["gallery-1_0"]
     with pytest.raises(UserError, match="another recipe.*hfov_deg"):
         voxels.render_voxel_dataset(tmp_path, worlds=NAMES[:1], seed=3, hfov_deg=70.0, **SMALL)
 
@@ -106,8 +106,8 @@ def test_the_command_writes_episodes_and_continues(tmp_path, capsys):
     words = ["render", "--out", str(tmp_path / "data"), "--names", "val", "--count", "2", "--frames-per-video", "3"]
     words += ["--width", "32", "--height", "20", "--workers", "1"]
     assert main(words) == 0
-    assert "2 episodes written, 0 kept" in capsys.readouterr().out
-    assert main(words) == 0 and "0 episodes written, 2 kept" in capsys.readouterr().out
+    assert "2 episodes written, 0 were there" in capsys.readouterr().out
+    assert main(words) == 0 and "0 episodes written, 2 were there" in capsys.readouterr().out
     assert main(["check", str(tmp_path / "data")]) == 0
     assert (tmp_path / "data" / "contact.png").exists()
     assert [episode.split for episode in list_episodes(tmp_path / "data")] == ["val", "val"]

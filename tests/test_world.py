@@ -1,5 +1,6 @@
 """Memory and the one generation loop, with tiny real components."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from context_as_memory.retrieval import Retrieval, RetrievalConfig
 from context_as_memory.server.forgetful import forgetful
 from context_as_memory.tokens import TokenLayout, build_model_inputs
 from context_as_memory.transformer import WorldTransformer
-from context_as_memory.weights import from_pretrained, save_pretrained
+from context_as_memory.weights import fingerprint, from_pretrained, save_pretrained
 from context_as_memory.world import World, WorldConfig
 
 
@@ -56,12 +57,12 @@ def test_reset_leaves_a_fresh_world():
         np.testing.assert_array_equal(a.frames_u8, b.frames_u8)
 
 
-@pytest.mark.parametrize("kept_frames", [0, 3, 32])
-def test_keeping_keys_and_values_changes_nothing_but_time(kept_frames):
+@pytest.mark.parametrize("cached_frames", [0, 3, 32])
+def test_keeping_keys_and_values_changes_nothing_but_time(cached_frames):
     """A long walk that keeps few or many frames' keys and values equals one that computes all in every chunk."""
     cameras = tiny.walk(31)
     rule = RetrievalConfig(max_context=3)
-    world, plain = (tiny.world(kept_frames=frames, retrieval=rule) for frames in (kept_frames, 0))
+    world, plain = (tiny.world(cached_frames=frames, retrieval=rule) for frames in (cached_frames, 0))
     encoded = []
     encode = world.model.encode_context
     world.model.encode_context = lambda latents, *rest, **more: (
@@ -73,8 +74,8 @@ def test_keeping_keys_and_values_changes_nothing_but_time(kept_frames):
         np.testing.assert_array_equal(chunk.retrieval.indices, reference.retrieval.indices)
         difference = chunk.frames_u8.astype(int) - reference.frames_u8
         assert np.abs(difference).max() <= 1, "equal up to rounding"
-        assert len(world._read) <= kept_frames
-    assert sum(encoded) == used if kept_frames == 0 else sum(encoded) < used
+        assert len(world._read) <= cached_frames
+    assert sum(encoded) == used if cached_frames == 0 else sum(encoded) < used
 
 
 def test_memory_is_read():
@@ -277,6 +278,23 @@ def test_a_model_folder_may_hold_wans_autoencoder(tmp_path):
     world = World.from_pretrained(tmp_path, device="cpu")
     cameras = tiny.walk(9)
     assert [len(chunk.frames_u8) for chunk in _rolled(world, cameras)] == [8]
+
+
+def test_a_model_folder_with_the_former_file_name_asks_for_a_new_one(tmp_path):
+    tiny.save_model(tmp_path)
+    before = fingerprint(tmp_path)
+    (tmp_path / "model.json").rename(tmp_path / "world.json")
+    with pytest.raises(UserError, match=r"world\.json is called model\.json now; rename the file"):
+        World.from_pretrained(tmp_path, device="cpu")
+    assert fingerprint(tmp_path) == before, "a new name is no other model"
+
+
+@pytest.mark.parametrize("values", [{"given_bonus": 0.3}, {"coverage": {"given_bonus": 0.3}}])
+def test_former_names_of_settings_are_read(tmp_path, values):
+    tiny.save_model(tmp_path)
+    (tmp_path / "model.json").write_text(json.dumps({"kept_frames": 7, "retrieval": values}))
+    config = World.from_pretrained(tmp_path, device="cpu").config
+    assert config.cached_frames == 7 and config.retrieval.coverage.recorded_bonus == 0.3
 
 
 def test_saving_keeps_sixteen_bit_floats(tmp_path):

@@ -135,7 +135,7 @@ class WalkEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         info = {
             "c2w": chunk.cameras.c2w,
             "frame_ids": np.arange(known - count, known),
-            "context": chunk.retrieval.indices,
+            "context": chunk.retrieval.frame_ids,
         }
         return chunk.frames_u8, 0.0, False, ended, info
 

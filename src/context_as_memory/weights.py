@@ -32,7 +32,8 @@ _CLASSES: dict[str, tuple[type[nn.Module], type]] = {
     "WorldTransformer": (WorldTransformer, TransformerConfig),
 }
 
-_COVERAGE = "parallax_rad scale_band min_gain layers alike_m alike_rad fill_share given_bonus visible_parallax_rad"
+_COVERAGE = "parallax_rad scale_band min_gain layers alike_m alike_rad fill_share recorded_bonus visible_parallax_rad"
+FORMER_FIELDS = {"kept_frames": "cached_frames", "given_bonus": "recorded_bonus"}  # read for one version
 _PAPER = {"paper_" + name: name for name in ("near_m", "far_m", "parallel_rad", "far_share")}
 # Files of before the groups have these settings side by side: where each belongs.
 _GROUPS = (
@@ -46,6 +47,7 @@ def build_config(kind: type, values: dict[str, Any], where: str) -> Any:
     """Fill a config dataclass, and those inside it, from JSON values; an unknown key is an error that names it and
     where it stands."""
     known = get_type_hints(kind)
+    values = {FORMER_FIELDS.get(key, key): value for key, value in values.items()}
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise UserError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
@@ -90,7 +92,7 @@ def _nested(flat: dict[str, Any]) -> dict[str, Any]:
     """Settings of retrieval in groups; what is in a group already, or is unknown, stays where it is."""
     rule: dict[str, Any] = {}
     for key, value in flat.items():
-        group, name = _GROUPS.get(key, ("", key))
+        group, name = _GROUPS.get(FORMER_FIELDS.get(key, key), ("", key))
         if group and not isinstance(value, dict):
             rule.setdefault(group, {})[name] = value
         else:

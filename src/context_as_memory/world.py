@@ -27,7 +27,7 @@ from .errors import UserError
 from .front_door import FrontDoor
 from .machine import Clock
 from .memory import MemoryBank
-from .retrieval import Candidates, KeptIndex, Retrieval, RetrievalConfig, retrieve
+from .retrieval import CachedIndex, Candidates, Retrieval, RetrievalConfig, retrieve
 from .shapes import Float, UInt8
 from .stores import RamStore, Store
 from .tokens import ModelInputs, TokenLayout, build_model_inputs
@@ -48,7 +48,7 @@ class WorldConfig:
     seed: int = 0
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     memory_noise: float = 0.0  # on generated frames in the context: faults are not copied on and on (arXiv 2502.06764)
-    kept_frames: int = 32  # frames whose keys and values stay in working memory from chunk to chunk (`per_frame` only)
+    cached_frames: int = 32  # frames whose keys and values are cached from chunk to chunk (`per_frame` only)
     engine: str = "auto"  # what runs the networks, one of `engine.ENGINES`; a world file says which it was
 
     @property
@@ -90,7 +90,7 @@ class World(FrontDoor):
         self.bank = MemoryBank(store)
         self.steps = self.bank.store.steps  # numbers the noise of a chunk; with the seed it is the whole random state
         self.first_entry = 0  # what the first entry of the bank was called before a copy: numbers the noise of entries
-        self._read, self._index = ContextCache(config.kept_frames), KeptIndex()  # to save time; they choose nothing
+        self._read, self._index = ContextCache(config.cached_frames), CachedIndex()  # to save time; they choose nothing
 
     @cached_property
     def engine(self) -> Engine:
@@ -247,8 +247,8 @@ class World(FrontDoor):
         entries = inputs.context_index[0, 0].tolist()
         context = self._context_latents(entries)
         denoiser, flow = self.engine.denoiser, self.config.flow
-        kept = self._read.read(self.bank, entries, lambda some: denoiser.read(self._context_latents(some)))
-        network = denoiser.place(context, inputs, kept)
+        cached = self._read.read(self.bank, entries, lambda some: denoiser.read(self._context_latents(some)))
+        network = denoiser.place(context, inputs, cached)
         channels, _, rows, columns = context.shape
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(1, channels, self.config.chunk_latents, rows, columns, generator=generator).to(self.device)

@@ -32,7 +32,7 @@ class Explore:
     token: str | None = None
     """What viewers must give as ?token=...; made up if --host is not loopback and none is given."""
     worlds: Path = Path("outputs/worlds")
-    """Folder to keep worlds in: a page that is loaded again goes on, also with another server."""
+    """Folder to store worlds in: a page that is loaded again goes on, also with another server."""
     limits: Limits = field(default_factory=Limits)
     """What the server and one session may cost."""
     threads: int | None = None
@@ -111,7 +111,7 @@ def explore(command: Explore, shelf: "Callable[[], Shelf] | None" = None) -> int
     host = f"[{command.host}]" if ":" in command.host else command.host
     address = f"http://{host}:{command.port}/{query}"
     print(f"walk at {address}", flush=True)
-    print("Ctrl-C ends" if shelf else f"worlds are kept in {command.worlds}; Ctrl-C ends", flush=True)
+    print("Ctrl-C ends" if shelf else f"worlds are stored in {command.worlds}; Ctrl-C ends", flush=True)
     if local and command.browser and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         threading.Timer(1.0, webbrowser.open, [address]).start()  # when the server listens
     # A chunk that is being made when the server is told to end is finished first; so long it may take.

@@ -60,7 +60,7 @@ class Render:
     """Make training and test videos with exact cameras, or walk in a true world (needs the `render` extra)."""
 
     out: Path | None = None
-    """Folder for the episodes; finished ones in it are kept."""
+    """Folder for the episodes; finished ones in it stay."""
     worlds: Literal["voxel", "freedoom"] = "voxel"
     """voxel: our own worlds of blocks, without end. freedoom: the maps of a free game."""
     names: tuple[str, ...] = ("train",)
@@ -120,7 +120,7 @@ class Encode:
     weights: str = "default"
     """Folder whose `vae` encodes: `default`, a world, or the output of `cam train codec`."""
     cache: Path
-    """Folder for the latents; what is there already is kept."""
+    """Folder for the latents; what is there already stays."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Many videos at once: what is there already is kept, what fails is named, and the rest goes on."""
+"""Many videos at once: what is there already stays, what fails is named, and the rest goes on."""
 
 import hashlib
 import shutil
@@ -17,15 +17,15 @@ FPS = 15
 
 @dataclass(frozen=True)
 class RenderSummary:
-    """What was done: names of `written` and `kept` (already there) episodes, and `seconds` of wall time."""
+    """What was done: names of `written` and `existing` episodes, and `seconds` of wall time."""
 
     written: list[str] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
+    existing: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     def told(self) -> str:
         """In words."""
-        return f"{len(self.written)} episodes written, {len(self.kept)} kept, {self.seconds:.0f} s"
+        return f"{len(self.written)} episodes written, {len(self.existing)} were there, {self.seconds:.0f} s"
 
 
 def episode_seed(world: str, video: int, seed: int) -> int:
@@ -44,16 +44,16 @@ def make_episodes(
     """Make the episodes that are not in the folder `out` yet, `workers` at a time.
 
     Args:
-        recipes: for every episode by name, what its note will say. An episode that is there with these values is kept.
+        recipes: for every episode by name, what its note will say. An episode that is there with these values stays.
         make: makes one by name, in a thread; returns None or in words what went wrong.
 
     Raises `UserError` for episodes of another recipe and, after all others are done, naming those that failed.
     """
-    missing, kept = [], []
+    missing, existing = [], []
     for name, recipe in recipes.items():
         if (out / name).exists():
             _require_same_recipe(out / name, recipe)
-            kept.append(name)
+            existing.append(name)
         else:
             missing.append(name)
     start = time.perf_counter()
@@ -65,7 +65,7 @@ def make_episodes(
     if failed:
         listing = "; ".join(f"{name}: {problem}" for name, problem in sorted(failed.items()))
         raise UserError(f"{len(failed)} of {len(missing)} videos failed, the others are in {out} ({listing})")
-    return RenderSummary(written, kept, time.perf_counter() - start)
+    return RenderSummary(written, existing, time.perf_counter() - start)
 
 
 def _require_same_recipe(folder: Path, recipe: dict[str, Any]) -> None:

@@ -85,7 +85,7 @@ def sample_segment(
         frames to remember, the next smaller one holds for the whole segment. None: 1 to `retrieval.max_context`.
     shown: bool [T], frames that retrieval may choose from; None: a random part of those nearby.
     made: bool [T], frames that the denoiser has made itself: chunks begin after one of them, and retrieval knows that
-        they were not given. None: there are none.
+        they were not recorded. None: there are none.
     """
     frames, steps = len(cameras), layout.num_targets
     slots = range(1, retrieval.max_context + 1) if slots is None else slots
@@ -107,9 +107,9 @@ def sample_segment(
     limit = pool_size(config.chunks, wanted)
 
     drawn: list[tuple[np.ndarray, Retrieval]] = []
-    kept: list[int] = []  # those of the drawn that have as many frames as wanted and whose frames fit into the pool
+    fitting: list[int] = []  # those of the drawn that have as many frames as wanted and whose frames fit into the pool
     pool: set[int] = set()
-    while len(kept) < config.chunks and len(drawn) < 2 * config.chunks:
+    while len(fitting) < config.chunks and len(drawn) < 2 * config.chunks:
         start = int(rng.choice(near))
         targets = start + stride * np.arange(1, steps + 1)
         gap = int(rng.integers(config.max_jump)) if rng.random() < config.jump else 0
@@ -123,19 +123,19 @@ def sample_segment(
             allowed[max(0, targets.min() - hidden) : targets.max() + hidden + 1] = False
         kind = "random" if rng.random() < config.random_context else retrieval.strategy
         rule, seed = replace(retrieval, strategy=kind, max_context=wanted), int(rng.integers(2**31))
-        given = None if made is None else ~made
+        recorded = None if made is None else ~made
         found = retrieve(
-            Candidates(cameras, allowed=allowed, given=given), cameras[targets], rule, recent=recent, seed=seed
+            Candidates(cameras, allowed=allowed, recorded=recorded), cameras[targets], rule, recent=recent, seed=seed
         )
         drawn.append((targets, found))
         if len(found.indices) == wanted and len(together := pool.union(found.indices.tolist())) <= limit:
-            kept.append(len(drawn) - 1)
+            fitting.append(len(drawn) - 1)
             pool = together
-    if not kept:
+    if not fitting:
         most = max(len(found.indices) for _, found in drawn)
         wanted = max((number for number in slots if number <= most), default=1)
-        kept = _that_fit([found.indices for _, found in drawn], wanted, config.chunks)
-    chunks = [drawn[kept[row % len(kept)]] for row in range(config.chunks)]  # where too few fit, some come again
+        fitting = _that_fit([found.indices for _, found in drawn], wanted, config.chunks)
+    chunks = [drawn[fitting[row % len(fitting)]] for row in range(config.chunks)]  # where too few fit, some come again
     return _packed(cameras, layout, chunks, wanted)
 
 
@@ -146,14 +146,14 @@ def pool_size(chunks: int, slots: int) -> int:
 
 def _that_fit(found: Sequence[np.ndarray], slots: int, chunks: int) -> list[int]:
     """Which of the drawn contexts are used when each may have `slots` frames, at most `chunks` of them."""
-    kept: list[int] = []
+    fitting: list[int] = []
     pool: set[int] = set()
     for number, indices in enumerate(found):
         together = pool.union(_first(indices, slots).tolist())
-        if len(indices) >= slots and len(together) <= pool_size(chunks, slots) and len(kept) < chunks:
-            kept.append(number)
+        if len(indices) >= slots and len(together) <= pool_size(chunks, slots) and len(fitting) < chunks:
+            fitting.append(number)
             pool = together
-    return kept
+    return fitting
 
 
 def _first(indices: np.ndarray, slots: int) -> np.ndarray:
@@ -177,16 +177,16 @@ def _packed(
 
 @dataclass(frozen=True)
 class Walk:
-    """A walk of the denoiser along a video: what it is given to remember, and the frames that it makes anew."""
+    """A walk of the denoiser along a video: what it has to remember, and the frames that it makes anew."""
 
-    given: np.ndarray  # int64 [N]: frames of the video; the walk begins at the last of them
+    recorded: np.ndarray  # int64 [N]: frames of the video; the walk begins at the last of them
     made: np.ndarray  # int64 [L P]: frames of the video, in walking order
 
     def masks(self, frames: int) -> tuple[np.ndarray, np.ndarray]:
         """Which frames of the video are its memory in the end, and which of them it has made; both bool [frames]."""
         shown, made = np.zeros(frames, bool), np.zeros(frames, bool)
         made[self.made] = True
-        shown[self.given] = True
+        shown[self.recorded] = True
         return shown | made, made
 
 

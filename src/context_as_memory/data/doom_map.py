@@ -247,8 +247,8 @@ class DoomMap:
         light = sectors["light"].astype(float)
         sectors["light"] = np.clip(np.maximum(light, 100 + 0.6 * light), 0, 255).astype(np.int16)
         self._open_doors(sectors)
-        kept = [int(kind) == _PLAYER_START or int(kind) in DECORATION_RADIUS for kind in self.things["type"]]
-        return replace(self, linedefs=linedefs, sectors=sectors, things=self.things[np.array(kept, bool)])
+        solid = [int(kind) == _PLAYER_START or int(kind) in DECORATION_RADIUS for kind in self.things["type"]]
+        return replace(self, linedefs=linedefs, sectors=sectors, things=self.things[np.array(solid, bool)])
 
     def _open_doors(self, sectors: np.ndarray) -> None:
         """Raise the ceiling of closed sectors to just below their lowest open neighbour, if that makes a passage."""

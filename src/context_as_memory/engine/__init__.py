@@ -3,7 +3,7 @@ turn frames into latents and back.
 
 Three engines do the same: `plain` is the network as `transformer` defines it, slow and obvious; `torch` is the network
 rewritten (`folded`) in torch; `openvino` is the rewritten network as compiled graphs (extra `fast`). Tests hold them
-together. Which one a world was made with is kept in its file, since last bits differ between them.
+together. Which one a world was made with stands in its file, since last bits differ between them.
 """
 
 import importlib.util
@@ -42,11 +42,11 @@ class Denoiser(Protocol):
         frames cannot be read one by one."""
         ...
 
-    def place(self, latents: Tensor, inputs: ModelInputs, kept: Any) -> Callable[[Tensor, float], Tensor]:
+    def place(self, latents: Tensor, inputs: ModelInputs, cached: Any) -> Callable[[Tensor, float], Tensor]:
         """The network for one chunk, as a function of noisy targets [1, C, P, h, w] and a timestep in [0, 1000], giving
         its output of the same shape. It holds until the next call.
 
-        latents: the context [C, K, h, w]; inputs: of one chunk, slot i is frame i; kept: what `read` gave for them.
+        latents: the context [C, K, h, w]; inputs: of one chunk, slot i is frame i; cached: what `read` gave for them.
         """
         ...
 
@@ -107,11 +107,11 @@ def open_engine(
     number = next(model.parameters()).dtype
     chosen = _chosen(name, device, why_not(model.config))
     maker = {"plain": PlainDenoiser, "torch": _eager, "openvino": _graphs}[chosen]
-    # The plain twin is the model itself, so it is not kept beside it.
-    denoiser = PlainDenoiser(model) if chosen == "plain" else _kept(model, chosen, maker)
+    # The plain twin is the model itself, so no second copy is held.
+    denoiser = PlainDenoiser(model) if chosen == "plain" else _cached(model, chosen, maker)
     pictures: Any = PlainPictures(codec, device)
     if chosen == "openvino" and isinstance(codec, ImageAutoencoder):
-        pictures = _kept(codec, chosen, _picture_graphs)
+        pictures = _cached(codec, chosen, _picture_graphs)
     if chunk is not None:
         _build_ahead(denoiser, pictures, codec, *chunk)
     made_with: dict[str, str | int] = {
@@ -177,7 +177,7 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> str | None:
 _MADE: "weakref.WeakKeyDictionary[nn.Module, dict[str, tuple[Any, Any]]]" = weakref.WeakKeyDictionary()
 
 
-def _kept(network: nn.Module, name: str, make: Callable[[Any], Any]) -> Any:
+def _cached(network: nn.Module, name: str, make: Callable[[Any], Any]) -> Any:
     """What was made of a network before, or new if there is nothing, or the weights or threads have changed since."""
     known = _MADE.setdefault(network, {})
     state = (torch.get_num_threads(), *((p.data_ptr(), p.dtype, _version(p)) for p in network.parameters()))

@@ -109,18 +109,18 @@ class EagerDenoiser:
 
     def _read_one(self, latent: Tensor, grid: tuple[int, int]) -> Tensor:
         x, place, table = self._embeds(grid)(latent), self._here(grid), self._table(0.0)
-        kept = []
+        cached = []
         for number, block in enumerate(self.blocks):
             shift, scale, *others = table[6 * number : 6 * number + 6]
             q, k, v = block.project(x, shift, scale)
-            kept += [k[0], v[0]]
+            cached += [k[0], v[0]]
             if number + 1 < len(self.blocks):  # of the last layer nothing else is read
                 q, k, v = (
                     _placed(part, place.cosine, place.sine, matrix)
                     for part, matrix in ((q, place.query), (k, place.key), (v, place.key))
                 )
                 x = block.go_on(x, self._turned_back(self.attend(q, k, v), place), tuple(others))
-        return torch.stack(kept)
+        return torch.stack(cached)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q [F, n, heads, hd]; k and v [..., heads, hd] of all frames; the scale stands in q already."""
@@ -131,9 +131,9 @@ class EagerDenoiser:
     def _turned_back(self, attended: Tensor, place: Places) -> Tensor:
         return _placed(attended, place.cosine, place.sine, place.output)
 
-    def place(self, latents: Tensor, inputs: ModelInputs, kept: list[Tensor]) -> Callable[[Tensor, float], Tensor]:
+    def place(self, latents: Tensor, inputs: ModelInputs, cached: list[Tensor]) -> Callable[[Tensor, float], Tensor]:
         """The network for one chunk; see `Denoiser.place`."""
-        return self.place_together([(latents, inputs, kept)])
+        return self.place_together([(latents, inputs, cached)])
 
     def place_together(
         self, chunks: Sequence[tuple[Tensor, ModelInputs, list[Tensor]]]
@@ -144,14 +144,14 @@ class EagerDenoiser:
         positions = chunks[0][1].target_positions
         step = self._graphs(len(positions), tuple(len(used) for used in rows), grid)
         targets = []
-        for number, ((_, inputs, kept), used) in enumerate(zip(chunks, rows, strict=True)):
+        for number, ((_, inputs, cached), used) in enumerate(zip(chunks, rows, strict=True)):
             inputs = inputs.to(folded.device)
             cameras = inputs.context_cameras.flatten(0, 1)
             where = self._cast(folded.places(inputs.context_positions, grid, cameras))
             for row, slot in enumerate(used):
-                block = kept[slot].flatten(1, 2).flatten(0, 1).unsqueeze(0)  # [1, 2 layers n heads, hd]
-                turned = torch.bmm(block, where.key[slot : slot + 1]).view(kept[slot].shape)
-                step.put(number, row, torch.addcmul(kept[slot] * where.cosine[slot], turned, where.sine[slot]))
+                block = cached[slot].flatten(1, 2).flatten(0, 1).unsqueeze(0)  # [1, 2 layers n heads, hd]
+                turned = torch.bmm(block, where.key[slot : slot + 1]).view(cached[slot].shape)
+                step.put(number, row, torch.addcmul(cached[slot] * where.cosine[slot], turned, where.sine[slot]))
             targets.append(vars(folded.places(positions, grid, inputs.target_cameras.flatten(0, 1))))
         for name, held in vars(step.place).items():
             held.copy_(torch.cat([target[name] for target in targets]))

@@ -171,16 +171,16 @@ class GraphDenoiser:
         x = _linear(patches, Linear(folded.patch_weight, folded.offset(grid)))
         table = folded.modulation(0.0)
         place = _Placing(*(op.constant(part) for part in heads_first(folded.places((0,), grid, None))))
-        kept = []
+        cached = []
         for number, layer in enumerate(folded.layers):
             rows = [_constant(row) for row in table[6 * number : 6 * number + 6]]
             block = _Block(folded, layer)
             q, k, v = block.project(x, rows[0], rows[1])
-            kept += [k, v]
+            cached += [k, v]
             if number + 1 < len(folded.layers):  # of the last layer nothing else is read
                 seen = _attention(place.of(q, place.query), place.of(k, place.key), place.of(v, place.key))
                 x = block.go_on(x, place.of(seen, place.output), rows[2:])
-        stacked = op.concat([op.unsqueeze(part, _constant([0])) for part in kept], 0)
+        stacked = op.concat([op.unsqueeze(part, _constant([0])) for part in cached], 0)
         return _compiled(
             [op.transpose(stacked, _constant([2, 0, 1, 3, 4]))], [patches], "context", self.bf16, self.threads
         )
@@ -189,13 +189,13 @@ class GraphDenoiser:
         """What `context` gives, C, S and R -> placed keys and values of each layer in turn, [1, heads, K n, hd]."""
         folded, count = self.folded, grid[0] * grid[1]
         heads, width, parts = folded.heads, folded.head_dim, 2 * len(folded.layers)
-        kept = op.parameter([-1, parts, heads, count, width], np.float32)
+        cached = op.parameter([-1, parts, heads, count, width], np.float32)
         cosine, sine = (op.parameter([-1, 1, heads, count, width], np.float32) for _ in range(2))
         matrix = op.parameter([-1, 1, 1, width, width], np.float32)
-        placed = op.add(op.multiply(kept, cosine), op.multiply(op.matmul(kept, matrix, False, False), sine))
+        placed = op.add(op.multiply(cached, cosine), op.multiply(op.matmul(cached, matrix, False, False), sine))
         apart = op.split(op.transpose(placed, _constant([1, 2, 0, 3, 4])), op.constant(np.int64(0)), parts).outputs()
         outputs = [_reshape(part, (1, heads, -1, width)) for part in apart]
-        return _compiled(outputs, [kept, cosine, sine, matrix], "placing", self.bf16, self.threads)
+        return _compiled(outputs, [cached, cosine, sine, matrix], "placing", self.bf16, self.threads)
 
     def _build_step(self, frames: int, grid: tuple[int, int], chunks: int) -> Any:
         """For B chunks of P frames: patches [B P, n, C p q], modulation, places, placed keys and values of each chunk
@@ -235,9 +235,11 @@ class GraphDenoiser:
         request.infer([self.folded.tokens(latents.float()).contiguous().numpy()], share_inputs=True)
         return [frame.copy() for frame in request.get_output_tensor(0).data]
 
-    def place(self, latents: Tensor, inputs: ModelInputs, kept: list[np.ndarray]) -> Callable[[Tensor, float], Tensor]:
+    def place(
+        self, latents: Tensor, inputs: ModelInputs, cached: list[np.ndarray]
+    ) -> Callable[[Tensor, float], Tensor]:
         """The network for one chunk; see `Denoiser.place`."""
-        return self.place_together([(latents, inputs, kept)])
+        return self.place_together([(latents, inputs, cached)])
 
     def place_together(
         self, chunks: Sequence[tuple[Tensor, ModelInputs, list[np.ndarray]]]
@@ -247,12 +249,12 @@ class GraphDenoiser:
         positions, parts = chunks[0][1].target_positions, 2 * len(folded.layers)
         placing, step = self._placing(grid), self._steps(len(positions), grid, len(chunks))
         targets = []
-        for number, (_, inputs, kept) in enumerate(chunks):
+        for number, (_, inputs, cached) in enumerate(chunks):
             used = inputs.context_mask[0, 0]
             context = folded.places(inputs.context_positions, grid, inputs.context_cameras.flatten(0, 1))
             tables = [part[used].transpose(1, 2).unsqueeze(1).contiguous() for part in (context.cosine, context.sine)]
             matrix = context.key[used][:, None, None].contiguous()
-            blocks = np.stack([kept[slot] for slot in torch.nonzero(used).flatten().tolist()])
+            blocks = np.stack([cached[slot] for slot in torch.nonzero(used).flatten().tolist()])
             placing.infer([blocks, *(part.numpy() for part in (*tables, matrix))], share_inputs=True)
             for part in range(parts):
                 found = placing.get_output_tensor(part)  # is written over by the next chunk's

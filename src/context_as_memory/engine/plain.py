@@ -24,7 +24,7 @@ class PlainDenoiser:
     def read(self, latents: Tensor) -> list[KeysValues] | None:
         """Keys and values of clean frames [C, K, h, w], [n, heads, hd] per layer and frame. One at a time: the last
         bits of a batched product depend on the batch, and a world that is opened again must go on exactly. None where
-        context frames see each other and nothing can be kept."""
+        context frames see each other and nothing can be cached."""
         if self.model.config.context_mode != "per_frame":
             return None
         latents = latents.unsqueeze(0).to(self.device, self.dtype)
@@ -32,14 +32,14 @@ class PlainDenoiser:
         return [[(k[0, 0], v[0, 0]) for k, v in frame] for frame in alone]
 
     def place(
-        self, latents: Tensor, inputs: ModelInputs, kept: list[KeysValues] | None
+        self, latents: Tensor, inputs: ModelInputs, cached: list[KeysValues] | None
     ) -> Callable[[Tensor, float], Tensor]:
         """The network for one chunk; see `Denoiser.place`."""
         slots = torch.arange(latents.shape[1]).view(1, 1, -1)
         inputs = replace(inputs, context_index=slots).to(self.device)
         encoded = None
-        if kept is not None:
-            layers = zip(*kept, strict=True)
+        if cached is not None:
+            layers = zip(*cached, strict=True)
             found = [tuple(torch.stack(parts).unsqueeze(0) for parts in zip(*layer, strict=True)) for layer in layers]
             encoded = [(k, v) for k, v in found]
         context = self.model.prepare(latents.unsqueeze(0).to(self.device, self.dtype), inputs, encoded=encoded)

@@ -123,9 +123,9 @@ class _Denoiser(_Member):
         found: list[Any] | None = self.ask(("read", tuple(latents.shape[2:])), latents)
         return found
 
-    def place(self, latents: Tensor, inputs: ModelInputs, kept: Any) -> Callable[[Tensor, float], Tensor]:
+    def place(self, latents: Tensor, inputs: ModelInputs, cached: Any) -> Callable[[Tensor, float], Tensor]:
         kind = ("place", tuple(latents.shape[2:]), inputs.target_positions)
-        network, number = self.ask(kind, (latents, inputs, kept))
+        network, number = self.ask(kind, (latents, inputs, cached))
 
         def output(noisy: Tensor, timestep: float) -> Tensor:
             found: Tensor = self.ask(("network", network, timestep), (number, noisy))

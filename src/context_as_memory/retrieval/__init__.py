@@ -24,7 +24,7 @@ with frames that show nothing of the target costs time and teaches nothing.
 
 from context_as_memory.retrieval.choose import retrieve
 from context_as_memory.retrieval.ground import explained, target_samples
-from context_as_memory.retrieval.index import AllViews, Index, KeptIndex, ViewIndex
+from context_as_memory.retrieval.index import AllViews, CachedIndex, Index, ViewIndex
 from context_as_memory.retrieval.rule import (
     STRATEGIES,
     Candidates,
@@ -43,7 +43,7 @@ __all__ = [
     "Coverage",
     "Crowd",
     "Index",
-    "KeptIndex",
+    "CachedIndex",
     "Paper",
     "Retrieval",
     "RetrievalConfig",

@@ -30,7 +30,7 @@ def retrieve(
     bank: cameras of all N stored frames, or those and what else is known of them. target: cameras of the T >= 1 frames
     to be generated. recent: index of the most recent frame, always in the context and listed last; None: there is none.
     index: an index kept from call to call, brought up to date with the bank here; `coverage` then costs about the same
-    however many there are, and `given` must be the same in every call. seed: for the random draws of `paper` and
+    however many there are, and `recorded` must be the same in every call. seed: for the random draws of `paper` and
     `random`. Raises UserError for a bad index, mask or empty target.
     """
     stored = bank if isinstance(bank, Candidates) else Candidates(bank)
@@ -44,7 +44,7 @@ def retrieve(
     looking: Index = AllViews() if index is None else index
     if not looking.fits(config):
         raise UserError("this index was made for a rule with other depths or bins; make one for this rule")
-    looking.update(stored.cameras, stored.given)
+    looking.update(stored.cameras, stored.recorded)
     sight: Geometry = (
         Space(config, stored, target) if config.strategy == "frustum" else Ground(config, stored, target, looking)
     )
@@ -100,7 +100,7 @@ def _cover(asked: _Slots) -> _Answer:
     offer = Offer(
         claims=sight.explains(sight.samples(rows), entries),
         poses=sight.places(entries),
-        given=sight.given[entries],
+        recorded=sight.recorded[entries],
         tie_break=tie_break[best],
     )
     picked, scores = cover(offer, asked.budget, asked.config.coverage)

@@ -22,12 +22,12 @@ class Offer:
     """C candidates in order of age, newest first, and behind them the most recent frame, if there is one (R = 0 or 1).
 
     claims: which of the target's samples each explains, bool [C + R, S]. poses: as points [D, C + R], at most 1 apart
-    for near-duplicates. given: which were not generated, bool [C + R]. tie_break: [C] in [0, 1], more is better.
+    for near-duplicates. recorded: which were not generated, bool [C + R]. tie_break: [C] in [0, 1], more is better.
     """
 
     claims: Bool[np.ndarray, "n samples"]
     poses: Float[np.ndarray, "d n"]
-    given: Bool[np.ndarray, " n"]
+    recorded: Bool[np.ndarray, " n"]
     tie_break: Float[np.ndarray, " c"]
 
 
@@ -44,9 +44,10 @@ def cover(offer: Offer, budget: int, rule: Coverage) -> tuple[list[int], Float[n
     scores: list[float] = []
     if count == 0:
         return rows, np.array(scores)
-    every, given = packed(offer.claims), offer.given[:count]
+    every, recorded = packed(offer.claims), offer.recorded[:count]
     words = every[:count]
-    bonus = offer.tie_break * 0.99 + rule.given_bonus * number * given  # below 1 sample: decides between equal gains
+    # The first part is below 1 sample: it decides between equal gains.
+    bonus = offer.tie_break * 0.99 + rule.recorded_bonus * number * recorded
     least = max(rule.min_gain * number, 1)
     apart = np.full(count, np.inf)  # squared distance to the most similar chosen frame
     for last in range(count, len(every)):
@@ -73,7 +74,7 @@ def cover(offer: Offer, budget: int, rule: Coverage) -> tuple[list[int], Float[n
     shows = share >= rule.fill_share
     while len(rows) < budget:
         free = shows & (apart > ALIKE)
-        first = free & given
+        first = free & recorded
         # Rounded, so that equal poses tie whatever their last digit; then the newest is picked.
         difference = np.where(first if first.any() else free, apart.round(6), -1.0)
         best = int(difference.argmax())
@@ -86,12 +87,11 @@ def cover(offer: Offer, budget: int, rule: Coverage) -> tuple[list[int], Float[n
 
 
 def _apart(apart: Float[np.ndarray, " c"], offer: Offer, chosen: int) -> Float[np.ndarray, " c"]:
-    """Squared distances [C] to the most similar chosen frame, when one more is chosen. A generated frame makes no given
-    one superfluous."""
+    """Squared distances [C] to the most similar chosen frame, with one more. Generated ones hide no recorded one."""
     poses, count = offer.poses, len(apart)
     step = poses[:, :count] - poses[:, chosen : chosen + 1]
     nearer = np.minimum(apart, np.add.reduce(step * step, axis=0))
-    return nearer if offer.given[chosen] else np.where(offer.given[:count], apart, nearer)
+    return nearer if offer.recorded[chosen] else np.where(offer.recorded[:count], apart, nearer)
 
 
 def packed(claims: Bool[np.ndarray, "*n samples"]) -> UInt64[np.ndarray, "*n words"]:

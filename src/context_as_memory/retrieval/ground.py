@@ -29,7 +29,7 @@ class Geometry(Protocol):
 
     ranking: Indices  # which of the target's poses rank the candidates
     shortlist: int  # how many candidates are compared closely
-    given: Bools  # which entries were not generated, [N]
+    recorded: Bools  # which entries were not generated, [N]
 
     def overlap(self, entries: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Share of the target that each entry covers, [n] in [0, 1]."""
@@ -59,7 +59,7 @@ class Ground:
         self.keys = take(self.goals, key)
         self.ranking = key[ranking_rows(self.keys, config.far_m)]
         self.rank_goals = take(self.goals, self.ranking)
-        self.given = np.zeros(number, bool) if stored.given is None else stored.given
+        self.recorded = np.zeros(number, bool) if stored.recorded is None else stored.recorded
         self.profiles_m: np.ndarray | None = None
         if config.strategy == "visible" and stored.profiles_m is not None:
             self.profiles_m = checked_profiles(stored.profiles_m, number)

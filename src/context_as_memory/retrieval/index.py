@@ -5,7 +5,7 @@ gives exactly the candidates, and appending to it costs the same for the first a
 world the number of frames grows but the number of *different* views does not: from `Crowd.frames` on, only the newest
 frame of each pose bin (`bin_m` x `bin_rad`) is a candidate, and of these the `NEAREST`, since views overlap most
 that look at the same place. The others stay stored: where the newest frame of a bin is not allowed, the newest allowed
-one stands for it. Frames that were given have bins of their own, so that none is hidden by what was made of it.
+one stands for it. Frames that were recorded have bins of their own, so that none is hidden by what was made of it.
 """
 
 from typing import Protocol, runtime_checkable
@@ -34,9 +34,9 @@ class Index(Protocol):
         """Whether it may be asked for this rule."""
         ...
 
-    def update(self, cameras: Cameras, given: Bool[np.ndarray, " n"] | None = None) -> None:
+    def update(self, cameras: Cameras, recorded: Bool[np.ndarray, " n"] | None = None) -> None:
         """Take in what a bank has gained: `cameras` are all of its entries, of which the first are known already.
-        given: bool [N], which of them were not generated (None: no difference is made); for an entry always the same.
+        recorded: bool [N], which of them were not generated (None: no difference is made), the same in every call.
         """
         ...
 
@@ -61,7 +61,7 @@ class AllViews:
     def fits(self, config: RetrievalConfig) -> bool:
         return True
 
-    def update(self, cameras: Cameras, given: Bool[np.ndarray, " n"] | None = None) -> None:
+    def update(self, cameras: Cameras, recorded: Bool[np.ndarray, " n"] | None = None) -> None:
         self.basis = ground_basis(cameras)
         self._views = planar(cameras, self.basis)
 
@@ -102,12 +102,12 @@ class ViewIndex:
         self._bins: dict[tuple[int, ...], tuple[int, int, _Cell]] = {}
         self._cells: dict[tuple[int, int], _Cell] = {}
 
-    def update(self, cameras: Cameras, given: Bool[np.ndarray, " n"] | None = None) -> None:
+    def update(self, cameras: Cameras, recorded: Bool[np.ndarray, " n"] | None = None) -> None:
         """Take in what a bank has gained.
 
         Taking entries in at once or one by one makes the same index, bit for bit.
         """
-        given = np.zeros(len(cameras), bool) if given is None else given
+        recorded = np.zeros(len(cameras), bool) if recorded is None else recorded
         while self._length < len(cameras):
             ups = np.concatenate([self._up_sum[None], -cameras.down[self._length :]])
             sums = np.add.accumulate(ups)[1:]  # in order, as one by one
@@ -117,13 +117,13 @@ class ViewIndex:
             level = int(np.argmax(tilted)) if tilted.any() else len(sums)
             if level:
                 end = self._length + level
-                self._append(_part(cameras, self._length, end), given[self._length : end])
+                self._append(_part(cameras, self._length, end), recorded[self._length : end])
                 self._up_sum = sums[level - 1]
             else:  # lay the ground anew, under all that is known and one more
                 end = self._length + 1
                 self.basis, self._up_sum = ground_basis(cameras, sums[0]), sums[0]
                 self._start(max(64, 2 * end))
-                self._append(_part(cameras, 0, end), given[:end])
+                self._append(_part(cameras, 0, end), recorded[:end])
 
     def _bounds(self, cameras: Cameras, views: PlanarViews) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, " n"]]:
         """Circles on the ground around what each camera can see: centres [N, 2], radii [N]."""
@@ -133,7 +133,7 @@ class ViewIndex:
         centre, radius = spheres(cameras, near, far)  # seen from above a sphere is a circle
         return coordinates(centre, self.basis), radius
 
-    def _append(self, cameras: Cameras, given: Bools) -> None:
+    def _append(self, cameras: Cameras, recorded: Bools) -> None:
         views = planar(cameras, self.basis)
         start, end = self._length, self._length + len(views.origin)
         if end > len(self._k):
@@ -147,7 +147,7 @@ class ViewIndex:
         rows = slice(start, end)
         self._origin[rows], self._heading[rows], self._k[rows] = views.origin, views.heading, views.half_width_tan
         self._length, self._widest = end, max(self._widest, float(radius.max()))
-        bins = np.column_stack([pose_bins(cameras, self.basis, self.config), given])
+        bins = np.column_stack([pose_bins(cameras, self.basis, self.config), recorded])
         spots = np.floor(centre / self.config.far_m).astype(np.int64)
         places = np.column_stack([centre, radius, views.origin + AHEAD * self.config.far_m * views.heading])
         self._places[:, rows] = places.T
@@ -220,7 +220,7 @@ class ViewIndex:
         return np.argpartition(distance, NEAREST)[:NEAREST]
 
 
-class KeptIndex:
+class CachedIndex:
     """The index over one bank, made anew for another bank and for a rule that it does not fit."""
 
     def __init__(self) -> None:

@@ -70,19 +70,20 @@ def thin_runs(
     """
     if len(candidates) <= budget:
         return candidates
-    kept = np.array([run[rng.integers(len(run))] for run in runs(candidates)])
-    if len(kept) <= budget:
-        return kept
+    survivors = np.array([run[rng.integers(len(run))] for run in runs(candidates)])
+    if len(survivors) <= budget:
+        return survivors
     now = float(len(origin) if recent is None else recent)
-    space = np.hypot(*(origin[kept] - goal).T)
-    space_unit, time_unit = max(float(space.max()), 1e-9), max(float(np.abs(kept - now).max()), 1.0)
-    distance = space / space_unit + np.abs(kept - now) / time_unit
+    space = np.hypot(*(origin[survivors] - goal).T)
+    space_unit, time_unit = max(float(space.max()), 1e-9), max(float(np.abs(survivors - now).max()), 1.0)
+    distance = space / space_unit + np.abs(survivors - now) / time_unit
     far: list[int] = []
     for _ in range(int(budget * far_share)):
         best = int(np.argmax(distance))
         far.append(best)
-        apart = np.hypot(*(origin[kept] - origin[kept[best]]).T) / space_unit + np.abs(kept - kept[best]) / time_unit
+        last = survivors[best]
+        apart = np.hypot(*(origin[survivors] - origin[last]).T) / space_unit + np.abs(survivors - last) / time_unit
         distance = np.minimum(distance, apart)
-    rest = np.setdiff1d(np.arange(len(kept)), far)
+    rest = np.setdiff1d(np.arange(len(survivors)), far)
     chosen = np.append(np.array(far, np.int64), rng.permutation(rest)[: budget - len(far)])
-    return np.asarray(kept[chosen])
+    return np.asarray(survivors[chosen])

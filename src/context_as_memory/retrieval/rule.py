@@ -32,15 +32,15 @@ class Coverage:
     """How often every sample is to be explained (>= 1): what seems to be shown may be hidden by a wall."""
     alike_m: float = 0.2
     """A frame this close to a chosen one, metres (> 0), is a near-duplicate and is not picked. Less if it is turned
-    too: see `Ground.places`. A given frame is a duplicate of given frames only."""
+    too: see `Ground.places`. A recorded frame is a duplicate of recorded frames only."""
     alike_rad: float = float(np.radians(5.0))
     """A frame turned by this angle against a chosen one at the same place is a near-duplicate, radians in (0, pi]."""
     fill_share: float | None = 0.15
-    """Slots that are still free go to frames that show at least this share of the samples, in [0, 1], given ones
+    """Slots that are still free go to frames that show at least this share of the samples, in [0, 1], recorded ones
     first, then those that differ most from the chosen ones. None: such slots stay free."""
-    given_bonus: float = 0.15
-    """A frame that was given, not generated, is preferred while its gain is within this share of all samples of the
-    best, in [0, 1]: it is sharper than what was made of it. Where all frames are given this changes nothing."""
+    recorded_bonus: float = 0.15
+    """A frame that was recorded, not generated, is preferred while its gain is within this share of all samples of the
+    best, in [0, 1]: it is sharper than what was made of it. Where all frames are recorded this changes nothing."""
     visible_parallax_rad: float = float(np.radians(60.0))
     """`visible`, where depth profiles are known, instead of `parallax_rad`: the samples are the surfaces that the
     target will meet as far as stored frames have seen them. Without profiles `visible` is `coverage`."""
@@ -52,7 +52,7 @@ class Coverage:
         for name in ("parallax_rad", "visible_parallax_rad"):
             if not 0 < getattr(self, name) <= np.pi / 2:
                 raise UserError(f"{name} is {getattr(self, name)}: give an angle above 0 and up to pi / 2")
-        for name in ("min_gain", "given_bonus", "fill_share"):
+        for name in ("min_gain", "recorded_bonus", "fill_share"):
             _check_share(name, getattr(self, name))
         if self.alike_m <= 0 or not 0 < self.alike_rad <= np.pi:
             raise UserError(f"alike_m {self.alike_m}, alike_rad {self.alike_rad}: need > 0, (0, pi]")
@@ -87,7 +87,7 @@ class Crowd:
 
     frames: int = 1024
     """With more stored frames, `coverage`, `visible` and `frustum` look only at the newest allowed frame of each pose
-    bin, given and generated frames apart (>= 0)."""
+    bin, recorded and generated frames apart (>= 0)."""
     bin_m: float = 1.0
     """Width of a pose bin, metres (> 0)."""
     bin_rad: float = float(np.radians(20.0))
@@ -128,18 +128,18 @@ class RetrievalConfig:
 class Candidates:
     """What is known of the N stored frames: entry i of everything is frame i.
 
-    allowed: bool [N], entries that may be retrieved (None: all; the most recent frame needs no permission). given: bool
-    [N], entries that were not generated (None: all count alike). profiles_m: [N, PROFILE] depths along each frame's
+    allowed: bool [N], entries that may be retrieved (None: all; the most recent frame needs no permission). recorded:
+    bool [N], those that were not generated (None: all count alike). profiles_m: [N, PROFILE] depths along each frame's
     horizon, metres, inf where unknown; `visible` without any is `coverage`.
     """
 
     cameras: Cameras
     allowed: Bools | None = None
-    given: Bools | None = None
+    recorded: Bools | None = None
     profiles_m: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        for name, mask in (("allowed", self.allowed), ("given", self.given)):
+        for name, mask in (("allowed", self.allowed), ("recorded", self.recorded)):
             if mask is not None and (mask.shape != (len(self.cameras),) or mask.dtype != np.bool_):
                 raise UserError(
                     f"{name} is {mask.dtype} {list(mask.shape)}: give {len(self.cameras)} booleans, one a frame"

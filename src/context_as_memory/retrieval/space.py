@@ -24,7 +24,7 @@ class Space:
     def __init__(self, config: RetrievalConfig, stored: Candidates, target: Cameras) -> None:
         self.config, self.cameras = config, stored.cameras
         self.ranking = key_rows(len(target))
-        self.given = np.zeros(len(stored.cameras), bool) if stored.given is None else stored.given
+        self.recorded = np.zeros(len(stored.cameras), bool) if stored.recorded is None else stored.recorded
         self._samples = frustum_samples(target[self.ranking], config)
 
     def overlap(self, entries: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:

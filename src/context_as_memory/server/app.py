@@ -50,7 +50,7 @@ def create_app(
 ) -> FastAPI:
     """The application.
 
-    shelf: where worlds are kept. token: what viewers must give as `?token=`; None asks for none. hosts: names under
+    shelf: where worlds are stored. token: what viewers must give as `?token=`; None asks for none. hosts: names under
     which the server may be addressed ("*": any): without a token, a page of another site whose name points here must
     not get in.
     """
@@ -80,14 +80,14 @@ def create_app(
 
     @app.get("/v1/worlds")
     async def worlds(request: Request) -> list[str]:
-        """The kept worlds, the last one walked in first; none for those who may only watch."""
+        """The stored worlds, the last one walked in first; none for those who may only watch."""
         if not _has_token(request.query_params.get("token"), token):
             return []
         return await asyncio.to_thread(shelf.names)
 
     @app.get("/v1/worlds/{name}/{what}")
     async def export(request: Request, name: str, what: str, branch: str = MAIN) -> StreamingResponse:
-        """A kept world as a film of one branch (walk.mp4), or as one file to send to a friend (world.tar)."""
+        """A stored world as a film of one branch (walk.mp4), or as one file to send to a friend (world.tar)."""
         if not _has_token(request.query_params.get("token"), token):
             raise HTTPException(403, "this server wants a token")
         make = {"walk.mp4": _film, "world.tar": _archive}.get(what)

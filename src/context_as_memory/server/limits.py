@@ -11,8 +11,8 @@ class Limits:
     """Walkers at once."""
     viewers: int = 16
     """Of one walk, beside its walker."""
-    kept_worlds: int = 500
-    """Kept on this server; then no new ones are begun."""
+    stored_worlds: int = 500
+    """Stored on this server; then no new ones are begun."""
     history_frames: int = 20_000
     """A walk ends here."""
     idle_s: float = 600.0

@@ -42,7 +42,7 @@ class Init:
     max_chunks: int | None = None  # stop after so many chunks
     start: str | None = None  # name of a shipped start place, where no picture is given; the first one if None
     known: bool = False  # of that place remember not one picture but all that was seen when looking around
-    world: str | None = None  # name of a kept world, to go on with
+    world: str | None = None  # name of a stored world, to go on with
     branch: str | None = None  # of that world; the one it was made with if None
     watch: str | None = None  # the share link's word: see what its walker sees, and touch nothing
     strategy: str = "coverage"  # the rule that chooses the context

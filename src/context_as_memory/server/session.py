@@ -227,7 +227,7 @@ class Session:
         return replace(rule, strategy=strategy, max_context=max_context)
 
     def _begin(self, init: Init) -> list[Told]:
-        """A new world, or one that was kept. Everything that can be wrong is looked at before anything is closed."""
+        """A new world, or a stored one. Everything that can be wrong is looked at before anything is closed."""
         if init.watch is not None:
             raise UserError("who walks cannot watch; connect again")
         kind = picture_format(init)
@@ -256,8 +256,8 @@ class Session:
 
     def _new(self, init: Init) -> tuple[str, World]:
         """A world that has its start frames, or none at all."""
-        if len(self._shelf.names()) >= self.limits.kept_worlds:
-            raise UserError(f"{self.limits.kept_worlds} worlds are kept here, and no more; go on with one of them")
+        if len(self._shelf.names()) >= self.limits.stored_worlds:
+            raise UserError(f"{self.limits.stored_worlds} worlds are stored here, and no more; go on with one of them")
         start = start_frame(init.start)
         name, world = self._shelf.create(init.seed)
         try:
@@ -289,7 +289,7 @@ class Session:
         return self._standing(compare)
 
     def _leave(self) -> None:
-        """Close the world; one that nobody walked in is not kept."""
+        """Close the world; one that nobody walked in is removed."""
         world, self._world, self._forgetful = self._world, None, None
         if world is not None:
             file = file_of(world)
@@ -355,7 +355,7 @@ class Session:
         return told
 
     def _up(self) -> np.ndarray:
-        """Upwards in this world: as it is kept with it, else as its first frame has it."""
+        """Upwards in this world: as its file says, else as its first frame has it."""
         world = self._world
         file = None if world is None else file_of(world)
         known = None if file is None else file.up
@@ -391,7 +391,7 @@ class Session:
         held = len(world.bank)
         if held + world.chunk_frames > self.limits.history_frames:
             self._hold(frozenset())
-            raise UserError(f"this walk has {held} frames, the most that is kept here; begin a new one")
+            raise UserError(f"this walk has {held} frames, the most that is stored here; begin a new one")
         applied = self._event
         here = world.bank.cameras[held - 1 : held]
         path = cameras_from_actions(here, self._actions(world.chunk_frames), up=self._up())

@@ -40,7 +40,7 @@ class Shelf(Protocol):
         ...
 
 
-class KeptWorlds:
+class StoredWorlds:
     """World files in a folder, one per world."""
 
     def __init__(self, folder: Path) -> None:
@@ -61,7 +61,7 @@ class KeptWorlds:
         shutil.rmtree(self.path(name), ignore_errors=True)
 
 
-class FolderShelf(KeptWorlds):
+class FolderShelf(StoredWorlds):
     """Generated worlds. The networks are loaded once and shared by all of them.
 
     kind: the class of the worlds.

@@ -16,7 +16,7 @@ from context_as_memory.data.voxel.render import VoxelRenderer
 from context_as_memory.data.voxel.walk import EYE_M, VoxelGround
 from context_as_memory.data.voxel.world import VoxelWorld
 from context_as_memory.retrieval import Retrieval, RetrievalConfig
-from context_as_memory.server.shelf import KeptWorlds
+from context_as_memory.server.shelf import StoredWorlds
 from context_as_memory.storage import MAIN, BranchStore, WorldFile
 from context_as_memory.world import Chunk, World, WorldConfig
 
@@ -89,8 +89,8 @@ def _no_latents(frames: int) -> torch.Tensor:
     return torch.zeros(1, frames, 1, 1)
 
 
-class TrueShelf(KeptWorlds):
-    """Walks through one place, kept in a folder like generated ones."""
+class TrueShelf(StoredWorlds):
+    """Walks through one place, stored in a folder like generated ones."""
 
     def __init__(self, folder: Path, place: Place) -> None:
         super().__init__(folder)

@@ -14,7 +14,7 @@ from context_as_memory.errors import UserError
 from context_as_memory.storage.file import MAIN, ChunkInfo, WorldFile
 from context_as_memory.stores import RamStore
 
-KEPT_CHUNKS = 32  # whose pictures and latents stay in working memory
+CACHED_CHUNKS = 32  # whose pictures and latents stay in working memory
 
 _Value = TypeVar("_Value")
 
@@ -30,8 +30,8 @@ class BranchStore:
         whole = file.whole_cameras(self.chunks)
         self.chunks = [info if info.id in whole else replace(info, lost=True) for info in self.chunks]
         self._first = [info.first for info in self.chunks]
-        self._frames: _Kept[np.ndarray] = _Kept(lambda info: file.frames_u8(info, self._size))
-        self._latents: _Kept[Tensor] = _Kept(file.latents)
+        self._frames: _Cache[np.ndarray] = _Cache(lambda info: file.frames_u8(info, self._size))
+        self._latents: _Cache[Tensor] = _Cache(file.latents)
 
     @property
     def steps(self) -> int:
@@ -89,7 +89,7 @@ class BranchStore:
         return [(self.chunks[i], row - self._first[i]) for i, row in zip(at.tolist(), rows, strict=True)]
 
 
-class _Kept(Generic[_Value]):
+class _Cache(Generic[_Value]):
     """What was read of the chunks used last."""
 
     def __init__(self, read: Callable[[ChunkInfo], _Value]) -> None:
@@ -99,6 +99,6 @@ class _Kept(Generic[_Value]):
         if info.id not in self._held:
             self._held[info.id] = self._read(info)
         self._held.move_to_end(info.id)
-        if len(self._held) > KEPT_CHUNKS:
+        if len(self._held) > CACHED_CHUNKS:
             self._held.popitem(last=False)
         return self._held[info.id]

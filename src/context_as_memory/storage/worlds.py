@@ -33,7 +33,7 @@ def create_world(
 ) -> World:
     """A new world in a new folder; `weights` and `changes` as in `World.from_pretrained`.
 
-    up: upwards in it, [3]; kept with the world, for whoever walks on. networks: a world with these weights, whose
+    up: upwards in it, [3]; stored with the world, for whoever walks on. networks: a world with these weights, whose
     networks are shared instead of being loaded again. `reset` gives the new world its start frames.
     """
     fresh = networks or World.from_pretrained(weights, device=device)

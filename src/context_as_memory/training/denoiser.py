@@ -225,7 +225,7 @@ def train_denoiser(
     init: str | Path | None = None,
     perceptual: nn.Module | None = None,
 ) -> dict[str, float]:
-    """Train on the `train` split under `data`, with latents of `codec` (a folder with `vae/`) kept in `cache`.
+    """Train on the `train` split under `data`, with latents of `codec` (a folder with `vae/`) stored in `cache`.
 
     Ends with a complete model folder in `out/model`, ready for `World.from_pretrained`. Calling it again resumes. A new
     run may start from the denoiser of another model folder (`init`; "default": the embedded one) of equal architecture

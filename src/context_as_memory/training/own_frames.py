@@ -2,12 +2,12 @@
 
 In generation memory holds own frames, in training recorded ones; every fault of a frame is then new to the model and
 grows from chunk to chunk. So the averaged denoiser walks along training videos while it is trained, with its own
-sampler, from own memory and through 8-bit pictures (`Rollouts`); what it makes is kept, and later segments get it in
+sampler, from own memory and through 8-bit pictures (`Rollouts`); what it makes is stored, and later segments get it in
 place of the recorded frames, while the targets stay recorded: it learns to mend what it does wrong. (Recycled errors:
 Stable Video Infinity, arXiv 2510.09212; own rollouts: Self-Forcing, arXiv 2506.08009; here with the faults of memory.)
 
 A frame that shows another place than the recorded one would teach the denoiser not to believe its memory; frames
-farther from the recorded ones than `own_error` are not kept.
+farther from the recorded ones than `own_error` are not used.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,7 +47,7 @@ class WalkJob:
 
     video: int
     plan: RolloutPlan
-    given: Tensor  # int64 [N]
+    recorded: Tensor  # int64 [N]
     made: Tensor  # int64 [L P]
 
 
@@ -74,7 +74,7 @@ class OwnWalkConfig:
     walks: int = 4  # at once
     chunks: int = 12  # length of a walk
     every: int = 8  # steps of training between two chunks
-    most_error: float = 0.7  # mean squared distance from the recorded latent up to which a frame is kept
+    most_error: float = 0.7  # mean squared distance from the recorded latent up to which a frame is used
 
     def round_at(self, step: int) -> int:
         """The round of walks that is under way after so many steps, from 0; -1 before the first."""
@@ -123,7 +123,7 @@ class OwnWalks:
         if not self.jobs:
             self.rollouts = None
             return
-        latents = [self.source.read(job.given.unsqueeze(0))[0] for job in self.jobs]
+        latents = [self.source.read(job.recorded.unsqueeze(0))[0] for job in self.jobs]
         plans = [job.plan for job in self.jobs]
         seeds = [number * len(self.jobs) + row for row in range(len(self.jobs))]
         self.rollouts = Rollouts(plans, latents, seeds, self.sampling, self.codec, fixed_slots=self.fixed_slots)
@@ -133,14 +133,14 @@ class OwnWalks:
         if self.rollouts is None or not self.rollouts.done:
             return
         made = self.rollouts.made[:, : self.rollouts.done * self.rollouts.size]
-        jobs = [WalkJob(job.video, job.plan, job.given, job.made[: made.shape[1]]) for job in self.jobs]
+        jobs = [WalkJob(job.video, job.plan, job.recorded, job.made[: made.shape[1]]) for job in self.jobs]
         recorded = self.source.read(torch.stack([job.made for job in jobs])).transpose(1, 2)
         error = (made - recorded).square().mean(dim=(2, 3, 4))
         good = error <= self.config.most_error
         self.source.keep(jobs, made, good)
         last = slice(-self.rollouts.size, None)
         self.figures = {
-            "own_kept": good.float().mean(),
+            "own_used": good.float().mean(),
             "own_error_first": error[:, : self.rollouts.size].mean(),
             "own_error_last": error[:, last].mean(),
         }

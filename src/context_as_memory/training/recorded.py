@@ -102,11 +102,11 @@ class RecordedVideos:
         jobs = []
         for row in range(self.drawing.walks.walks):
             video, walk = self._walk(number, row)
-            entries = np.concatenate([walk.given, walk.made])
+            entries = np.concatenate([walk.recorded, walk.made])
             cameras, first = self.cameras[video][entries], int(self.store.first_frames[video])
-            plan = plan_rollout(cameras, len(walk.given), self.drawing.layout, self.drawing.retrieval, seed=row)
-            given, made = (torch.from_numpy(first + part).to(self.device) for part in (walk.given, walk.made))
-            jobs.append(WalkJob(video, plan, given, made))
+            plan = plan_rollout(cameras, len(walk.recorded), self.drawing.layout, self.drawing.retrieval, seed=row)
+            recorded, made = (torch.from_numpy(first + part).to(self.device) for part in (walk.recorded, walk.made))
+            jobs.append(WalkJob(video, plan, recorded, made))
         return jobs
 
     def keep(self, jobs: Sequence[WalkJob], made: Tensor, good: Tensor) -> None:

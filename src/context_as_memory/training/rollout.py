@@ -43,43 +43,43 @@ class Sampling:
 
 @dataclass(frozen=True)
 class RolloutPlan:
-    """The contexts of a walk of L chunks that begins with N given frames.
+    """The contexts of a walk of L chunks that begins with N recorded frames.
 
-    Its memory has N + L P entries: the given frames, the last of them where it begins, then those that it makes.
+    Its memory has N + L P entries: the recorded frames, the last of them where it begins, then those that it makes.
     """
 
-    given: int  # N
+    recorded: int  # N
     inputs: ModelInputs  # [1, L, K]; context_index counts entries
 
 
 def plan_rollout(
     cameras: Cameras,
-    given: int,
+    recorded: int,
     layout: TokenLayout,
     retrieval: RetrievalConfig,
     seed: int = 0,
 ) -> RolloutPlan:
-    """Choose the context of every chunk of a walk. cameras: of all entries, N given ones and then L P along the way."""
+    """Choose the context of every chunk of a walk. cameras: of all entries, N recorded ones, then L P along the way."""
     size = layout.num_targets
-    is_given = np.arange(len(cameras)) < given
+    is_recorded = np.arange(len(cameras)) < recorded
     chunks = []
-    for number, first in enumerate(range(given, len(cameras) - size + 1, size)):
+    for number, first in enumerate(range(recorded, len(cameras) - size + 1, size)):
         targets = cameras[first : first + size]
         found = retrieve(
-            Candidates(cameras[:first], given=is_given[:first]),
+            Candidates(cameras[:first], recorded=is_recorded[:first]),
             targets,
             retrieval,
             recent=first - 1,
             seed=seed * NOISE_STEP + number,
         )
         chunks.append(build_model_inputs(layout, cameras[:first], targets, found, slots=layout.max_context))
-    return RolloutPlan(given, ModelInputs.cat(chunks, dim=1))
+    return RolloutPlan(recorded, ModelInputs.cat(chunks, dim=1))
 
 
 class Rollouts:
     """W walks of equally many chunks, made chunk by chunk.
 
-    latents: of each walk's given frames, [C, N, h, w]. seeds: one a walk, as `WorldConfig.seed`.
+    latents: of each walk's recorded frames, [C, N, h, w]. seeds: one a walk, as `WorldConfig.seed`.
     fixed_slots: give every chunk all context slots, masked where empty, so that shapes never change (for compiled
     denoisers); else as many as the longest context of the batch needs.
     """
@@ -100,18 +100,18 @@ class Rollouts:
         self.most = inputs.context_mask.sum(dim=2).amax(dim=0).tolist()  # filled slots of chunk l in any walk
         self.inputs = inputs.to(self.device)
         self.chunks, self.size = inputs.target_cameras.c2w.shape[1:3]
-        self.given = [plan.given for plan in plans]
-        entries = max(self.given) + self.chunks * self.size
+        self.recorded = [plan.recorded for plan in plans]
+        entries = max(self.recorded) + self.chunks * self.size
         channels, _, rows, columns = latents[0].shape
         # What the denoiser is shown, [W, entries, C, h, w]; made frames with their bit of noise, always the same.
         self.memory = torch.zeros(len(plans), entries, channels, rows, columns, device=self.device)
-        for row, given in enumerate(latents):
-            self.memory[row, : given.shape[1]] = given.transpose(0, 1)
+        for row, recorded in enumerate(latents):
+            self.memory[row, : recorded.shape[1]] = recorded.transpose(0, 1)
         self.made = torch.zeros(len(plans), self.chunks * self.size, channels, rows, columns, device=self.device)
         self.done = 0
 
     def __len__(self) -> int:
-        return len(self.given)
+        return len(self.recorded)
 
     @property
     def finished(self) -> bool:
@@ -157,7 +157,7 @@ class Rollouts:
         )
 
     def _remember(self, stored: Tensor, number: int) -> None:
-        first = [given + number * self.size for given in self.given]
+        first = [recorded + number * self.size for recorded in self.recorded]
         if self.sampling.memory_noise:
             noise = [
                 _normal([seed * NOISE_STEP - 1 - entry - step for step in range(self.size)], stored.shape[2:])

@@ -62,7 +62,7 @@ class Places(Protocol):
 class StreamConfig:
     """How many videos there are and how fast they are made."""
 
-    videos: int = 600  # kept at a time
+    videos: int = 600  # held at a time
     frames: int = 600  # of each
     first: int = 48  # videos that training waits for
     held_out: int = 8  # validation videos
@@ -113,8 +113,8 @@ def plan_video(
     walk, rollout, own = None, None, {}
     if drawing.own_share:
         walk = drawing.walk(cameras, rng)
-        entries = cameras[np.concatenate([walk.given, walk.made])]
-        rollout = plan_rollout(entries, len(walk.given), drawing.layout, drawing.retrieval, seed=number)
+        entries = cameras[np.concatenate([walk.recorded, walk.made])]
+        rollout = plan_rollout(entries, len(walk.recorded), drawing.layout, drawing.retrieval, seed=number)
         own = {slots: _rows(drawing, cameras, slots, walk, config.own_segments // len(kinds), rng) for slots in kinds}
     return VideoPlan(number, place, cameras, _there(rows), walk, rollout, _there(own))
 
@@ -293,8 +293,10 @@ class Stream:
             assert plan is not None and plan.walk is not None and plan.rollout is not None
             self._walked[slot] = number
             first = slot * self.config.frames
-            given, made = (torch.from_numpy(first + part).to(self.device) for part in (plan.walk.given, plan.walk.made))
-            jobs.append(WalkJob(plan.number, plan.rollout, given, made))
+            recorded, made = (
+                torch.from_numpy(first + part).to(self.device) for part in (plan.walk.recorded, plan.walk.made)
+            )
+            jobs.append(WalkJob(plan.number, plan.rollout, recorded, made))
         return jobs
 
     def keep(self, jobs: Sequence[WalkJob], made: Tensor, good: Tensor) -> None:

@@ -323,7 +323,7 @@ class Trainer:
 
     def _sample(self) -> dict[str, float]:
         """Swap the averaged weights in, let the task draw, swap back."""
-        kept = [p.detach().clone() for p in self.parameters]
+        original = [p.detach().clone() for p in self.parameters]
         folder = self.folder / "samples"
         folder.mkdir(exist_ok=True)
         self._fill(self.ema)
@@ -332,7 +332,7 @@ class Trainer:
             with torch.no_grad():
                 return self.task.sample(self.model, folder, self.step)
         finally:
-            self._fill(kept)
+            self._fill(original)
 
     @torch.no_grad()
     def _fill(self, values: list[Tensor]) -> None:

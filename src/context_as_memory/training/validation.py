@@ -93,10 +93,10 @@ class Validation:
         chunks = max(1, min(self.sheet_frames, shortest) // layout.num_targets)
         length = chunks * layout.num_targets
         plans = [plan_rollout(self.held_out[row][0][: 1 + length], 1, layout, retrieval) for row in walks]
-        given = [
+        recorded = [
             self.store.read(torch.tensor([[int(self.store.first_frames[row])]]).to(self.device))[0] for row in walks
         ]
-        rollouts = Rollouts(plans, given, walks, self.sampling, self.codec)
+        rollouts = Rollouts(plans, recorded, walks, self.sampling, self.codec)
         made = torch.cat([rollouts.advance(model).cpu() for _ in range(chunks)], dim=2)
         shown = slice(min(SHEET_STEP, length) - 1, None, SHEET_STEP)
         rows = []

@@ -25,13 +25,15 @@ def choices(rule: RetrievalConfig) -> dict[str, Choose]:
     """Every rule that chooses frames; `rule` gives the settings of those that retrieval knows."""
 
     def by(**changes: object) -> Choose:
-        def choose(memory: Cameras, targets: Cameras, size: int, seed: int, given: Recorded) -> np.ndarray:
+        def choose(memory: Cameras, targets: Cameras, size: int, seed: int, recorded: Recorded) -> np.ndarray:
             config = replace(rule, max_context=size, **changes)  # type: ignore[arg-type]
-            return retrieve(Candidates(memory, given=given), targets, config, recent=len(memory) - 1, seed=seed).indices
+            return retrieve(
+                Candidates(memory, recorded=recorded), targets, config, recent=len(memory) - 1, seed=seed
+            ).indices
 
         return choose
 
-    def fov_random(memory: Cameras, targets: Cameras, size: int, seed: int, given: Recorded) -> np.ndarray:
+    def fov_random(memory: Cameras, targets: Cameras, size: int, seed: int, recorded: Recorded) -> np.ndarray:
         """Random frames among those that pass the paper's overlap test."""
         last = len(memory) - 1
         config = replace(rule, strategy="paper", max_context=size)
@@ -51,12 +53,12 @@ def choices(rule: RetrievalConfig) -> dict[str, Choose]:
     }
 
 
-def _first(memory: Cameras, targets: Cameras, size: int, seed: int, given: Recorded) -> np.ndarray:
+def _first(memory: Cameras, targets: Cameras, size: int, seed: int, recorded: Recorded) -> np.ndarray:
     """The first frame and the most recent one, whatever the size."""
     return np.unique([0, len(memory) - 1])
 
 
-def _first_random(memory: Cameras, targets: Cameras, size: int, seed: int, given: Recorded) -> np.ndarray:
+def _first_random(memory: Cameras, targets: Cameras, size: int, seed: int, recorded: Recorded) -> np.ndarray:
     """The first frame, random ones, and the most recent one."""
     last = len(memory) - 1
     others = np.random.default_rng(seed).permutation(np.arange(1, last))[: max(0, size - 2)]

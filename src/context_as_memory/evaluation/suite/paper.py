@@ -99,7 +99,7 @@ def measure_turn(system: System, task: Task, seeds: Sequence[int], networks: boo
     path = turn_and_back(start, np.random.default_rng(task.start))
     back, out = mirrored(1 + len(path))
     rows, table = rows_of(system.rule), Scores(networks)
-    kept: dict[str, list[np.ndarray]] = {}
+    videos_of: dict[str, list[np.ndarray]] = {}
     for seed in seeds:
         walks: dict[tuple[str, int], tuple[np.ndarray, list[int]]] = {}
         for name, (rule, size) in rows.items():
@@ -108,9 +108,9 @@ def measure_turn(system: System, task: Task, seeds: Sequence[int], networks: boo
             if used:  # a made up system may ask for no context
                 table.note({f"history_{name}.context_frames": float(np.mean(used))})
             if name in ROWS:
-                kept.setdefault(name, []).append(video)
-    arrays = {"film": np.concatenate([kept[name][0] for name in (BASE, "recent")], axis=2)}
-    for name, videos in kept.items():
+                videos_of.setdefault(name, []).append(video)
+    arrays = {"film": np.concatenate([videos_of[name][0] for name in (BASE, "recent")], axis=2)}
+    for name, videos in videos_of.items():
         arrays[f"frames_{name}"] = np.concatenate([video[1::EVERY] for video in videos])
         arrays[f"clips_{name}"] = np.stack([video[-CLIP:] for video in videos])
     return Measured(_beside_base(table, rows, "history_"), arrays=arrays)

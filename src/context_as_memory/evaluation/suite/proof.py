@@ -80,13 +80,13 @@ def judge(report: Report) -> None:
     for swap in swaps:
         clips = report.having("gain_db.right", f"gain_db.{swap}")
         gains = np.stack([report.values(f"gain_db.{name}", clips) for name in ("right", swap)], axis=1)
-        kept = kept_share(gains[:, 0], gains[:, 1])
+        remaining = remaining_share(gains[:, 0], gains[:, 1])
         shares = [_kept(*row) for row in resampled_means(gains, report.groups_of(clips))]
         low, high = np.quantile(shares, [0.025, 0.975])
-        report.note_interval(f"kept.{swap}", Interval(kept or 0.0, float(low), float(high), len(clips)))
-        summary[f"kept.{swap}"] = kept
+        report.note_interval(f"remaining.{swap}", Interval(remaining or 0.0, float(low), float(high), len(clips)))
+        summary[f"remaining.{swap}"] = remaining
         name = {"wrong_same_trajectory": "frames that show something else", "other_scene": "another scene"}[swap]
-        conditions[f"at most half of the gain survives a swap for {name}"] = kept is not None and kept <= 0.5
+        conditions[f"at most half of the gain survives a swap for {name}"] = remaining is not None and remaining <= 0.5
     if not swaps:
         conditions["memory was swapped"] = False
     for kind in ("retrieval", "retrieval_random"):
@@ -112,7 +112,7 @@ def _mean(interval: Interval | None) -> float | None:
     return None if interval is None else interval.mean
 
 
-def kept_share(right: np.ndarray, swapped_gain: np.ndarray) -> float | None:
+def remaining_share(right: np.ndarray, swapped_gain: np.ndarray) -> float | None:
     """Which share of memory's gain survives a swap, in [0, 1]: 1 when the swap changes nothing, also where there is no
     gain. None without clips."""
     return _kept(float(right.mean()), float(swapped_gain.mean())) if len(right) else None

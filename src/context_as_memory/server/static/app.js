@@ -26,7 +26,7 @@ let besideChunk = -1; // the last chunk that was shown with memory off
 const token = query.has("token") ? { token: query.get("token") } : {};
 
 // One line at a time: a page with two would be refused its own world.
-function connect(what = wanted ?? kept()) {
+function connect(what = wanted ?? inAddress()) {
   clearTimeout(retry);
   if (socket) {
     socket.onopen = socket.onmessage = socket.onclose = null;
@@ -42,7 +42,7 @@ function connect(what = wanted ?? kept()) {
 }
 
 // The world and the branch that stand in the address.
-function kept() {
+function inAddress() {
   const [name, branch] = location.hash.slice(1).split("/");
   return name ? { world: name, branch: decodeURIComponent(branch ?? "main") } : {};
 }
@@ -51,7 +51,7 @@ function closed(event) {
   document.body.dataset.state = "closed";
   const left = query.has("watch") && world.share && [1001, 1008].includes(event.code); // the walker may come back
   if ((left || LOST.includes(event.code)) && retries < RETRIES) {
-    retries += 1; // the server was restarted, or the network failed: the world is kept, go on with it
+    retries += 1; // the server was restarted, or the network failed: the world is stored, go on with it
     say(left ? "the walker has left; looking again" : `connection lost; trying again (${retries})`, true);
     retry = setTimeout(connect, 500 * 2 ** retries);
   } else if (!explained) {
@@ -87,10 +87,10 @@ function receive(message) {
 function refused(message) {
   say(message.content, true);
   if (!["refused", "busy"].includes(message.code)) explained = true;
-  if (standing || !kept().world) return;
+  if (standing || !inAddress().world) return;
   if (message.code === "busy" && retries < RETRIES) {
     retries += 1; // the server has not noticed yet that the line before is dead
-    retry = setTimeout(() => begin(kept()), 250 * 2 ** retries);
+    retry = setTimeout(() => begin(inAddress()), 250 * 2 ** retries);
   } else if (message.code === "refused") {
     history.replaceState(null, "", location.pathname + location.search); // it is gone: begin another
     begin();
@@ -143,16 +143,16 @@ function ready(message) {
   say(message.driver ? "ready: hold a key" : "watching; only the walker can walk");
 }
 
-// The worlds that are kept here, the last one walked in first.
+// The worlds that are stored here, the last one walked in first.
 async function listWorlds() {
   const names = await (await fetch(`v1/worlds?${new URLSearchParams(token)}`)).json();
-  find("kept").hidden = names.length === 0;
+  find("stored").hidden = names.length === 0;
   fill(find("world"), names, world.name);
 }
 
 function fill(select, names, chosen) {
-  const kept = chosen ?? select.value;
-  select.replaceChildren(...names.map((name) => new Option(name, name, false, name === kept)));
+  const selected = chosen ?? select.value;
+  select.replaceChildren(...names.map((name) => new Option(name, name, false, name === selected)));
 }
 
 function frames(message) {
