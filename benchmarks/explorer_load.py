@@ -1,9 +1,9 @@
-"""The explorer under load: several walkers at once for minutes, some slow, some vanishing, on one model.
+"""The explorer under load: several visitors at once for minutes, some slow, some vanishing, on one model.
 
     python benchmarks/explorer_load.py --sessions 8 --minutes 5 --json load.json
 
-A server process with the given weights; each walker is a client of its own. Of every four, two read at once, one reads
-slowly, and one vanishes without a word every 20 seconds and comes back to its world. Measured: chunks per walker
+A server process with the given weights; each visitor is a client of its own. Of every four, two read at once, one reads
+slowly, and one vanishes without a word every 20 seconds and comes back to its world. Measured: chunks per visitor
 (does anyone starve?), seconds from a key to the first changed picture, and the server's working memory over time.
 """
 
@@ -34,7 +34,7 @@ KEYS = "wjwl"
 
 
 @dataclass
-class Walker:
+class Visitor:
     """What one client saw."""
 
     kind: str
@@ -45,11 +45,11 @@ class Walker:
     failures: list[str] = field(default_factory=list)
 
 
-async def walk(address: str, walker: Walker, end: float) -> None:
+async def walk(address: str, visitor: Visitor, end: float) -> None:
     """Walk until the end; the vanishing kind cuts the line again and again."""
     world, event_id = None, 0
     while time.monotonic() < end:
-        stay = min(end, time.monotonic() + (STAY_S if walker.kind == "vanishing" else 1e9))
+        stay = min(end, time.monotonic() + (STAY_S if visitor.kind == "vanishing" else 1e9))
         try:
             async with connect(address, max_size=None, max_queue=4) as line:
                 await line.send(encode(Init(world=world, realtime_output_format="h264")))
@@ -69,24 +69,24 @@ async def walk(address: str, walker: Walker, end: float) -> None:
                     if isinstance(message, Ready):
                         world = message.world
                     elif isinstance(message, Failure):
-                        walker.failures.append(message.content)
-                        if message.code == "busy":  # a world whose walker just vanished is let go of soon
+                        visitor.failures.append(message.content)
+                        if message.code == "busy":  # a world whose visitor just vanished is let go of soon
                             break
                     elif isinstance(message, FrameBatch) and message.event_id in pressed:
-                        walker.waits_s.append(time.monotonic() - pressed.pop(message.event_id))
+                        visitor.waits_s.append(time.monotonic() - pressed.pop(message.event_id))
                     elif isinstance(message, ChunkStats):
                         now = time.monotonic()
-                        walker.longest_gap_s = max(walker.longest_gap_s, now - last_chunk)
-                        walker.chunks, last_chunk = walker.chunks + 1, now
-                        if walker.kind == "slow":
+                        visitor.longest_gap_s = max(visitor.longest_gap_s, now - last_chunk)
+                        visitor.chunks, last_chunk = visitor.chunks + 1, now
+                        if visitor.kind == "slow":
                             await asyncio.sleep(SLOW_S)
                         await line.send(encode(Event(kind="shown", payload=message.chunk_index)))
-                if walker.kind == "vanishing" and time.monotonic() < end:
-                    walker.disappearances += 1
+                if visitor.kind == "vanishing" and time.monotonic() < end:
+                    visitor.disappearances += 1
                     line.transport.abort()
         except (ConnectionClosed, OSError, TimeoutError) as error:
-            if walker.kind != "vanishing":
-                walker.failures.append(repr(error))
+            if visitor.kind != "vanishing":
+                visitor.failures.append(repr(error))
         await asyncio.sleep(0.3)
 
 
@@ -94,20 +94,20 @@ def resident_mb(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-async def run(port: int, pid: int, sessions: int, seconds: float) -> tuple[list[Walker], list[float]]:
-    walkers = [Walker(KINDS[i % len(KINDS)]) for i in range(sessions)]
+async def run(port: int, pid: int, sessions: int, seconds: float) -> tuple[list[Visitor], list[float]]:
+    visitors = [Visitor(KINDS[i % len(KINDS)]) for i in range(sessions)]
     end, memory = time.monotonic() + seconds, []
     address = f"ws://127.0.0.1:{port}/v1/realtime_video/generate"
-    tasks = [asyncio.create_task(walk(address, walker, end)) for walker in walkers]
+    tasks = [asyncio.create_task(walk(address, visitor, end)) for visitor in visitors]
     while time.monotonic() < end:
         await asyncio.sleep(min(5.0, seconds / 20))
         memory.append(resident_mb(pid))
-        chunks = [walker.chunks for walker in walkers]
+        chunks = [visitor.chunks for visitor in visitors]
         print(f"{end - time.monotonic():5.0f} s left, {memory[-1]:.0f} MB, chunks {chunks}", flush=True)
     done, _ = await asyncio.wait(tasks, timeout=60)
     for task in done:
-        task.result()  # a client that crashed is no slow walker
-    return walkers, memory
+        task.result()  # a client that crashed is no slow visitor
+    return visitors, memory
 
 
 def main() -> None:
@@ -131,12 +131,12 @@ def main() -> None:
                     break
                 except OSError:
                     time.sleep(0.1)
-            walkers, memory = asyncio.run(run(port, server.pid, options.sessions, 60 * options.minutes))
+            visitors, memory = asyncio.run(run(port, server.pid, options.sessions, 60 * options.minutes))
             metrics = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait(30)
-    quick = [w for w in walkers if w.kind == "quick"]
+    quick = [w for w in visitors if w.kind == "quick"]
     waits = np.concatenate([w.waits_s for w in quick])
     third = len(memory) // 3
 
@@ -151,13 +151,13 @@ def main() -> None:
         "chunks": count("cam_chunks_total"),
         "chunks_quick_least": min(w.chunks for w in quick),
         "chunks_quick_most": max(w.chunks for w in quick),
-        "chunks_slow_least": min((w.chunks for w in walkers if w.kind == "slow"), default=0),
-        "chunks_vanishing_least": min((w.chunks for w in walkers if w.kind == "vanishing"), default=0),
+        "chunks_slow_least": min((w.chunks for w in visitors if w.kind == "slow"), default=0),
+        "chunks_vanishing_least": min((w.chunks for w in visitors if w.kind == "vanishing"), default=0),
         "longest_gap_quick_s": round(max(w.longest_gap_s for w in quick), 2),
         "key_to_picture_median_s": round(float(np.median(waits)), 2),
         "key_to_picture_p95_s": round(float(np.percentile(waits, 95)), 2),
-        "disappearances": sum(w.disappearances for w in walkers),
-        "failures_quick_and_slow": sum(len(w.failures) for w in walkers if w.kind != "vanishing"),
+        "disappearances": sum(w.disappearances for w in visitors),
+        "failures_quick_and_slow": sum(len(w.failures) for w in visitors if w.kind != "vanishing"),
         "resident_mb_middle_third": round(float(np.median(memory[third : 2 * third])), 1),
         "resident_mb_last_third": round(float(np.median(memory[2 * third :])), 1),
         "sessions_open_at_the_end": count("cam_sessions_open"),

@@ -12,7 +12,7 @@ with 96 remembered views, so the context is filled from the first chunk on. Flat
     peer_ratio          time of diffusers' WanTransformer3DModel of the same size with joint attention over targets and
                         six context frames, four Euler steps, over ours where half of the six are new (as on a walk)
     fps_without_bf16    fps_idle in a process that may use AVX2 alone
-    key_to_picture_s    explorer, one walker: from a key to its first picture on a page that shows 30 frames a second
+    key_to_picture_s    explorer, one visitor: from a key to its first picture on a page that shows 30 frames a second
     first_frame_s       from the start of `cam generate --demo` to its first chunk
 """
 
@@ -236,7 +236,7 @@ def without_bf16(threads: int, rounds: int) -> Figures:
 
 
 def key(rounds: int) -> Figures:
-    """One walker turns now and then on a page that shows 30 frames a second and says what it has shown."""
+    """One visitor turns now and then on a page that shows 30 frames a second and says what it has shown."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

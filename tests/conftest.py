@@ -30,12 +30,12 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture
-def shelf(tmp_path, weights):
+def store(tmp_path, weights):
     """Worlds of the explorer, painted instead of generated."""
-    from context_as_memory.server.shelf import FolderShelf
+    from context_as_memory.server.store import FolderStore
     from tiny import PaintedWorld
 
-    return FolderShelf(tmp_path / "worlds", weights, "cpu", PaintedWorld)
+    return FolderStore(tmp_path / "worlds", weights, "cpu", PaintedWorld)
 
 
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:

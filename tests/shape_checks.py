@@ -19,6 +19,7 @@ BOUNDARIES = {
     "World.remember",
     "World.reset",
     "cameras_from_actions",
+    "cameras_from_keys",
     "checked_profiles",
     "eye_level",
     "floats",

@@ -15,6 +15,7 @@ from context_as_memory.camera import (
     Cameras,
     MotionSpeed,
     cameras_from_actions,
+    cameras_from_keys,
     ground_basis,
     look,
     parse_actions,
@@ -358,6 +359,14 @@ def test_keys_do_what_they_say(text, step, turn_deg, tilt_deg):
     expected = [np.cos(tilt) * np.cos(turn), np.cos(tilt) * np.sin(turn), np.sin(tilt)]
     np.testing.assert_allclose(path.forward[-1], expected, atol=1e-12)
     np.testing.assert_allclose(path.right[:, 2], 0, atol=1e-12)
+
+
+def test_a_set_of_keys_for_each_frame_is_the_same_path_as_its_text():
+    start = look([1, 2, 1.5], 0.4, K, 160, 96)
+    keys = [frozenset("wj")] * 3 + [frozenset()] * 2 + [frozenset("dki")] + [{"l"}] * 4
+    path = cameras_from_keys(start, keys, up=Z_UP)
+    assert (path.c2w == cameras_from_actions(start, "wj-3,none-2,dik-1,l-4", up=Z_UP).c2w).all()
+    assert len(cameras_from_keys(start, [])) == 0
 
 
 def test_action_path_excludes_the_start_and_keeps_its_intrinsics():

@@ -26,8 +26,9 @@ from context_as_memory.cli.explore import is_loopback
 from context_as_memory.errors import UserError
 from context_as_memory.formats.video import read_video
 from context_as_memory.server.app import LOOPBACK, PATH, create_app
-from context_as_memory.server.hall import Hall, JsonLines, Viewer, note
+from context_as_memory.server.hub import Hub, JsonLines, note
 from context_as_memory.server.limits import Limits
+from context_as_memory.server.outbox import Viewer
 from context_as_memory.server.protocol import (
     FORMATS,
     ChunkStats,
@@ -43,7 +44,7 @@ from context_as_memory.server.protocol import (
     encode,
 )
 from context_as_memory.server.record import record
-from context_as_memory.server.shelf import FolderShelf
+from context_as_memory.server.store import FolderStore
 from context_as_memory.storage import WorldFile, import_world
 from test_protocol import MESSAGES
 from tiny import PaintedWorld, hold
@@ -52,8 +53,8 @@ HOSTS = [*LOOPBACK, "testserver"]  # the test client calls itself so
 
 
 @pytest.fixture
-def client(shelf):
-    app = create_app(shelf, Limits(sessions=2, viewers=1), hosts=HOSTS)
+def client(store):
+    app = create_app(store, Limits(sessions=2, viewers=1), hosts=HOSTS)
     with TestClient(app, base_url="http://127.0.0.1") as client:
         yield client
 
@@ -90,29 +91,29 @@ def test_the_real_application_walks(client):
 
 
 def test_others_watch_and_touch_nothing(client):
-    with client.websocket_connect(PATH) as walker:
-        walker.send_bytes(encode(Init()))
-        share = _receive(walker).share
+    with client.websocket_connect(PATH) as visitor:
+        visitor.send_bytes(encode(Init()))
+        share = _receive(visitor).share
         with client.websocket_connect(PATH) as viewer:
             viewer.send_bytes(encode(Init(watch=share)))
             ready = _receive(viewer)
             assert not ready.driver and ready.world is None and _receive(viewer).chunk_index == -1
-            viewer.send_bytes(encode(hold("w", 7)))  # is not heard
+            viewer.send_bytes(encode(hold("w", 7)))  # is not taken
             viewer.send_text("nor is this")
             with client.websocket_connect(PATH) as third:
                 third.send_bytes(encode(Init(watch=share)))
                 assert "already watch" in _receive(third).content
-            walker.send_bytes(encode(hold("j", 1)))
-            theirs, ours = _until(viewer, ChunkStats), _until(walker, ChunkStats)
+            visitor.send_bytes(encode(hold("j", 1)))
+            theirs, ours = _until(viewer, ChunkStats), _until(visitor, ChunkStats)
             assert theirs == ours and ours.event_id == ours.received_event_id == 1
-            walker.send_bytes(encode(hold("", 2)))
-            walker.send_bytes(encode(Rewind(frame=1)))
-            theirs, ours = _until(viewer, Ready), _until(walker, Ready)
+            visitor.send_bytes(encode(hold("", 2)))
+            visitor.send_bytes(encode(Rewind(frame=1)))
+            theirs, ours = _until(viewer, Ready), _until(visitor, Ready)
             assert ours.driver and ours.world and not theirs.driver and theirs.world is None  # a name opens a world
-            walker.send_bytes(encode(Fork(frame=1, name="main")))
-            refusal = _until(walker, Failure).content
+            visitor.send_bytes(encode(Fork(frame=1, name="main")))
+            refusal = _until(visitor, Failure).content
             assert "has a branch 'main'" in refusal and "/" not in refusal  # no folders of the server
-            walker.close()
+            visitor.close()
             assert "has left" in _until(viewer, Failure).content
             with pytest.raises(WebSocketDisconnect):
                 _until(viewer, Failure)
@@ -132,10 +133,10 @@ def test_a_viewer_who_lags_is_let_go_and_its_queue_is_bounded():
     asyncio.run(scenario())
 
 
-def test_what_has_begun_is_finished_when_nobody_waits_any_more(shelf):
+def test_what_has_begun_is_finished_when_nobody_waits_any_more(store):
     async def scenario():
-        hall, done = Hall(shelf, Limits()), []
-        work = asyncio.ensure_future(hall.alone(lambda: (time.sleep(0.2), done.append(1))))
+        hub, done = Hub(store, Limits()), []
+        work = asyncio.ensure_future(hub.alone(lambda: (time.sleep(0.2), done.append(1))))
         await asyncio.sleep(0.05)
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
@@ -151,12 +152,12 @@ def _turned_away(socket, code: int = 1008) -> None:
     assert end.value.code == code
 
 
-def test_too_many_walkers_are_told_so_and_strangers_are_turned_away(client, shelf):
+def test_too_many_walkers_are_told_so_and_strangers_are_turned_away(client, store):
     with contextlib.ExitStack() as stack:
         for _ in range(2):
-            walker = stack.enter_context(client.websocket_connect(PATH))
-            walker.send_bytes(encode(Init()))
-            assert isinstance(_receive(walker), Ready)
+            visitor = stack.enter_context(client.websocket_connect(PATH))
+            visitor.send_bytes(encode(Init()))
+            assert isinstance(_receive(visitor), Ready)
         third = stack.enter_context(client.websocket_connect(PATH))
         third.send_bytes(encode(Init()))
         assert "places are taken" in _receive(third).content
@@ -167,7 +168,7 @@ def test_too_many_walkers_are_told_so_and_strangers_are_turned_away(client, shel
         _turned_away(socket)
     # A name of another site that points here: its pages have the same origin, but not a host of ours.
     assert client.get("/", headers={"host": "elsewhere.example"}).status_code == 400
-    with TestClient(create_app(shelf, token="secret", hosts=["*"])) as locked:  # one event loop, as in a server
+    with TestClient(create_app(store, token="secret", hosts=["*"])) as locked:  # one event loop, as in a server
         for query in ("", "?token=wrong", "?token=%C3%A9"):
             with locked.websocket_connect(PATH + query) as socket:
                 socket.send_bytes(encode(Init()))
@@ -185,8 +186,8 @@ def test_too_many_walkers_are_told_so_and_strangers_are_turned_away(client, shel
                 assert not _until(friend, Ready).driver
 
 
-def test_a_forgotten_page_loses_its_place_and_heartbeats_do_not_help(shelf):
-    app = create_app(shelf, Limits(idle_s=0.3), hosts=HOSTS)
+def test_a_forgotten_page_loses_its_place_and_heartbeats_do_not_help(store):
+    app = create_app(store, Limits(idle_s=0.3), hosts=HOSTS)
     with TestClient(app, base_url="http://127.0.0.1") as client, client.websocket_connect(PATH) as socket:
         socket.send_bytes(encode(Init()))
         _until(socket, FrameBatch)
@@ -196,7 +197,7 @@ def test_a_forgotten_page_loses_its_place_and_heartbeats_do_not_help(shelf):
         assert _receive(socket).code == "idle"
 
 
-def test_a_walk_is_exported_as_film_and_as_world(client, shelf, tmp_path):
+def test_a_walk_is_exported_as_film_and_as_world(client, store, tmp_path):
     with client.websocket_connect(PATH) as socket:
         socket.send_bytes(encode(Init()))
         name = _receive(socket).world
@@ -210,7 +211,7 @@ def test_a_walk_is_exported_as_film_and_as_world(client, shelf, tmp_path):
         assert len(read_video(tmp_path / "walk.mp4")) >= 5
         (tmp_path / "world.tar").write_bytes(client.get(f"/v1/worlds/{name}/world.tar").content)
     assert client.get("/v1/worlds").json() == [name]
-    locked = TestClient(create_app(shelf, token="secret", hosts=["*"]))
+    locked = TestClient(create_app(store, token="secret", hosts=["*"]))
     assert locked.get("/v1/worlds").json() == [] != locked.get("/v1/worlds?token=secret").json()
     with WorldFile.open(import_world(tmp_path / "world.tar", tmp_path / "copy"), write=False) as file:
         assert file.branch("main").frames >= 5
@@ -247,8 +248,8 @@ def test_fuzzed_messages_close_with_a_code_or_are_answered(fuzzed, packets):
 
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory, weights):
-    shelf = FolderShelf(tmp_path_factory.mktemp("fuzzed"), weights, "cpu", PaintedWorld)
-    return create_app(shelf, hosts=HOSTS)
+    store = FolderStore(tmp_path_factory.mktemp("fuzzed"), weights, "cpu", PaintedWorld)
+    return create_app(store, hosts=HOSTS)
 
 
 def test_the_log_is_one_json_object_a_line():
@@ -304,13 +305,13 @@ def test_a_server_that_is_told_to_end_loses_no_chunk_and_a_new_one_goes_on(tmp_p
 
     process = start()
     seen = 0
-    with connect(f"ws://127.0.0.1:{port}{PATH}", max_size=None) as walker:
-        say(walker, Init())
-        name = decode(walker.recv(), 10**7).world
-        say(walker, hold("l", 1))
+    with connect(f"ws://127.0.0.1:{port}{PATH}", max_size=None) as visitor:
+        say(visitor, Init())
+        name = decode(visitor.recv(), 10**7).world
+        say(visitor, hold("l", 1))
         with contextlib.suppress(ConnectionClosed):
             while True:
-                message = decode(walker.recv(), 10**7)
+                message = decode(visitor.recv(), 10**7)
                 if isinstance(message, ChunkStats):
                     seen = message.frames
                     if message.chunk_index == 2:
@@ -318,12 +319,12 @@ def test_a_server_that_is_told_to_end_loses_no_chunk_and_a_new_one_goes_on(tmp_p
     assert process.wait(20) in (0, -signal.SIGTERM) and seen >= 13
     process = start()
     try:
-        with connect(f"ws://127.0.0.1:{port}{PATH}", max_size=None) as walker:
-            say(walker, Init(world=name))
-            ready = decode(walker.recv(), 10**7)
+        with connect(f"ws://127.0.0.1:{port}{PATH}", max_size=None) as visitor:
+            say(visitor, Init(world=name))
+            ready = decode(visitor.recv(), 10**7)
             assert len(ready.poses) + 1 >= seen  # whatever was shown is there
-            say(walker, hold("l", 1))
-            assert isinstance(decode(walker.recv(), 10**7), FrameBatch)
+            say(visitor, hold("l", 1))
+            assert isinstance(decode(visitor.recv(), 10**7), FrameBatch)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(20)

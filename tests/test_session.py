@@ -1,4 +1,4 @@
-"""One walker's world as a state machine, without sockets."""
+"""One visitor's world as a state machine, without sockets."""
 
 import threading
 import time
@@ -10,6 +10,7 @@ import pytest
 from context_as_memory.camera import Cameras, pinhole
 from context_as_memory.errors import UserError
 from context_as_memory.server.limits import Limits
+from context_as_memory.server.outbox import Pictures
 from context_as_memory.server.protocol import (
     ChunkStats,
     Context,
@@ -22,19 +23,19 @@ from context_as_memory.server.protocol import (
     Settings,
     Switch,
 )
-from context_as_memory.server.session import LEGAL, Frames, Session, State
-from context_as_memory.server.shelf import FolderShelf
+from context_as_memory.server.session import LEGAL, Session, State
+from context_as_memory.server.store import FolderStore
 from context_as_memory.storage import create_world, file_of
 from tiny import PaintedWorld, hold
 
 
 @pytest.fixture
-def sessions(shelf):
+def sessions(store):
     """Makes sessions, which are closed in the end."""
     made = []
 
-    def make(shelf=shelf, **limits) -> Session:
-        made.append(Session(shelf, Limits(**limits)))
+    def make(store=store, **limits) -> Session:
+        made.append(Session(store, Limits(**limits)))
         return made[-1]
 
     yield make
@@ -42,8 +43,8 @@ def sessions(shelf):
         session.close()
 
 
-def _of(told, kind):
-    return [item for item in told if isinstance(item, kind)]
+def _of(outputs, kind):
+    return [item for item in outputs if isinstance(item, kind)]
 
 
 def test_a_session_walks_while_keys_are_held_and_the_latest_event_wins(sessions):
@@ -52,12 +53,12 @@ def test_a_session_walks_while_keys_are_held_and_the_latest_event_wins(sessions)
         session.receive(hold("w"))
     ready, first = session.receive(Init())
     assert isinstance(ready, Ready) and ready.chunk_frames == 4 and session.state is State.STANDING
-    assert isinstance(first, Frames) and len(first.frames_u8) == 1 and first.chunk_index == -1
+    assert isinstance(first, Pictures) and len(first.frames_u8) == 1 and first.chunk_index == -1
     assert not session.wants_to_move and session.step() == []
     session.receive(hold("j", 2))
     session.receive(hold("w", 1))  # came late
     frames, context, stats = session.step()
-    assert isinstance(frames, Frames) and isinstance(context, Context) and isinstance(stats, ChunkStats)
+    assert isinstance(frames, Pictures) and isinstance(context, Context) and isinstance(stats, ChunkStats)
     assert frames.first == 1 and len(frames.frames_u8) == 4 and frames.event_id == 2
     assert frames.poses[-1][:2] == first.poses[0][:2] and frames.poses[-1][2] > first.poses[0][2]  # turned left
     assert context.frames == [0] and context.ages == [1] and context.jpegs[0].startswith(b"\xff\xd8")
@@ -183,19 +184,19 @@ def test_a_world_that_cannot_be_opened_leaves_the_walker_where_he_is(sessions):
         assert len(second.step()) == 3
 
 
-def test_a_world_that_nobody_walked_in_is_not_kept_and_there_is_an_end_to_them(sessions, shelf):
+def test_a_world_that_nobody_walked_in_is_not_kept_and_there_is_an_end_to_them(sessions, store):
     session = sessions(stored_worlds=2)
     session.receive(Init())
     session.receive(Init())
-    assert len(shelf.names()) == 1
+    assert len(store.names()) == 1
     session.receive(hold("w"))
     session.step()
     session.receive(Init())
-    assert len(shelf.names()) == 2
+    assert len(store.names()) == 2
     with pytest.raises(UserError, match="2 worlds"):
         session.receive(Init())
     session.close()
-    assert len(shelf.names()) == 1
+    assert len(store.names()) == 1
 
 
 def test_a_chunk_that_fails_is_not_tried_again_and_again(sessions, monkeypatch):
@@ -224,7 +225,7 @@ def test_a_script_is_walked_frame_by_frame_and_then_stands(sessions):
     session = sessions()
     script = [["j"], ["j"], [], [], ["l"]]
     session.receive(Init(condition_inputs={"camera_actions": script}))
-    headings = [pose[2] for _ in range(2) for pose in _of(session.step(), Frames)[0].poses]
+    headings = [pose[2] for _ in range(2) for pose in _of(session.step(), Pictures)[0].poses]
     assert session.state is State.STANDING and session.step() == []
     turns = np.sign(np.round(np.diff([0.0, *headings]) - np.diff([0.0, headings[0]])[0] * np.eye(8)[0], 6))
     assert turns.tolist() == [0, 1, 0, 0, -1, 0, 0, 0]
@@ -262,28 +263,28 @@ def test_what_is_not_allowed_is_refused_and_the_walk_goes_on(sessions):
 
 def test_beside_it_the_same_walk_without_memory(sessions, weights, tmp_path):
     """Real networks: with equal context both are bit-identical, since seed and path are; with less they are not."""
-    session = sessions(FolderShelf(tmp_path / "real", weights, "cpu"))
+    session = sessions(FolderStore(tmp_path / "real", weights, "cpu"))
     session.receive(Init(compare=True, strategy="recent"))
     session.receive(hold("j"))
     for _ in range(3):
-        with_memory, without = _of(session.step(), Frames)
+        with_memory, without = _of(session.step(), Pictures)
         assert (with_memory.view, without.view) == ("with_memory", "without_memory")
         assert with_memory.poses == without.poses
         assert (with_memory.frames_u8 == without.frames_u8).all()
     session.receive(Settings(strategy="coverage", max_context=3, compare=True))
     session.receive(hold("l"))
-    told = [_of(session.step(), Frames) for _ in range(3)]
-    assert any((a.frames_u8 != b.frames_u8).any() for a, b in told)
+    outputs = [_of(session.step(), Pictures) for _ in range(3)]
+    assert any((a.frames_u8 != b.frames_u8).any() for a, b in outputs)
     session.receive(Settings(strategy="coverage", max_context=3, compare=False))
-    assert len(_of(session.step(), Frames)) == 1
+    assert len(_of(session.step(), Pictures)) == 1
 
 
 def test_a_world_is_kept_rewound_and_forked(sessions):
     session = sessions()
     ready, first = session.receive(Init())
     session.receive(hold("l"))
-    walked = [_of(session.step(), Frames)[0] for _ in range(3)]
-    with pytest.raises(UserError, match="writ"):  # one walker at a time
+    walked = [_of(session.step(), Pictures)[0] for _ in range(3)]
+    with pytest.raises(UserError, match="writ"):  # one visitor at a time
         sessions().receive(Init(world=ready.world))
     session.close()
 
@@ -294,7 +295,7 @@ def test_a_world_is_kept_rewound_and_forked(sessions):
     ready, now = again.receive(Rewind(frame=2))
     assert now.first == 4 and len(ready.branches) == 2  # what came after is a branch
     again.receive(hold("l"))
-    assert (_of(again.step(), Frames)[0].frames_u8 == walked[1].frames_u8).all()
+    assert (_of(again.step(), Pictures)[0].frames_u8 == walked[1].frames_u8).all()
     ready, now = again.receive(Fork(frame=1, name="another way"))
     assert ready.branch == "another way" and now.first == 4
     again.receive(hold("j"))
@@ -326,12 +327,12 @@ def test_a_session_is_not_closed_in_the_middle_of_a_chunk(sessions, monkeypatch)
         return chunk
 
     monkeypatch.setattr(PaintedWorld, "step", slow)
-    walker = threading.Thread(target=session.step)
-    walker.start()
+    visitor = threading.Thread(target=session.step)
+    visitor.start()
     time.sleep(0.05)
     session.close()
     order.append("closed")
-    walker.join()
+    visitor.join()
     assert order == ["chunk", "closed"]
 
 
@@ -346,25 +347,25 @@ def test_the_share_link_is_the_same_when_the_walker_comes_back(sessions):
 
 
 @pytest.mark.parametrize("up", [(0, 0, 1), (0, -1, 0), (1, 0, 0)])
-def test_a_world_is_walked_in_by_its_own_up(sessions, shelf, up):
+def test_a_world_is_walked_in_by_its_own_up(sessions, store, up):
     """A world whose first camera is level for that up: W goes where it looks, L turns about the vertical."""
     ahead, name = np.roll(up, 1) * 1.0, "0123456789abcdef"
     c2w = np.eye(4)
     c2w[:3, 0], c2w[:3, 1], c2w[:3, 2] = np.cross(ahead, up), -np.array(up), ahead
-    world = create_world(shelf.path(name), shelf.weights, networks=shelf._networks, up=up)
+    world = create_world(store.path(name), store.weights, networks=store._networks, up=up)
     size = (world.config.width, world.config.height)
     camera = Cameras(c2w[None], pinhole(90, *size), *size)
     world.reset(np.zeros((1, *size[::-1], 3), np.uint8), camera)
     world.close()
     session = sessions()
-    first = _of(session.receive(Init(world=name)), Frames)[0]
+    first = _of(session.receive(Init(world=name)), Pictures)[0]
     session.receive(hold("w", 1))
-    walked = _of(session.step(), Frames)[0]
+    walked = _of(session.step(), Pictures)[0]
     moved = np.array(walked.poses[-1][:2]) - first.poses[0][:2]
     heading = first.poses[0][2]
     np.testing.assert_allclose(moved, 0.6 * np.array([np.cos(heading), np.sin(heading)]), atol=1e-3)
     session.receive(hold("l", 2))
-    turned = _of(session.step(), Frames)[0]
+    turned = _of(session.step(), Pictures)[0]
     difference = (turned.poses[-1][2] - heading + np.pi) % (2 * np.pi) - np.pi
     assert difference == pytest.approx(-4 * np.radians(3), abs=1e-3)  # to the right, seen from above
     cameras = session._world.bank.cameras

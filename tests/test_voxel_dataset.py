@@ -19,9 +19,10 @@ from context_as_memory.data.voxel.render import VoxelRenderer
 from context_as_memory.data.voxel.walk import EYE_M, path_cameras, plan_voxel_path
 from context_as_memory.errors import UserError
 from context_as_memory.server.limits import Limits
+from context_as_memory.server.outbox import Pictures
 from context_as_memory.server.protocol import Context, Init, Ready, Rewind
-from context_as_memory.server.session import Frames, Session
-from context_as_memory.server.truth import Place, TrueShelf, TrueWorld
+from context_as_memory.server.session import Session
+from context_as_memory.server.truth import Place, TrueStore, TrueWorld
 from tiny import hold
 from voxel_house import GROUND, UPSTAIRS, house
 
@@ -156,7 +157,7 @@ def place():
 
 @pytest.fixture
 def session(place, tmp_path):
-    session = Session(TrueShelf(tmp_path / "walks", place), Limits())
+    session = Session(TrueStore(tmp_path / "walks", place), Limits())
     yield session
     session.close()
 
@@ -168,7 +169,7 @@ def test_a_walk_in_the_true_world_shows_what_is_there(session, place):
     assert np.hypot(*(place.start.position[0, :2] - house().home)) < 0.5
     session.receive(hold("j", 1))
     frames, context, stats = session.step()
-    assert isinstance(frames, Frames) and isinstance(context, Context) and context.frames == [0]
+    assert isinstance(frames, Pictures) and isinstance(context, Context) and context.frames == [0]
     assert set(stats.seconds) == {"retrieve", "paint"} and stats.frames == 5
     turned = cameras_from_actions(place.start, "j-4")
     np.testing.assert_allclose(session._world.bank.cameras.c2w[1:], turned.c2w, atol=1e-9)
@@ -203,11 +204,11 @@ def test_the_true_world_loads_no_weights(place, tmp_path, monkeypatch):
         raise AssertionError("weights were asked for")
 
     monkeypatch.setattr(world, "open_model", refuse)
-    shelf = TrueShelf(tmp_path, place)
-    name, made = shelf.create(0)
+    store = TrueStore(tmp_path, place)
+    name, made = store.create(0)
     made.reset(np.zeros((1, 1, 1, 3), np.uint8), place.start)  # what it is given does not matter
     made.close()
-    opened = shelf.open(name)
+    opened = store.open(name)
     assert len(opened.bank) == 1 and opened.chunk_frames == 4
     np.testing.assert_array_equal(opened.bank.frames_u8(0), place.renderer.render(place.start))
     opened.close()

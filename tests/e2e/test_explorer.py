@@ -12,7 +12,7 @@ from context_as_memory.errors import UserError
 from context_as_memory.formats.video import read_video
 from context_as_memory.server.app import create_app
 from context_as_memory.server.record import chromium, record, serving
-from context_as_memory.server.shelf import FolderShelf
+from context_as_memory.server.store import FolderStore
 from context_as_memory.storage import WorldFile, import_world
 from tiny import save_model
 
@@ -23,7 +23,7 @@ SHOTS = Path(__file__).parents[2] / "outputs" / "e2e"  # looked at by people; no
 def app(tmp_path_factory):
     folder = tmp_path_factory.mktemp("explorer")
     SHOTS.mkdir(parents=True, exist_ok=True)
-    return create_app(FolderShelf(folder / "worlds", save_model(folder / "weights"), "cpu"))
+    return create_app(FolderStore(folder / "worlds", save_model(folder / "weights"), "cpu"))
 
 
 @pytest.fixture(scope="module")

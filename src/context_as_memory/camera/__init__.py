@@ -11,6 +11,7 @@ from context_as_memory.camera.actions import (
     Z_UP,
     MotionSpeed,
     cameras_from_actions,
+    cameras_from_keys,
     parse_actions,
 )
 from context_as_memory.camera.core import (
@@ -42,4 +43,5 @@ __all__ = [
     "MotionSpeed",
     "parse_actions",
     "cameras_from_actions",
+    "cameras_from_keys",
 ]

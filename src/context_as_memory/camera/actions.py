@@ -1,6 +1,7 @@
 """Camera paths from held keys."""
 
 import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import isfinite, radians
 
@@ -26,6 +27,9 @@ class MotionSpeed:
     def __post_init__(self) -> None:
         if not (isfinite(self.move_m) and isfinite(self.turn_rad)):
             raise UserError(f"speed {self.move_m} m and {self.turn_rad} rad per frame; give finite numbers")
+
+
+WALK = MotionSpeed()
 
 
 def parse_actions(text: str) -> list[tuple[str, int]]:
@@ -61,31 +65,30 @@ def parse_actions(text: str) -> list[tuple[str, int]]:
     return steps
 
 
-def cameras_from_actions(
-    start: Cameras,
-    text: str,
-    speed: MotionSpeed = MotionSpeed(),  # noqa: B008 - frozen, so sharing one is safe
-    up: ArrayLike | None = None,
+def cameras_from_actions(start: Cameras, text: str, speed: MotionSpeed = WALK, up: ArrayLike | None = None) -> Cameras:
+    """Follow an action string (see `parse_actions`) from a start camera; the rest is as in `cameras_from_keys`."""
+    keys = [held for held, frames in parse_actions(text) for _ in range(frames)]
+    return cameras_from_keys(start, keys, speed, up)
+
+
+def cameras_from_keys(
+    start: Cameras, keys: Sequence[Collection[str]], speed: MotionSpeed = WALK, up: ArrayLike | None = None
 ) -> Cameras:
-    """Follow an action string from a start camera.
+    """Go from a start camera by the keys that are held in each frame, of `wasdijkl`; others count for nothing.
 
     W and S move ahead and back, A and D to the left and right, always level; J and L turn left and right about the
     vertical; I and K look up and down, to at most 85 degrees. Keys held together add up. A frame that turns and moves
     goes along its mean heading, so undoing the keys in reverse order retraces the path exactly.
 
     Args:
-        start: the one camera to start from; not part of the result.
-        text: see `parse_actions`.
+        start: the one camera to start from; not part of the result, which has its intrinsics.
+        keys: one collection of letters for each frame of the result.
         speed: metres and radians per frame for each key held.
         up: the vertical [3]. None takes the start camera to be level. Give it (`Z_UP` in worlds with z up) when the
             start camera may already look up or down, as when continuing an earlier string.
-
-    Returns:
-        One camera per frame of the string, with the intrinsics of `start`.
     """
     if len(start) != 1:
         raise UserError(f"{len(start)} start cameras; give exactly one")
-    steps = parse_actions(text)
     right, down, forward, origin = (start.c2w[0, :3, i] for i in range(4))
     vertical = -down if up is None else floats(up, "up")
     if vertical.shape != (3,) or not np.isfinite(vertical).all() or np.linalg.norm(vertical) < 1e-9:
@@ -93,7 +96,7 @@ def cameras_from_actions(
     vertical = vertical / np.linalg.norm(vertical)
 
     # One row per frame, one column per key; none of these letters is in "none".
-    held = np.repeat([[key in keys for key in "wsadjlik"] for keys, _ in steps], [n for _, n in steps], axis=0)
+    held = np.stack([np.fromiter((key in frame for frame in keys), bool, len(keys)) for key in "wsadjlik"], axis=1)
     ahead_m, left_m = ((held[:, [0, 2]].astype(float) - held[:, [1, 3]]) * speed.move_m).T
     turn, tilt = ((held[:, [4, 6]].astype(float) - held[:, [5, 7]]) * speed.turn_rad).T
 

@@ -16,7 +16,7 @@ from context_as_memory.errors import UserError
 from context_as_memory.server.limits import Limits
 
 if TYPE_CHECKING:
-    from context_as_memory.server.shelf import Shelf
+    from context_as_memory.server.store import WorldStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,20 +58,20 @@ def view(name: str, width: int, height: int, hfov_deg: float, port: int) -> int:
     """Serve the true voxel world of that name, drawn by the renderer, until it is interrupted."""
     with tempfile.TemporaryDirectory(prefix="view-") as folder:
 
-        def shelf() -> "Shelf":
+        def store() -> "WorldStore":
             from context_as_memory.data.voxel.styles import build_world
-            from context_as_memory.server.truth import Place, TrueShelf
+            from context_as_memory.server.truth import Place, TrueStore
 
             print(f"building {name} and its renderer", flush=True)
-            shelf = TrueShelf(Path(folder), Place(build_world(name), width, height, hfov_deg))
+            store = TrueStore(Path(folder), Place(build_world(name), width, height, hfov_deg))
             print(f"this is the true world {name}, drawn and not generated; `cam explore` walks in a generated one")
-            return shelf
+            return store
 
-        return explore(Explore(port=port, worlds=Path(folder)), shelf)
+        return explore(Explore(port=port, worlds=Path(folder)), store)
 
 
-def explore(command: Explore, shelf: "Callable[[], Shelf] | None" = None) -> int:
-    """Run the server until it is interrupted. shelf: makes the worlds; None: generated ones, by `command`."""
+def explore(command: Explore, store: "Callable[[], WorldStore] | None" = None) -> int:
+    """Run the server until it is interrupted. store: makes the worlds; None: generated ones, by `command`."""
     try:
         import uvicorn
 
@@ -79,7 +79,7 @@ def explore(command: Explore, shelf: "Callable[[], Shelf] | None" = None) -> int
     except ImportError as error:
         raise UserError(f"{error.name} is not installed; pip install 'context-as-memory[explore]'") from error
     from context_as_memory.compute import use_threads
-    from context_as_memory.server.shelf import FolderShelf
+    from context_as_memory.server.store import FolderStore
 
     limits = command.limits
     if not 0 < command.port < 65536:
@@ -94,7 +94,7 @@ def explore(command: Explore, shelf: "Callable[[], Shelf] | None" = None) -> int
     token = command.token or (None if local else secrets.token_urlsafe(16))
     token = None if command.record else token  # the film is made on this machine alone
     hosts = list(LOOPBACK) if local else ["*"]  # elsewhere the token guards the door
-    app = create_app(shelf() if shelf else FolderShelf(command.worlds, command.weights), limits, token, hosts)
+    app = create_app(store() if store else FolderStore(command.worlds, command.weights), limits, token, hosts)
     # Sizes are judged again when a message is read; a little room is left so that the answer can say what is wrong.
     settings: dict[str, Any] = {
         "log_level": "warning",
@@ -111,7 +111,7 @@ def explore(command: Explore, shelf: "Callable[[], Shelf] | None" = None) -> int
     host = f"[{command.host}]" if ":" in command.host else command.host
     address = f"http://{host}:{command.port}/{query}"
     print(f"walk at {address}", flush=True)
-    print("Ctrl-C ends" if shelf else f"worlds are stored in {command.worlds}; Ctrl-C ends", flush=True)
+    print("Ctrl-C ends" if store else f"worlds are stored in {command.worlds}; Ctrl-C ends", flush=True)
     if local and command.browser and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         threading.Timer(1.0, webbrowser.open, [address]).start()  # when the server listens
     # A chunk that is being made when the server is told to end is finished first; so long it may take.
@@ -120,7 +120,7 @@ def explore(command: Explore, shelf: "Callable[[], Shelf] | None" = None) -> int
 
 
 def _log_to(path: Path) -> None:
-    from context_as_memory.server.hall import JsonLines
+    from context_as_memory.server.hub import JsonLines
 
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path)

@@ -1,4 +1,4 @@
-"""HTTP and WebSocket around the hall."""
+"""HTTP and WebSocket around the hub."""
 
 import asyncio
 import os
@@ -19,8 +19,9 @@ from starlette.websockets import WebSocketState
 
 from context_as_memory.errors import UserError
 from context_as_memory.formats.video import VideoWriter
-from context_as_memory.server.hall import Hall, Room, TooMany, note
+from context_as_memory.server.hub import Broadcast, Hub, TooMany, note
 from context_as_memory.server.limits import Limits
+from context_as_memory.server.outbox import Packed
 from context_as_memory.server.protocol import (
     CLIENT,
     MAX_MESSAGE_BYTES,
@@ -33,8 +34,8 @@ from context_as_memory.server.protocol import (
     decode,
     encode,
 )
-from context_as_memory.server.session import Told, picture_format
-from context_as_memory.server.shelf import Shelf
+from context_as_memory.server.session import picture_format
+from context_as_memory.server.store import WorldStore
 from context_as_memory.storage import MAIN, BranchStore, LeaseTaken, WorldFile, export_world
 
 PATH = "/v1/realtime_video/generate"
@@ -46,28 +47,28 @@ POLICY_VIOLATION, TOO_BIG, TRY_LATER, GOING_AWAY, FAULT = 1008, 1009, 1013, 1001
 
 
 def create_app(
-    shelf: Shelf, limits: Limits | None = None, token: str | None = None, hosts: Sequence[str] = LOOPBACK
+    store: WorldStore, limits: Limits | None = None, token: str | None = None, hosts: Sequence[str] = LOOPBACK
 ) -> FastAPI:
     """The application.
 
-    shelf: where worlds are stored. token: what viewers must give as `?token=`; None asks for none. hosts: names under
+    store: where worlds are stored. token: what viewers must give as `?token=`; None asks for none. hosts: names under
     which the server may be addressed ("*": any): without a token, a page of another site whose name points here must
     not get in.
     """
-    hall = Hall(shelf, limits or Limits())
+    hub = Hub(store, limits or Limits())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         note("started")
         yield
         # The sockets are closed by now, and every session with them; each chunk was committed when it was made.
-        note("stopped", chunks=hall.chunks)
+        note("stopped", chunks=hub.chunks)
 
     app = FastAPI(
         title="Context as Memory: explorer", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan
     )
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
-    app.state.hall = hall
+    app.state.hub = hub
     exporting = asyncio.Semaphore(1)
 
     @app.get("/healthz")
@@ -76,14 +77,14 @@ def create_app(
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> str:
-        return hall.metrics()
+        return hub.metrics()
 
     @app.get("/v1/worlds")
     async def worlds(request: Request) -> list[str]:
         """The stored worlds, the last one walked in first; none for those who may only watch."""
         if not _has_token(request.query_params.get("token"), token):
             return []
-        return await asyncio.to_thread(shelf.names)
+        return await asyncio.to_thread(store.names)
 
     @app.get("/v1/worlds/{name}/{what}")
     async def export(request: Request, name: str, what: str, branch: str = MAIN) -> StreamingResponse:
@@ -95,9 +96,9 @@ def create_app(
             raise HTTPException(404, "there is walk.mp4 and world.tar")
         async with exporting:  # one is made at a time; the others wait
             try:
-                file = await asyncio.to_thread(_exported, make, shelf.path(name), branch)
+                file = await asyncio.to_thread(_exported, make, store.path(name), branch)
             except UserError as error:
-                raise HTTPException(404, _without_paths(str(error), shelf)) from error
+                raise HTTPException(404, _without_paths(str(error), store)) from error
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         note("exported", what=what, bytes=size)
@@ -107,17 +108,17 @@ def create_app(
     @app.websocket(PATH)
     async def generate(socket: WebSocket) -> None:
         await socket.accept()  # a refusal before it would reach the browser as a mere failure to connect
-        hall.connections += 1
+        hub.connections += 1
         try:
             if not _same_origin(socket):
                 raise ProtocolError("this server wants pages of its own: open the address it has printed")
-            if hall.connections > hall.limits.sessions * (hall.limits.viewers + 2):
+            if hub.connections > hub.limits.sessions * (hub.limits.viewers + 2):
                 raise TooMany("too many connections; try later")
-            await _serve(socket, hall, _has_token(socket.query_params.get("token"), token))
+            await _serve(socket, hub, _has_token(socket.query_params.get("token"), token))
         except Exception as error:
-            await _say_goodbye(socket, hall, error)
+            await _say_goodbye(socket, hub, error)
         finally:
-            hall.connections -= 1
+            hub.connections -= 1
 
     static = resources.files("context_as_memory.server") / "static"
     app.mount("/", StaticFiles(directory=str(static), html=True), name="static")
@@ -137,26 +138,26 @@ def _has_token(given: str | None, token: str | None) -> bool:
 # -- sockets ---------------------------------------------------------------------------------------------------------
 
 
-async def _serve(socket: WebSocket, hall: Hall, may_walk: bool) -> None:
+async def _serve(socket: WebSocket, hub: Hub, may_walk: bool) -> None:
     """The first message says whether somebody wants to walk or to watch; for the latter a share link is enough."""
     async with asyncio.timeout(FIRST_S):
-        first = [await _hear(socket, hall, hall.limits.upload_bytes if may_walk else MAX_MESSAGE_BYTES)]
+        first = [await _receive(socket, hub, hub.limits.upload_bytes if may_walk else MAX_MESSAGE_BYTES)]
     if isinstance(first[0], Init) and first[0].watch is not None:
-        await _watch(socket, hall, first[0])
+        await _watch(socket, hub, first[0])
         return
     if not may_walk:
         raise ProtocolError("this server wants a token: open the address it has printed")
-    room = hall.enter()
+    broadcast = hub.enter()
     try:
-        await _walk(socket, hall, room, first)
+        await _walk(socket, hub, broadcast, first)
     finally:
-        await hall.leave(room)
+        await hub.leave(broadcast)
 
 
-async def _hear(socket: WebSocket, hall: Hall, max_bytes: int) -> Message:
+async def _receive(socket: WebSocket, hub: Hub, max_bytes: int) -> Message:
     """The next message of a viewer; `TimeoutError` if none comes but heartbeats: a page that is left open and forgotten
     must not keep a place for ever."""
-    async with asyncio.timeout(hall.limits.idle_s):
+    async with asyncio.timeout(hub.limits.idle_s):
         while True:
             try:
                 data = await socket.receive_bytes()
@@ -169,35 +170,36 @@ async def _hear(socket: WebSocket, hall: Hall, max_bytes: int) -> Message:
                 return message
 
 
-async def _walk(socket: WebSocket, hall: Hall, room: Room, first: list[Message]) -> None:
-    """Read and write until the walker leaves. Frames are sent before the next chunk is made: a slow walker slows down
+async def _walk(socket: WebSocket, hub: Hub, broadcast: Broadcast, first: list[Message]) -> None:
+    """Read and write until the visitor leaves. Frames are sent before the next chunk is made: a slow visitor slows down
     its own world, and nothing piles up.
 
     first: the first message; it is taken out, since it may hold a large picture.
     """
-    moved, speaking = asyncio.Event(), asyncio.Lock()  # answers and chunks are told whole, one after the other
-    session = room.session
+    moved, speaking = asyncio.Event(), asyncio.Lock()  # answers and chunks are sent whole, one after the other
+    session = broadcast.session
 
-    async def tell(work: Awaitable[tuple[list[Told], dict[str, list[bytes]]]]) -> None:
+    async def send(work: Awaitable[Packed]) -> None:
         try:
-            told, packed = await work
-        except UserError as error:  # the walker's affair: those who watch are not told
-            hall.failed += 1
+            packed = await work
+        except UserError as error:  # the visitor's affair: viewers are not told
+            hub.failed += 1
             code = "busy" if isinstance(error, LeaseTaken) else "refused"
-            await socket.send_bytes(encode(Failure(content=_without_paths(str(error), hall.shelf), code=code)))
+            await socket.send_bytes(encode(Failure(content=_without_paths(str(error), hub.store), code=code)))
             return
-        room.show(told, packed)
-        for packet in packed[session.format]:
+        for viewer in broadcast.viewers:
+            viewer.show(packed)
+        for packet in packed.packets[session.format]:
             await socket.send_bytes(packet)
 
     async def listen() -> None:
         while True:
-            message = first.pop() if first else await _hear(socket, hall, hall.limits.upload_bytes)
+            message = first.pop() if first else await _receive(socket, hub, hub.limits.upload_bytes)
             if isinstance(message, Event):
-                await tell(hall.hear(room, message))
+                await send(hub.receive(broadcast, message))
             else:
                 async with speaking:
-                    await tell(hall.hear(room, message))
+                    await send(hub.receive(broadcast, message))
             moved.set()
 
     async def walk() -> None:
@@ -211,15 +213,15 @@ async def _walk(socket: WebSocket, hall: Hall, room: Room, first: list[Message])
                 continue
             began = time.monotonic()
             async with speaking:
-                await tell(hall.step(room))
+                await send(hub.step(broadcast))
             session.last_chunk_s = time.monotonic() - began
 
     await _until_one_ends(listen(), walk())
 
 
-async def _watch(socket: WebSocket, hall: Hall, init: Init) -> None:
-    """Pass on what a walker sees until one of both leaves."""
-    room, viewer = await hall.watch(init.watch or "", picture_format(init))
+async def _watch(socket: WebSocket, hub: Hub, init: Init) -> None:
+    """Pass on what a visitor sees until one of both leaves."""
+    broadcast, viewer = await hub.watch(init.watch or "", picture_format(init))
 
     async def listen() -> None:
         while (await socket.receive())["type"] != "websocket.disconnect":
@@ -237,7 +239,7 @@ async def _watch(socket: WebSocket, hall: Hall, init: Init) -> None:
     try:
         await _until_one_ends(listen(), show())
     finally:
-        room.viewers.discard(viewer)
+        broadcast.viewers.discard(viewer)
 
 
 async def _until_one_ends(*parts: object) -> None:
@@ -253,12 +255,12 @@ async def _until_one_ends(*parts: object) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _without_paths(text: str, shelf: Shelf) -> str:
+def _without_paths(text: str, store: WorldStore) -> str:
     """What a viewer may read of an error: no folders of this computer, and not a book."""
-    return text.replace(f"{shelf.folder}/", "")[:300]
+    return text.replace(f"{store.folder}/", "")[:300]
 
 
-async def _say_goodbye(socket: WebSocket, hall: Hall, error: Exception) -> None:
+async def _say_goodbye(socket: WebSocket, hub: Hub, error: Exception) -> None:
     """Close with a code that says why, and the reason before it."""
     if isinstance(error, WebSocketDisconnect) or socket.client_state is WebSocketState.DISCONNECTED:
         return
@@ -270,11 +272,11 @@ async def _say_goodbye(socket: WebSocket, hall: Hall, error: Exception) -> None:
         (TimeoutError, GOING_AWAY, "idle"),
     )
     code, name = next(((code, name) for kind, code, name in reasons if isinstance(error, kind)), (FAULT, "fault"))
-    text = _without_paths(str(error), hall.shelf)
+    text = _without_paths(str(error), hub.store)
     if name == "idle":
-        text = "nothing was heard for long; load the page again to go on"
+        text = "nothing was received for long; load the page again to go on"
     if name == "fault":
-        hall.failed += 1
+        hub.failed += 1
         note("fault", error)
         text = "the server made a mistake; load the page again to go on"
     try:

@@ -10,13 +10,13 @@ class Limits:
     sessions: int = 8
     """Walkers at once."""
     viewers: int = 16
-    """Of one walk, beside its walker."""
+    """Of one walk, beside its visitor."""
     stored_worlds: int = 500
     """Stored on this server; then no new ones are begun."""
     history_frames: int = 20_000
     """A walk ends here."""
     idle_s: float = 600.0
-    """Seconds without any message but heartbeats, then a walker's place is given to others."""
+    """Seconds without any message but heartbeats, then a visitor's place is given to others."""
     max_context: int = 32
     """Frames of memory for one chunk."""
     upload_bytes: int = 8_000_000
@@ -26,6 +26,6 @@ class Limits:
     jpeg_quality: int = 85
     """Of pictures that are sent as JPEG."""
     chunks_ahead: int = 2
-    """Sent to a walker but not shown yet, where its page says what it has shown."""
+    """Sent to a visitor but not shown yet, where its page says what it has shown."""
     waiting_messages: int = 64
     """For a viewer who is slow; one who lags further behind is let go."""

@@ -44,7 +44,7 @@ class Init:
     known: bool = False  # of that place remember not one picture but all that was seen when looking around
     world: str | None = None  # name of a stored world, to go on with
     branch: str | None = None  # of that world; the one it was made with if None
-    watch: str | None = None  # the share link's word: see what its walker sees, and touch nothing
+    watch: str | None = None  # the share link's word: see what its visitor sees, and touch nothing
     strategy: str = "coverage"  # the rule that chooses the context
     max_context: int | None = None
     compare: bool = False  # generate the same walk with memory off beside it

@@ -1,9 +1,9 @@
-"""One walker's world as a state machine. Knows nothing of sockets.
+"""One visitor's world as a state machine. Knows nothing of sockets.
 
     new -> standing <-> walking        standing, walking -> closed        new -> closed
 
-A session is new until `init`; it stands while no key is held and walks while one is. `receive` takes in what the walker
-says, `step` makes the next chunk; both return what to tell.
+A session is new until `init`; it stands while no key is held and walks while one is. `receive` takes in what the
+visitor says, `step` makes the next chunk; both return messages, and pictures that are in no format yet.
 """
 
 import contextlib
@@ -11,13 +11,12 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 
 import numpy as np
 
-from context_as_memory.camera import Cameras, cameras_from_actions, coordinates
+from context_as_memory.camera import Cameras, cameras_from_keys, coordinates
 from context_as_memory.errors import UserError
 from context_as_memory.formats.pictures import fit_frame
 from context_as_memory.formats.places import known_place, start_frame, start_names
@@ -25,7 +24,8 @@ from context_as_memory.formats.vertical import measured_up
 from context_as_memory.retrieval import STRATEGIES, RetrievalConfig
 from context_as_memory.server.forgetful import forgetful
 from context_as_memory.server.limits import Limits
-from context_as_memory.server.pictures import CONTENT_TYPES, decode_upload, encode_pictures, jpeg
+from context_as_memory.server.outbox import Output, Pictures
+from context_as_memory.server.pictures import CONTENT_TYPES, decode_upload, jpeg
 from context_as_memory.server.protocol import (
     FORMATS,
     VIEWS,
@@ -33,7 +33,6 @@ from context_as_memory.server.protocol import (
     Context,
     Event,
     Fork,
-    FrameBatch,
     Init,
     Message,
     Ready,
@@ -42,7 +41,7 @@ from context_as_memory.server.protocol import (
     Switch,
     held_keys,
 )
-from context_as_memory.server.shelf import Shelf, chunk_of, rewind
+from context_as_memory.server.store import WorldStore, chunk_of, rewind
 from context_as_memory.storage import MAIN, file_of
 from context_as_memory.world import Chunk, World
 
@@ -64,59 +63,22 @@ LEGAL = {
 }
 
 
-@dataclass(frozen=True)
-class Frames:
-    """Frames to be shown; each viewer gets them in the format that it asked for."""
-
-    frames_u8: np.ndarray  # [t, H, W, 3]
-    first: int
-    poses: list[list[float]]
-    chunk_index: int  # -1: the frame one stands on
-    event_id: int | None
-    view: str = VIEWS[0]
-
-    def message(self, kind: str, quality: int) -> FrameBatch:
-        """As a message with pictures of `kind`, one of FORMATS."""
-        pictures = encode_pictures(self.frames_u8, kind, quality)
-        lengths = [len(picture) for picture in pictures]
-        raw = kind == "raw"
-        return FrameBatch(
-            chunk_index=self.chunk_index,
-            content_type=CONTENT_TYPES[kind],
-            format="rgb24" if raw else kind,
-            channels=3 if raw else None,
-            bytes_per_frame=lengths[0] if raw else None,
-            raw_size=sum(lengths) if raw else None,
-            num_frames=len(pictures),
-            width=self.frames_u8.shape[2],
-            height=self.frames_u8.shape[1],
-            total_size=sum(lengths),
-            payload_lengths=lengths,
-            payload=b"".join(pictures),
-            event_id=self.event_id,
-            first=self.first,
-            poses=self.poses,
-            view=self.view,
-        )
-
-
-Told = Message | Frames
 FRAME_S = 1 / 30  # for so long the page shows a frame
 MARGIN_S = 0.05  # the next chunk is begun so much earlier than it must be
 FORGOTTEN_AFTER = 512  # frames of the walk with memory off that are held in working memory
 
 
 class Session:
-    """`receive` what the walker says, `step` to make the next chunk if keys are held."""
+    """`receive` what the visitor says, `step` to make the next chunk if keys are held."""
 
-    def __init__(self, shelf: Shelf, limits: Limits | None = None) -> None:
+    def __init__(self, store: WorldStore, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self.state = State.NEW
-        self.format = FORMATS[0]  # of the walker's frame batches
+        self.format = FORMATS[0]  # of the visitor's frame batches
         # A world is used by one thread at a time; above all it is not closed while another one makes a chunk.
         self._alone = threading.RLock()
-        self._holding = threading.Lock()  # events are heard in another thread than chunks are made in
-        self._shelf = shelf
+        self._holding = threading.Lock()  # events are received in another thread than chunks are made in
+        self._store = store
         self._name, self._branch = "", MAIN
         self._world: World | None = None
         self._forgetful: World | None = None  # walks beside it with memory off
@@ -127,17 +89,17 @@ class Session:
 
     @property
     def share(self) -> str:
-        """The word with which others may watch. It stays the same when the walker comes back to the world, and does not
-        tell the world's name, which opens it."""
+        """The word with which others may watch. It stays the same when the visitor comes back to the world, and does
+        not tell the world's name, which opens it."""
         return hashlib.sha256(f"watch {self._name}".encode()).hexdigest()[:24]
 
     def _rest(self) -> None:
-        """Nothing is held and nothing was heard."""
+        """No key is held and no event was received."""
         self._keys: frozenset[str] = frozenset()
         self._script: deque[frozenset[str]] = deque()
         self._event: int | None = None  # the newest event
         self._chunks, self._chunks_left = 0, -1  # made since the world stands, and left to make (-1: no end)
-        self._shown = -1  # the last of them that the walker says to have shown
+        self._shown = -1  # the last of them that the visitor says to have shown
         self._all_shown_at = 0.0  # when all that was made will have been seen, by this machine's clock
 
     def _move(self, state: State) -> None:
@@ -145,10 +107,10 @@ class Session:
             raise UserError(f"a session that is {self.state.value} cannot become {state.value}")
         self.state = state
 
-    # -- what the walker says --------------------------------------------------------------------------------------
+    # -- what the visitor says --------------------------------------------------------------------------------------
 
-    def receive(self, message: Message) -> list[Told]:
-        """Take in a message of the walker; returns the answers. `UserError` when it is not allowed in this state.
+    def receive(self, message: Message) -> list[Output]:
+        """Take in a message of the visitor; returns the answers. `UserError` when it is not allowed in this state.
 
         Events are taken in at once, also while a chunk is being made in another thread; everything else waits for it.
         """
@@ -157,7 +119,7 @@ class Session:
         with self._alone:
             return self._receive(message)
 
-    def _receive(self, message: Message) -> list[Told]:
+    def _receive(self, message: Message) -> list[Output]:
         if self.state is State.CLOSED:
             raise UserError("this session is closed; connect again")
         if isinstance(message, Init):
@@ -166,14 +128,14 @@ class Session:
         if world is None:
             raise UserError(f"{message.type} before init; begin a world first")
         if isinstance(message, Event):
-            self._hear(message)
+            self._take(message)
             return []
         if isinstance(message, Settings):
             self._rule = self._checked(self._rule, message.strategy, message.max_context)
             self._compare(message.compare)
             return []
         file = file_of(world)
-        assert file is not None, "shelves keep their worlds"
+        assert file is not None, "a store keeps its worlds in files"
         if isinstance(message, Rewind):
             rewind(file, self._branch, message.frame)
             return self._go_on(self._branch)
@@ -185,7 +147,7 @@ class Session:
             return self._go_on(message.branch)
         raise UserError(f"{message.type} is a message of the server")
 
-    def _hear(self, event: Event) -> None:
+    def _take(self, event: Event) -> None:
         if event.kind == "heartbeat":
             return
         if event.kind == "shown":
@@ -203,7 +165,7 @@ class Session:
         self._hold(held)
 
     def _note_shown(self, chunk_index: object) -> None:
-        """The walker has shown this chunk. Whoever says so once is never far behind from then on: what was sent but
+        """The visitor has shown this chunk. Whoever says so once is never far behind from then on: what was sent but
         not shown yet would pile up in the buffers of the network, and a key would show its effect after all of it."""
         if type(chunk_index) is not int:  # True is an int too
             raise UserError("shown: the payload is the chunk_index of the last chunk that was shown")
@@ -226,7 +188,7 @@ class Session:
             raise UserError(f"max_context is {max_context}; give 1 to {self.limits.max_context}")
         return replace(rule, strategy=strategy, max_context=max_context)
 
-    def _begin(self, init: Init) -> list[Told]:
+    def _begin(self, init: Init) -> list[Output]:
         """A new world, or a stored one. Everything that can be wrong is looked at before anything is closed."""
         if init.watch is not None:
             raise UserError("who walks cannot watch; connect again")
@@ -243,23 +205,23 @@ class Session:
             self._go_on(branch)
             name, world = self._name, self._world
         else:
-            name, world = init.world, self._shelf.open(init.world, branch)
+            name, world = init.world, self._store.open(init.world, branch)
             self._leave()
         slots = init.max_context or min(world.config.retrieval.max_context, self.limits.max_context)
         self._rule = self._checked(world.config.retrieval, init.strategy, slots)
         self._name, self._branch, self._world, self.format = name, branch, world, kind
         self._move(State.STANDING)
-        told = self._standing(init.compare)
+        outputs = self._standing(init.compare)
         self._chunks_left = -1 if init.max_chunks is None else max(0, init.max_chunks)
         self._hold(script)
-        return told
+        return outputs
 
     def _new(self, init: Init) -> tuple[str, World]:
         """A world that has its start frames, or none at all."""
-        if len(self._shelf.names()) >= self.limits.stored_worlds:
+        if len(self._store.names()) >= self.limits.stored_worlds:
             raise UserError(f"{self.limits.stored_worlds} worlds are stored here, and no more; go on with one of them")
         start = start_frame(init.start)
-        name, world = self._shelf.create(init.seed)
+        name, world = self._store.create(init.seed)
         try:
             size = (world.config.width, world.config.height)
             if init.first_frame is not None:
@@ -271,19 +233,19 @@ class Session:
             world.reset(np.stack([fit_frame(frame, *size)[0] for frame in frames]), cameras.resized(*size))
         except BaseException:
             world.close()
-            self._shelf.remove(name)
+            self._store.remove(name)
             raise
         return name, world
 
-    def _go_on(self, branch: str) -> list[Told]:
+    def _go_on(self, branch: str) -> list[Output]:
         """Stand at the end of a branch of this world; where one was if that cannot be."""
         compare, before = self._forgetful is not None, self._branch
         assert self._world is not None
         self._world.close()  # a world is written by one at a time
         try:
-            self._world, self._branch = self._shelf.open(self._name, branch), branch
+            self._world, self._branch = self._store.open(self._name, branch), branch
         except UserError:
-            self._world = self._shelf.open(self._name, before)
+            self._world = self._store.open(self._name, before)
             raise
         self._move(State.STANDING)
         return self._standing(compare)
@@ -296,31 +258,31 @@ class Session:
             untouched = file is not None and len(file.chunks()) <= 1
             world.close()
             if untouched:
-                self._shelf.remove(self._name)
+                self._store.remove(self._name)
 
     def _compare(self, wanted: bool) -> None:
         """Begin to walk with memory off beside the world, from where it is now, or stop it."""
         if not wanted:
             self._forgetful = None
         elif self._forgetful is None and self._world is not None:
-            if self._shelf.truth is not None:
+            if self._store.truth is not None:
                 raise UserError(
                     "the true world is the same with and without memory; compare generated ones (cam explore)"
                 )
             self._forgetful = forgetful(self._world, self.limits.max_context)
 
-    def _standing(self, compare: bool) -> list[Told]:
+    def _standing(self, compare: bool) -> list[Output]:
         self._rest()
         self._forgetful = None
         self._compare(compare)
         return self.scene()
 
-    def scene(self, driver: bool = True) -> list[Told]:
-        """What a viewer must know to stand where the world is now. driver: whether it is the walker who asks."""
+    def scene(self, driver: bool = True) -> list[Output]:
+        """What a viewer must know to stand where the world is now. driver: whether it is the visitor who asks."""
         with self._alone:
             return self._scene(driver)
 
-    def _scene(self, driver: bool) -> list[Told]:
+    def _scene(self, driver: bool) -> list[Output]:
         world = self._world
         if world is None:
             return []
@@ -346,13 +308,13 @@ class Session:
             compare=self._forgetful is not None,
             half_width_tan=float(cameras.half_width_tan[0]),
             upload_bytes=self.limits.upload_bytes,
-            truth=self._shelf.truth,
+            truth=self._store.truth,
         )
-        told: list[Told] = [ready, Frames(world.bank.frames_u8(last), last, poses[-1:], -1, self._event)]
+        outputs: list[Output] = [ready, Pictures(world.bank.frames_u8(last), last, poses[-1:], -1, self._event)]
         if self._forgetful is not None:
             end = self._forgetful.bank
-            told.append(Frames(end.frames_u8(len(end) - 1), last, poses[-1:], -1, self._event, VIEWS[1]))
-        return told
+            outputs.append(Pictures(end.frames_u8(len(end) - 1), last, poses[-1:], -1, self._event, VIEWS[1]))
+        return outputs
 
     def _up(self) -> np.ndarray:
         """Upwards in this world: as its file says, else as its first frame has it."""
@@ -375,16 +337,16 @@ class Session:
     @property
     def early_s(self) -> float:
         """How long the next chunk may still wait: it is begun just in time to follow what is shown, so that a key shows
-        its effect soon. Not positive: begin now; so it is for walkers that do not say what they have shown."""
+        its effect soon. Not positive: begin now; so it is for visitors that do not say what they have shown."""
         left_s = self._all_shown_at - time.monotonic() if self._says_what_is_shown else 0.0
         return left_s - self.last_chunk_s - MARGIN_S
 
-    def step(self) -> list[Told]:
-        """Make the next chunk along the held keys; returns what to tell the viewers. Slow: it runs the model."""
+    def step(self) -> list[Output]:
+        """Make the next chunk along the held keys; returns what the viewers are sent. Slow: it runs the model."""
         with self._alone:
             return self._step()
 
-    def _step(self) -> list[Told]:
+    def _step(self) -> list[Output]:
         world = self._world
         if world is None or not self.wants_to_move:
             return []
@@ -394,7 +356,7 @@ class Session:
             raise UserError(f"this walk has {held} frames, the most that is stored here; begin a new one")
         applied = self._event
         here = world.bank.cameras[held - 1 : held]
-        path = cameras_from_actions(here, self._actions(world.chunk_frames), up=self._up())
+        path = cameras_from_keys(here, self._coming(world.chunk_frames), up=self._up())
         try:
             chunk = world.step(path, retrieval=self._rule)
         except UserError:
@@ -404,15 +366,15 @@ class Session:
         self._all_shown_at = max(self._all_shown_at, time.monotonic()) + FRAME_S * len(chunk.frames_u8)
         self._chunks_left = max(-1, self._chunks_left - 1)
         poses, seconds = _poses(chunk.cameras, self._up()), sum(chunk.seconds.values())
-        told: list[Told] = [Frames(chunk.frames_u8, held, poses, chunk_index, applied)]
+        outputs: list[Output] = [Pictures(chunk.frames_u8, held, poses, chunk_index, applied)]
         if self._forgetful is not None:
             beside = self._forgetful.step(path, retrieval=replace(self._rule, strategy="recent"))
             if len(self._forgetful.bank) > FORGOTTEN_AFTER:
                 self._forgetful = forgetful(self._forgetful, self.limits.max_context)
-            told.append(Frames(beside.frames_u8, held, poses, chunk_index, applied, VIEWS[1]))
+            outputs.append(Pictures(beside.frames_u8, held, poses, chunk_index, applied, VIEWS[1]))
             seconds += sum(beside.seconds.values())
-        told.append(self._remembered(world, chunk, held))
-        told.append(
+        outputs.append(self._remembered(world, chunk, held))
+        outputs.append(
             ChunkStats(
                 chunk_index=chunk_index,
                 event_id=applied,
@@ -426,18 +388,18 @@ class Session:
                 seconds=chunk.seconds,
             )
         )
-        return told
+        return outputs
 
-    def _actions(self, frames: int) -> str:
-        """The keys of the next frames as an action string; a script that has ended stands still."""
+    def _coming(self, frames: int) -> list[frozenset[str]]:
+        """The keys of each of the next frames; a script that has ended stands still."""
         with self._holding:
             script = self._script
             if not script:
-                return f"{_spelled(self._keys)}-{frames}"
+                return [self._keys] * frames
             coming = [script.popleft() if script else frozenset() for _ in range(frames)]
             if not script:
                 self._move(State.STANDING)
-        return ",".join(f"{_spelled(keys)}-1" for keys in coming)
+        return coming
 
     def _remembered(self, world: World, chunk: Chunk, held: int) -> Context:
         found = chunk.retrieval
@@ -471,10 +433,6 @@ def resident_mb() -> int | None:
     return None
 
 
-def _spelled(keys: frozenset[str]) -> str:
-    return "".join(sorted(keys)) or "none"
-
-
 def _poses(cameras: Cameras, up: np.ndarray) -> list[list[float]]:
     """Place and heading seen from above, per frame: x, y and the angle from x towards y, where z is up."""
     x = np.eye(3)[0] if abs(up[0]) < 0.9 else np.eye(3)[1]
@@ -483,8 +441,3 @@ def _poses(cameras: Cameras, up: np.ndarray) -> list[list[float]]:
     ground = np.stack([x, np.cross(up, x)])
     place, ahead = coordinates(cameras.position, ground), coordinates(cameras.forward, ground)
     return np.column_stack([place, np.arctan2(ahead[:, 1], ahead[:, 0])]).round(4).tolist()
-
-
-def told_to(told: Sequence[Told], kind: str, quality: int) -> list[Message]:
-    """The messages of a viewer that wants pictures of `kind`."""
-    return [item.message(kind, quality) if isinstance(item, Frames) else item for item in told]

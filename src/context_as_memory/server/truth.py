@@ -16,7 +16,7 @@ from context_as_memory.data.voxel.render import VoxelRenderer
 from context_as_memory.data.voxel.walk import EYE_M, VoxelGround
 from context_as_memory.data.voxel.world import VoxelWorld
 from context_as_memory.retrieval import Retrieval, RetrievalConfig
-from context_as_memory.server.shelf import StoredWorlds
+from context_as_memory.server.store import StoredWorlds
 from context_as_memory.storage import MAIN, BranchStore, WorldFile
 from context_as_memory.world import Chunk, World, WorldConfig
 
@@ -89,7 +89,7 @@ def _no_latents(frames: int) -> torch.Tensor:
     return torch.zeros(1, frames, 1, 1)
 
 
-class TrueShelf(StoredWorlds):
+class TrueStore(StoredWorlds):
     """Walks through one place, stored in a folder like generated ones."""
 
     def __init__(self, folder: Path, place: Place) -> None:

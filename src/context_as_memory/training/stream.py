@@ -177,7 +177,7 @@ def _row(segment: Segment, size: int) -> Rows:
     }
 
 
-class _Shelf:
+class _SegmentStore:
     """Segments of one number of context frames of all videos in the ring, on the device: `each` rows a video."""
 
     def __init__(self, videos: int, each: int, device: torch.device) -> None:
@@ -224,8 +224,9 @@ class Stream:
         self.latents = torch.zeros((total, *shape), dtype=torch.float16, device=device)
         self.own = OwnFrames(total, shape, device) if drawing.own_share else None
         kinds = buckets(drawing)
-        self._shelves = {slots: _Shelf(config.videos, config.segments // len(kinds), device) for slots in kinds}
-        self._own_shelves = {slots: _Shelf(config.videos, config.own_segments // len(kinds), device) for slots in kinds}
+        self._stores = {slots: _SegmentStore(config.videos, config.segments // len(kinds), device) for slots in kinds}
+        own_count = config.own_segments // len(kinds)
+        self._own_stores = {slots: _SegmentStore(config.videos, own_count, device) for slots in kinds}
         self._plans: list[VideoPlan | None] = [None] * config.videos
         self._walked = np.full(config.videos, -1)  # the round in which the denoiser last walked there
         self.held_out: list[Video] = []
@@ -263,13 +264,13 @@ class Stream:
         drawing = self.drawing
         rng = np.random.default_rng((drawing.seed, step, rank))
         wanted = drawing.wanted(rng)[-1]
-        there = [slots for slots, shelf in self._shelves.items() if shelf.ready.any()]
+        there = [slots for slots, store in self._stores.items() if store.ready.any()]
         if not there:
             raise UserError("training: no video has a segment to draw; make videos longer or segments smaller")
         slots = min(there, key=lambda slots: abs(slots - wanted))
-        shelf, own_shelf = self._shelves[slots], self._own_shelves[slots]
-        own = int(rng.binomial(drawing.segments, drawing.own_share)) if own_shelf.ready.any() else 0
-        picks = [(shelf, drawing.segments - own), (own_shelf, own)]
+        store, own_store = self._stores[slots], self._own_stores[slots]
+        own = int(rng.binomial(drawing.segments, drawing.own_share)) if own_store.ready.any() else 0
+        picks = [(store, drawing.segments - own), (own_store, own)]
         parts = []
         for source, count in picks:
             if count:
@@ -309,7 +310,7 @@ class Stream:
             self.own.keep(job.made, latents, fine)
             plan = self._plans[slot]
             for slots in plan.own_rows if plan else ():
-                self._own_shelves[slots].ready[slot] = True
+                self._own_stores[slots].ready[slot] = True
 
     def blanks(self) -> list[DenoiserBatch]:
         """A batch of every shape that `batch` has."""
@@ -382,21 +383,21 @@ class Stream:
         self.latents[first : first + config.frames] = latents
         if self.own is not None:
             self.own.known[first : first + config.frames] = False
-        for shelves, rows in ((self._shelves, plan.rows), (self._own_shelves, plan.own_rows)):
+        for stores, rows in ((self._stores, plan.rows), (self._own_stores, plan.own_rows)):
             for slots, some in rows.items():
-                shelves[slots].put(slot, some, first)
+                stores[slots].put(slot, some, first)
         self._settle()
         self._plans[slot], self._walked[slot] = plan, -1
         for slots in plan.rows:
-            self._shelves[slots].ready[slot] = True
+            self._stores[slots].ready[slot] = True
         if self.made + 1 >= config.videos:
             self._give_up((slot + 1) % config.videos)
 
     def _give_up(self, slot: int) -> None:
         self._plans[slot] = None
-        for shelves in (self._shelves, self._own_shelves):
-            for shelf in shelves.values():
-                shelf.ready[slot] = False
+        for stores in (self._stores, self._own_stores):
+            for store in stores.values():
+                store.ready[slot] = False
         self._given_up_at = self.drawn
 
 

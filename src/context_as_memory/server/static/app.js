@@ -49,10 +49,10 @@ function inAddress() {
 
 function closed(event) {
   document.body.dataset.state = "closed";
-  const left = query.has("watch") && world.share && [1001, 1008].includes(event.code); // the walker may come back
+  const left = query.has("watch") && world.share && [1001, 1008].includes(event.code); // the visitor may come back
   if ((left || LOST.includes(event.code)) && retries < RETRIES) {
     retries += 1; // the server was restarted, or the network failed: the world is stored, go on with it
-    say(left ? "the walker has left; looking again" : `connection lost; trying again (${retries})`, true);
+    say(left ? "the visitor has left; looking again" : `connection lost; trying again (${retries})`, true);
     retry = setTimeout(connect, 500 * 2 ** retries);
   } else if (!explained) {
     say(`connection closed (${event.code}); load the page again to go on`, true);
@@ -140,7 +140,7 @@ function ready(message) {
   find("memories").replaceChildren();
   if (document.activeElement === document.body) find("view").focus();
   document.body.dataset.state = message.driver ? "ready" : "watching";
-  say(message.driver ? "ready: hold a key" : "watching; only the walker can walk");
+  say(message.driver ? "ready: hold a key" : "watching; only the visitor can walk");
 }
 
 // The worlds that are stored here, the last one walked in first.

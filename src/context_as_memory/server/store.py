@@ -13,10 +13,10 @@ from context_as_memory.world import World
 NAME = re.compile(r"[0-9a-f]{16}")  # names are made here and never by a viewer
 
 
-class Shelf(Protocol):
+class WorldStore(Protocol):
     """Makes worlds and finds them again."""
 
-    folder: Path  # where they lie: not to be told to viewers
+    folder: Path  # where they lie: viewers are not told
     truth: str | None  # the name of the true world that is walked in, where none is generated
 
     def create(self, seed: int) -> tuple[str, World]:
@@ -61,7 +61,7 @@ class StoredWorlds:
         shutil.rmtree(self.path(name), ignore_errors=True)
 
 
-class FolderShelf(StoredWorlds):
+class FolderStore(StoredWorlds):
     """Generated worlds. The networks are loaded once and shared by all of them.
 
     kind: the class of the worlds.

@@ -1,0 +1,166 @@
+"""Whose turn it is: all walks of a server share one model."""
+
+import asyncio
+import contextlib
+import ctypes
+import itertools
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from context_as_memory.errors import UserError
+from context_as_memory.server.limits import Limits
+from context_as_memory.server.outbox import Output, Packed, Viewer, pack
+from context_as_memory.server.protocol import Event, Failure, Message, encode
+from context_as_memory.server.session import Session, resident_mb
+from context_as_memory.server.store import WorldStore
+
+log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+TRIM_EVERY = 16  # chunks
+
+
+class TooMany(UserError):
+    """A limit is reached; trying later may help."""
+
+
+class Broadcast:
+    """One walk: its session, and who watches it."""
+
+    def __init__(self, session: Session, number: int) -> None:
+        self.session, self.number = session, number
+        self.viewers: set[Viewer] = set()
+
+    def pack(self, outputs: Sequence[Output]) -> Packed:
+        """Outputs of the session, in every format that somebody here wants."""
+        kinds = [self.session.format, *(viewer.kind for viewer in tuple(self.viewers))]
+        return pack(outputs, kinds, self.session.limits)
+
+
+class Hub:
+    """All walks of a server. Whoever waits longest for the model is served next."""
+
+    def __init__(self, store: WorldStore, limits: Limits) -> None:
+        self.store, self.limits = store, limits
+        self.broadcasts: set[Broadcast] = set()
+        self.connections = 0
+        self._numbers = itertools.count(1)
+        self._turn = asyncio.Lock()  # asyncio's lock is fair
+        # Always the same thread: torch keeps workers, and the allocator keeps memory, for each thread that asks.
+        self._worker = ThreadPoolExecutor(1, "model")
+        self.chunks, self.chunk_seconds, self.refused, self.failed = 0, 0.0, 0, 0
+        self._began = time.time()
+
+    def enter(self) -> Broadcast:
+        """A walk for another visitor; `TooMany` if all are taken."""
+        if len(self.broadcasts) >= self.limits.sessions:
+            self.refused += 1
+            raise TooMany(f"all {self.limits.sessions} places are taken; try later")
+        broadcast = Broadcast(Session(self.store, self.limits), next(self._numbers))
+        self.broadcasts.add(broadcast)
+        note("session_opened", session=broadcast.number, open=len(self.broadcasts))
+        return broadcast
+
+    async def leave(self, broadcast: Broadcast) -> None:
+        """The visitor is gone: tell those who watched, and close the world when its chunk is finished."""
+        self.broadcasts.discard(broadcast)
+        end = encode(Failure(content="the visitor has left", code="ended"))
+        for viewer in broadcast.viewers:
+            viewer.offer([end, None])
+        # Handed to a thread at once: it is closed even if this task, or the whole loop, ends now.
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._worker, broadcast.session.close))
+        note("session_closed", session=broadcast.number, open=len(self.broadcasts))
+
+    async def watch(self, share: str, kind: str) -> tuple[Broadcast, Viewer]:
+        """Join those who watch a walk. `UserError` if there is none of that name."""
+        broadcast = next((broadcast for broadcast in self.broadcasts if broadcast.session.share == share), None)
+        scene = [] if broadcast is None else await self.alone(lambda: broadcast.session.scene(driver=False))
+        if broadcast is None or broadcast not in self.broadcasts or not scene:  # it may have ended meanwhile
+            raise UserError("nobody walks there now; ask for a new link")
+        if len(broadcast.viewers) >= self.limits.viewers:
+            self.refused += 1
+            raise TooMany(f"{self.limits.viewers} already watch this walk; try later")
+        viewer = Viewer(kind, self.limits)
+        viewer.offer(pack(scene, [kind], self.limits).packets[kind])
+        broadcast.viewers.add(viewer)
+        return broadcast, viewer
+
+    async def alone(self, function: Callable[[], _Result]) -> _Result:
+        """Run something slow in a thread when it is this caller's turn. What has begun is finished even if nobody waits
+        for it any more: a world is not closed in the middle of a chunk."""
+        async with self._turn:
+            work = asyncio.get_running_loop().run_in_executor(self._worker, function)
+            try:
+                return await asyncio.shield(work)
+            except asyncio.CancelledError:
+                await asyncio.wait([work])
+                raise
+
+    async def receive(self, broadcast: Broadcast, message: Message) -> Packed:
+        """Let a session take in a message; its answers."""
+
+        def answers() -> Packed:  # reads files and may run the autoencoder
+            return broadcast.pack(broadcast.session.receive(message))
+
+        return answers() if isinstance(message, Event) else await self.alone(answers)  # an event never waits
+
+    async def step(self, broadcast: Broadcast) -> Packed:
+        """The next chunk of a walk."""
+
+        def timed() -> tuple[Packed, float]:
+            began = time.perf_counter()
+            outputs = broadcast.session.step()
+            if self.chunks % TRIM_EVERY == 0:
+                give_back_memory()
+            return broadcast.pack(outputs), time.perf_counter() - began
+
+        packed, seconds = await self.alone(timed)
+        if packed.outputs:
+            self.chunks += 1
+            self.chunk_seconds += seconds
+        return packed
+
+    def metrics(self) -> str:
+        """Counters in the text format of Prometheus."""
+        viewers = sum(len(broadcast.viewers) for broadcast in self.broadcasts)
+        rows = {
+            ("cam_sessions_open", "gauge"): len(self.broadcasts),
+            ("cam_viewers_open", "gauge"): viewers,
+            ("cam_refused_total", "counter"): self.refused,
+            ("cam_failures_total", "counter"): self.failed,
+            ("cam_chunks_total", "counter"): self.chunks,
+            ("cam_chunk_seconds_total", "counter"): round(self.chunk_seconds, 3),
+            ("cam_uptime_seconds", "gauge"): round(time.time() - self._began, 1),
+            ("cam_resident_megabytes", "gauge"): resident_mb() or 0,
+        }
+        return "".join(f"# TYPE {name} {kind}\n{name} {value}\n" for (name, kind), value in rows.items())
+
+
+def give_back_memory() -> None:
+    """Return to the system what was freed. The C library of Linux keeps it otherwise, in pieces too small for the next
+    large picture: 88 MB after 600 chunks of four walks."""
+    with contextlib.suppress(OSError, AttributeError):  # other systems have other libraries
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def note(event: str, error: BaseException | None = None, **details: object) -> None:
+    """One structured line in the log; with an error, one that is shown without a log too."""
+    log.log(logging.ERROR if error else logging.INFO, event, exc_info=error, extra={"details": details})
+
+
+class JsonLines(logging.Formatter):
+    """Log records as one JSON object each: time, level, event, and what `note` was given."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        row = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, "details", {}),
+        }
+        if record.exc_info:
+            row["error"] = self.formatException(record.exc_info)
+        return json.dumps(row, default=str)
