@@ -26,9 +26,9 @@ from context_as_memory.compute import fast, fast_dtype, pick_device
 from context_as_memory.data.dataset import DenoiserBatch
 from context_as_memory.evaluation.report import environment, write_json
 from context_as_memory.training.denoiser import DenoiserRecipe, DenoiserTask
-from context_as_memory.training.own_frames import OwnFrames, WalkJob
 from context_as_memory.training.recipes import denoiser_recipe
 from context_as_memory.training.rollout import plan_rollout
+from context_as_memory.training.self_memory import SelfMemory, WalkJob
 from context_as_memory.training.stream import blank_batch, buckets
 from context_as_memory.training.trainer import Trainer
 from context_as_memory.transformer import TransformerConfig, WorldTransformer
@@ -43,7 +43,7 @@ class MadeUp:
     def __init__(self, recipe: DenoiserRecipe, shape: tuple[int, int, int], device: torch.device) -> None:
         self.recipe, self.device = recipe, device
         self.latents = torch.randn(FRAMES, *shape, device=device).half()
-        self.own = OwnFrames(FRAMES, shape, device) if recipe.own_frames else None
+        self.own = SelfMemory(FRAMES, shape, device) if recipe.self_memory else None
         self.slots = buckets(recipe.drawing)[-1]
 
     def read(self, frames: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class MadeUp:
         return [blank_batch(self.recipe.drawing, slots, self.device) for slots in buckets(self.recipe.drawing)]
 
     def walks(self, number: int) -> list[WalkJob]:
-        drawing, walks = self.recipe.drawing, self.recipe.own_walks
+        drawing, walks = self.recipe.drawing, self.recipe.self_walks
         length = walks.chunks * drawing.layout.num_targets
         yaw = np.linspace(0, 9, 40 + length)
         cameras = look(np.stack([np.cos(yaw), np.sin(yaw), 0 * yaw], axis=1), yaw, pinhole(90, 320, 192), 320, 192)
@@ -181,7 +181,7 @@ def main() -> None:
     profile.export_chrome_trace(str(options.out / "trace.json"))
 
     if task.walks is not None:
-        every = recipe.own_walks.every
+        every = recipe.self_walks.every
         seen = iter(range(every, 1_000_000_000, every))
 
         def walk() -> None:
@@ -190,7 +190,7 @@ def main() -> None:
         seconds = _seconds(walk, device, options.seconds)
         figures["walk_chunk_ms"] = 1e3 * seconds
         figures["walk_share_of_time"] = seconds / (seconds + every * mixed)
-        print(f"one chunk of {recipe.own_walks.walks} walks: {1e3 * seconds:.0f} ms", flush=True)
+        print(f"one chunk of {recipe.self_walks.walks} walks: {1e3 * seconds:.0f} ms", flush=True)
     if device.type == "cuda":
         figures["most_memory_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
     write_json(options.out / "training.json", figures | {"batch_size": size} | environment())

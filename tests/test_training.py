@@ -29,13 +29,13 @@ from context_as_memory.training import recipes
 from context_as_memory.training.codec import CodecTask, train_codec
 from context_as_memory.training.codec_loss import CodecLossConfig
 from context_as_memory.training.compiled import CompiledDenoiser
+from context_as_memory.training.corrupt import corrupt
 from context_as_memory.training.denoiser import train_denoiser, train_denoiser_stream
-from context_as_memory.training.distil import jump
-from context_as_memory.training.perceptual import perceptual_price
+from context_as_memory.training.distil import teacher_velocity
+from context_as_memory.training.perceptual import perceptual_loss
 from context_as_memory.training.rollout import Rollouts, Sampling, plan_rollout
 from context_as_memory.training.stream import Stream, plan_video
 from context_as_memory.training.trainer import TrainConfig, Trainer, learning_rate_factor
-from context_as_memory.training.weather import weathered
 from context_as_memory.transformer import model as transformer_model
 from context_as_memory.transformer import placement as transformer_placement
 from context_as_memory.weights import from_pretrained
@@ -169,13 +169,13 @@ def test_the_perceptual_price_is_nothing_for_the_truth_and_where_all_is_noise():
     truth = torch.randn(2, 4, 3, 4, 6, generator=torch.Generator().manual_seed(0))
     sigma = torch.tensor([1.0, 0.2])
 
-    def price(predicted):
+    def loss(predicted):
         generator = torch.Generator().manual_seed(1)
-        return perceptual_price(tiny.codec(), _Distance(), predicted, truth, sigma, generator)
+        return perceptual_loss(tiny.codec(), _Distance(), predicted, truth, sigma, generator)
 
-    assert price(truth).item() == 0
+    assert loss(truth).item() == 0
     predicted = (truth + 0.5).requires_grad_()
-    price(predicted).backward()
+    loss(predicted).backward()
     assert predicted.grad[0].abs().max() == 0 and predicted.grad[1].abs().max() > 0
 
 
@@ -190,7 +190,7 @@ def test_a_jump_in_one_step_is_the_teachers_velocity_and_in_more_it_follows_the_
     pool, noisy = (torch.randn(1, 4, 2, 2, 4, generator=torch.Generator().manual_seed(n)) for n in (1, 2))
 
     def go(steps: int) -> torch.Tensor:
-        return jump(teacher, flow, noisy, torch.tensor([0.9]), torch.tensor([0.4]), steps, pool, inputs)
+        return teacher_velocity(teacher, flow, noisy, torch.tensor([0.9]), torch.tensor([0.4]), steps, pool, inputs)
 
     with torch.no_grad():
         output = teacher.predict(noisy, torch.tensor([900.0]), pool, inputs)
@@ -367,15 +367,15 @@ def test_muon_equals_torchs_up_to_bf16():
         assert (ours - theirs).norm() <= 0.03 * theirs.norm()
 
 
-def test_weather_leaves_others_alone_and_goes_all_the_way():
+def test_corruption_leaves_others_alone_and_goes_all_the_way():
     """Of many segments about the chosen share changes; a constant frame stays constant under fog and streaks."""
     pool = torch.randn(200, 3, 4, 6, 8, generator=torch.Generator().manual_seed(0))
-    result = weathered(pool, 0.3, torch.Generator().manual_seed(1))
+    result = corrupt(pool, 0.3, torch.Generator().manual_seed(1))
     changed = (result != pool).flatten(1).any(dim=1)
     assert 0.2 < changed.float().mean() < 0.4
-    assert torch.equal(weathered(pool, 0.0, torch.Generator().manual_seed(1)), pool)
+    assert torch.equal(corrupt(pool, 0.0, torch.Generator().manual_seed(1)), pool)
     flat = torch.ones(50, 3, 1, 6, 8)
-    rows = weathered(flat, 1.0, torch.Generator().manual_seed(2))
+    rows = corrupt(flat, 1.0, torch.Generator().manual_seed(2))
     spread = rows.flatten(1).amax(dim=1) - rows.flatten(1).amin(dim=1)
     assert spread.max() < 1e-5 and (rows.flatten(1).mean(dim=1) - 1).abs().max() > 0.1  # only the contrast differs
 
@@ -482,7 +482,7 @@ class _Rooms:
 
 
 def _stream(**changes: Any) -> Stream:
-    recipe = replace(recipes.denoiser_tiny(), own_frames=0.5)
+    recipe = replace(recipes.denoiser_tiny(), self_memory=0.5)
     stream = Stream(
         _Rooms(), tiny.codec(), recipe.drawing, replace(recipe.stream, **changes), torch.device("cpu"), first_number=9
     )
@@ -538,11 +538,11 @@ def test_plans_follow_from_their_number_alone():
 
 def test_training_on_a_stream_walks_on_its_own_frames_and_ends_in_a_world(unchecked, codec_run, tmp_path):
     recipe = recipes.denoiser_tiny()
-    recipe = replace(recipe, own_frames=0.9, train=replace(recipe.train, steps=12, sample_every=6))
+    recipe = replace(recipe, self_memory=0.9, train=replace(recipe.train, steps=12, sample_every=6))
     train_denoiser_stream(recipe, _Rooms(), codec_run, tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert {"memory_psnr_db", "own_error_last"} <= set().union(*rows)
-    shares = [row["own_share"] for row in rows if "own_share" in row]
+    assert {"memory_psnr_db", "self_error_last"} <= set().union(*rows)
+    shares = [row["self_share"] for row in rows if "self_share" in row]
     assert shares[0] == 0 and max(shares) > 0, "own frames are memory once the first walks are done"
     assert list((tmp_path / "run" / "samples").glob("*_walks.png"))
     assert World.from_pretrained(tmp_path / "run" / "model", device="cpu").config.width == tiny.WIDTH
@@ -550,8 +550,8 @@ def test_training_on_a_stream_walks_on_its_own_frames_and_ends_in_a_world(unchec
 
 def test_own_frames_reach_training_from_recorded_videos_too(data, codec_run, tmp_path):
     recipe = recipes.denoiser_tiny()
-    recipe = replace(recipe, own_frames=1.0, train=replace(recipe.train, steps=7))
+    recipe = replace(recipe, self_memory=1.0, train=replace(recipe.train, steps=7))
     train_denoiser(recipe, data, codec_run, tmp_path / "cache", tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    shares = {row["step"]: row["own_share"] for row in rows if "own_share" in row}
+    shares = {row["step"]: row["self_share"] for row in rows if "self_share" in row}
     assert max(shares[step] for step in (1, 2, 3)) == 0 and min(shares[step] for step in (4, 5, 6)) > 0

@@ -59,7 +59,7 @@ def test_moved_latents_are_compared_with_the_picture_moved_alike():
     assert 96 in kinds and len(kinds) > 2
 
 
-def test_the_second_round_is_priced_in_steps_of_eight_bits():
+def test_the_second_round_is_measured_in_steps_of_eight_bits():
     half = torch.tensor([0.0, 0.3 / 127.5, 5.0], requires_grad=True)
     stored = eight_bit(half)
     assert torch.allclose((stored + 1) * 127.5, ((stored + 1) * 127.5).round(), atol=1e-4) and stored.max() == 1

@@ -57,7 +57,7 @@ def codec_loss(
     draw = torch.rand(2, generator=generator).tolist()
     figures = {"latent_rms": raw.detach().square().mean().sqrt().item()}
 
-    def price(output: Tensor, goal: Tensor) -> Tensor:
+    def picture_loss(output: Tensor, goal: Tensor) -> Tensor:
         loss = _pixel_loss(output, goal, config)
         if perceptual is not None and config.perceptual:
             distance = perceptual(output, goal).mean()
@@ -70,18 +70,18 @@ def codec_loss(
         output = codec.decode_images(moved)
         margin = codec.spatial_factor // 2  # what was shifted in from outside the picture
         inside = (..., slice(margin, -margin), slice(margin, -margin))
-        loss = price(output[inside], goal[inside])
+        loss = picture_loss(output[inside], goal[inside])
         figures["moved"] = loss.item()
         return loss + config.latent * raw.square().mean(), figures
 
     output = codec.decode_images(latents)
-    loss = price(output, images) + config.latent * raw.square().mean()
+    loss = picture_loss(output, images) + config.latent * raw.square().mean()
     mse = (output.detach().clamp(-1, 1) - images).square().mean().item()
     figures |= {"picture": loss.item(), "psnr_db": 10 * math.log10(4 / max(mse, 1e-10))}
     if draw[1] < config.rounds:
         again = codec.encode_images(eight_bit(output))
         latent_error = ((again - raw) / spread).square().mean()
-        second = price(codec.decode_images(again), images)
+        second = picture_loss(codec.decode_images(again), images)
         loss = loss + config.round_latent * latent_error + config.round_picture * second
         figures |= {"round_latent": latent_error.item(), "round_picture": second.item()}
     return loss, figures

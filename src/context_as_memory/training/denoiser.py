@@ -22,15 +22,15 @@ from ..tokens import TokenLayout
 from ..transformer import TransformerConfig, WorldTransformer
 from ..weights import MODEL_FILE, fingerprint, from_pretrained, load_weights, resolve, save_pretrained
 from .compiled import CompiledDenoiser
-from .distil import jump
-from .own_frames import OwnFrames, OwnWalkConfig, OwnWalks, WalkSource
-from .perceptual import perceptual_price
+from .corrupt import corrupt
+from .distil import teacher_velocity
+from .perceptual import perceptual_loss
 from .recorded import Drawing, RecordedVideos, Video
 from .rollout import Sampling
+from .self_memory import SelfMemory, SelfWalkConfig, SelfWalks, WalkSource
 from .stream import Places, Stream, StreamConfig
 from .trainer import TrainConfig, Trainer
 from .validation import Validation
-from .weather import weathered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +49,9 @@ class DenoiserRecipe:
     context_slots: tuple[int, ...] = (2, 4, 6, 8)  # context frames of a batch; each number is compiled for itself
     context_noise: float = 0.15  # up to this much noise on memory: generated memory is never perfect
     memory_noise: float = 0.0  # saved with the weights: noise on generated frames when they are memory
-    own_frames: float = 0.0  # share of segments whose memory is what the denoiser made on its own walks
-    own_walks: OwnWalkConfig = field(default_factory=OwnWalkConfig)
-    weathered: float = 0.0  # share of segments whose memory has suffered, see `weather`
+    self_memory: float = 0.0  # share of segments whose memory is what the denoiser made on its own walks
+    self_walks: SelfWalkConfig = field(default_factory=SelfWalkConfig)
+    corrupted: float = 0.0  # share of segments whose memory is corrupted, see `corrupt`
     perceptual: float = 0.0  # gradient of the perceptual distance, as a share of that of the velocity loss
     teacher_steps: int = 0  # distillation: steps of the frozen start (`--init`) in each of `num_steps`, see `distil`
     sheet_frames: int = 60  # own frames of the walks that are drawn with the samples; 0: no such walks
@@ -82,8 +82,8 @@ class DenoiserRecipe:
             layout=TokenLayout(num_targets=self.chunk_latents, max_context=self.retrieval.max_context),
             segments=max(1, self.train.batch_size // self.sampling.chunks),
             slots=self.context_slots,
-            own_share=self.own_frames,
-            walks=self.own_walks,
+            self_share=self.self_memory,
+            walks=self.self_walks,
             seed=self.train.seed,
         )
 
@@ -91,7 +91,7 @@ class DenoiserRecipe:
 class Source(WalkSource, Protocol):
     """Where training samples come from."""
 
-    own: OwnFrames | None
+    own: SelfMemory | None
 
     def batch(self, step: int, rank: int) -> DenoiserBatch: ...
 
@@ -119,12 +119,12 @@ class DenoiserTask:
         self.batch = source.batch
         self._denoisers: dict[int, Any] = {}
         self.teacher = None if teacher is None else self._denoiser(teacher)
-        self.walks: OwnWalks | None = None
+        self.walks: SelfWalks | None = None
         if source.own is not None and codec is not None:
             model = WorldTransformer(recipe.model).to(device).requires_grad_(False)
             denoiser = CompiledDenoiser(model, masked=True) if self.compiled else model
-            self.walks = OwnWalks(
-                recipe.own_walks, source, model, denoiser, codec, recipe.walk_sampling, fixed_slots=self.compiled
+            self.walks = SelfWalks(
+                recipe.self_walks, source, model, denoiser, codec, recipe.walk_sampling, fixed_slots=self.compiled
             )
             self._walks_autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
@@ -147,7 +147,7 @@ class DenoiserTask:
             return torch.randn(shape, generator=pixels, device=targets.device)
 
         pool, own = self._memory(batch)
-        pool = weathered(pool, recipe.weathered, pixels)
+        pool = corrupt(pool, recipe.corrupted, pixels)
         level = torch.rand(pool.shape[0], 1, pool.shape[2], 1, 1, generator=pixels, device=pool.device)
         pool = pool + recipe.context_noise * level * normal(pool.shape)
         noise = normal(targets.shape)
@@ -162,7 +162,7 @@ class DenoiserTask:
             goal = velocity(targets, noise)
         else:
             steps, until = recipe.teacher_steps, grid[number + 1]
-            goal = jump(self.teacher, recipe.flow, noisy, sigma, until, steps, pool, batch.inputs)
+            goal = teacher_velocity(self.teacher, recipe.flow, noisy, sigma, until, steps, pool, batch.inputs)
         output = self._denoiser(model).predict(noisy, sigma * TIMESTEPS, pool, batch.inputs).float()
         predicted = recipe.flow.velocity_of(output, noisy, sigma)
         error = (predicted - goal).square().mean(dim=(1, 2, 3, 4))
@@ -171,7 +171,7 @@ class DenoiserTask:
         figures: dict[str, Any] = {
             "context_slots": batch.inputs.context_mask.shape[2],
             "loss_high_noise": (error * high).sum().detach() / high.sum().clamp_min(1),
-            "own_share": own,
+            "self_share": own,
         }
         if self.walks is not None:
             figures |= self.walks.figures
@@ -180,10 +180,10 @@ class DenoiserTask:
             clean = clean_from_velocity(noisy, predicted, sigma)
             if self.teacher is not None:  # of the steps only the last ends in pictures
                 sigma = torch.where(number == recipe.num_steps - 1, sigma, 1.0)
-            price = perceptual_price(self.codec, self.perceptual, clean, targets, sigma, pixels)
-            figures["perceptual"] = price.detach()
-            ours, its = (torch.autograd.grad(x, output, retain_graph=True)[0].norm() for x in (loss, price))
-            loss = loss + recipe.perceptual * ours / its.clamp_min(1e-12) * price
+            texture = perceptual_loss(self.codec, self.perceptual, clean, targets, sigma, pixels)
+            figures["perceptual"] = texture.detach()
+            ours, its = (torch.autograd.grad(x, output, retain_graph=True)[0].norm() for x in (loss, texture))
+            loss = loss + recipe.perceptual * ours / its.clamp_min(1e-12) * texture
         return loss, figures
 
     def _memory(self, batch: DenoiserBatch) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from .rollout import Denoiser
 
 
 @torch.no_grad()
-def jump(
+def teacher_velocity(
     teacher: Denoiser,
     flow: FlowMatching,
     noisy: Tensor,

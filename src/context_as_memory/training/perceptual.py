@@ -14,7 +14,7 @@ MOST_CROPS = 64  # of a large batch: enough to say in which direction texture li
 CROP = (8, 10)  # latents: a part of the picture says as much about texture as the whole, at a third of the cost
 
 
-def perceptual_price(
+def perceptual_loss(
     codec: VideoCodec,
     distance: Perceptual,
     predicted: Tensor,
@@ -29,8 +29,8 @@ def perceptual_price(
     """
     count = min(len(predicted), MOST_CROPS)  # chunks of a batch come in no order
     h, w = (min(side, whole) for side, whole in zip(CROP, predicted.shape[-2:], strict=True))
-    rooms = (predicted.shape[2], predicted.shape[-2] - h + 1, predicted.shape[-1] - w + 1)
-    frame, top, left = (torch.randint(room, (count,), generator=generator, device=generator.device) for room in rooms)
+    sizes = (predicted.shape[2], predicted.shape[-2] - h + 1, predicted.shape[-1] - w + 1)
+    frame, top, left = (torch.randint(size, (count,), generator=generator, device=generator.device) for size in sizes)
     one = torch.arange(count, device=predicted.device)
     index = (
         one.view(-1, 1, 1),

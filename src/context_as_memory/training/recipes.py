@@ -15,7 +15,7 @@ from ..transformer import TransformerConfig
 from .codec import CodecRecipe
 from .codec_loss import CodecLossConfig
 from .denoiser import DenoiserRecipe
-from .own_frames import OwnWalkConfig
+from .self_memory import SelfWalkConfig
 from .stream import StreamConfig
 from .trainer import TrainConfig
 
@@ -84,7 +84,7 @@ def denoiser_light() -> DenoiserRecipe:
             log_every=10,
             sample_every=250,
         ),
-        stream=StreamConfig(videos=24, first=6, held_out=4, segments=40, own_segments=20, workers=1, device_share=0.2),
+        stream=StreamConfig(videos=24, first=6, held_out=4, segments=40, self_segments=20, workers=1, device_share=0.2),
     )
 
 
@@ -95,9 +95,9 @@ def denoiser_light_stage2() -> DenoiserRecipe:
     return replace(
         recipe,
         sampling=replace(recipe.sampling, recent_only=0.2),
-        own_frames=0.4,
-        own_walks=OwnWalkConfig(walks=4, chunks=12, every=8),
-        weathered=0.2,
+        self_memory=0.4,
+        self_walks=SelfWalkConfig(walks=4, chunks=12, every=8),
+        corrupted=0.2,
         perceptual=0.3,
         context_noise=0.3,
         memory_noise=0.2,
@@ -118,8 +118,8 @@ def denoiser_base() -> DenoiserRecipe:
         model=replace(recipe.model, num_attention_heads=6, ffn_dim=1536),
         sampling=SamplingConfig(recent_only=0.15),
         context_slots=(4, 8),  # each number costs half a minute of compiling
-        weathered=0.15,
-        own_walks=OwnWalkConfig(walks=64, chunks=16, every=8),
+        corrupted=0.15,
+        self_walks=SelfWalkConfig(walks=64, chunks=16, every=8),
         train=TrainConfig(
             steps=200_000,
             budget_minutes=8,
@@ -162,8 +162,8 @@ def denoiser_tiny() -> DenoiserRecipe:
         context_slots=(2, 3),
         chunk_latents=2,
         num_steps=2,
-        own_frames=0.5,
-        own_walks=OwnWalkConfig(walks=2, chunks=2, every=1, most_error=1e9),
+        self_memory=0.5,
+        self_walks=SelfWalkConfig(walks=2, chunks=2, every=1, most_error=1e9),
         sheet_frames=8,
         stream=StreamConfig(
             videos=3,
@@ -172,11 +172,11 @@ def denoiser_tiny() -> DenoiserRecipe:
             held_out=1,
             held_out_frames=60,
             segments=9,
-            own_segments=6,
+            self_segments=6,
             workers=0,
             device_share=1.0,
         ),
-        weathered=0.3,
+        corrupted=0.3,
         memory_noise=0.1,
         train=replace(_tiny_training(), batch_size=4),
     )

@@ -20,8 +20,8 @@ from ..data.dataset import (
 )
 from ..retrieval import RetrievalConfig
 from ..tokens import TokenLayout
-from .own_frames import OwnFrames, OwnWalkConfig, WalkJob
 from .rollout import plan_rollout
+from .self_memory import SelfMemory, SelfWalkConfig, WalkJob
 
 Video = tuple[Cameras, np.ndarray]  # cameras and latents [T, C, h, w] of an episode
 TRIES = 4  # draws of a segment until it has as many context frames as wanted
@@ -36,8 +36,8 @@ class Drawing:
     layout: TokenLayout
     segments: int  # of a batch
     slots: tuple[int, ...]  # numbers of context frames, rising; a batch without memory has one
-    own_share: float  # share of segments whose memory is own frames
-    walks: OwnWalkConfig
+    self_share: float  # share of segments whose memory is own frames
+    walks: SelfWalkConfig
     seed: int
 
     def wanted(self, rng: np.random.Generator) -> tuple[int, ...]:
@@ -63,7 +63,7 @@ class RecordedVideos:
         self.store = LatentStore([latents for _, latents in videos], device)
         self.drawing, self.device = drawing, device
         frames, *shape = self.store.latents.shape
-        self.own = OwnFrames(frames, shape, device) if drawing.own_share else None
+        self.own = SelfMemory(frames, shape, device) if drawing.self_share else None
 
     def read(self, frames: Tensor) -> Tensor:
         return self.store.read(frames)
@@ -77,7 +77,7 @@ class RecordedVideos:
         segments, first_frames, own = [], [], []
         for _ in range(drawing.segments):
             walk, video = None, int(rng.integers(len(self.cameras)))
-            if self.own is not None and round_done >= 0 and rng.random() < drawing.own_share:
+            if self.own is not None and round_done >= 0 and rng.random() < drawing.self_share:
                 video, walk = self._walk(round_done, int(rng.integers(drawing.walks.walks)))
             for _ in range(TRIES):
                 segment = drawing.segment(self.cameras[video], slots, walk, rng)

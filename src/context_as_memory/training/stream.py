@@ -29,9 +29,9 @@ from ..codec import VideoCodec
 from ..data.dataset import DenoiserBatch, Segment, Walk, pool_size
 from ..errors import UserError
 from ..tokens import CameraTensors, ModelInputs
-from .own_frames import OwnFrames, WalkJob
 from .recorded import Drawing, Video
 from .rollout import RolloutPlan, plan_rollout
+from .self_memory import SelfMemory, WalkJob
 
 AT_ONCE = 100  # frames painted and encoded together
 SAFE_STEPS = 2  # batches drawn after a video is given up, before its memory is used again
@@ -68,7 +68,7 @@ class StreamConfig:
     held_out: int = 8  # validation videos
     held_out_frames: int = 240
     segments: int = 96  # drawn from each video
-    own_segments: int = 32  # drawn around the walk of the denoiser in each video
+    self_segments: int = 32  # drawn around the walk of the denoiser in each video
     workers: int = 14  # processes that make plans; 0: none, plans are made where they are needed
     device_share: float = 0.15  # of the time, how much the thread may paint and encode while training goes on
 
@@ -111,11 +111,11 @@ def plan_video(
     kinds = buckets(drawing)
     rows = {slots: _rows(drawing, cameras, slots, None, config.segments // len(kinds), rng) for slots in kinds}
     walk, rollout, own = None, None, {}
-    if drawing.own_share:
+    if drawing.self_share:
         walk = drawing.walk(cameras, rng)
         entries = cameras[np.concatenate([walk.recorded, walk.made])]
         rollout = plan_rollout(entries, len(walk.recorded), drawing.layout, drawing.retrieval, seed=number)
-        own = {slots: _rows(drawing, cameras, slots, walk, config.own_segments // len(kinds), rng) for slots in kinds}
+        own = {slots: _rows(drawing, cameras, slots, walk, config.self_segments // len(kinds), rng) for slots in kinds}
     return VideoPlan(number, place, cameras, _there(rows), walk, rollout, _there(own))
 
 
@@ -222,10 +222,10 @@ class Stream:
         shape = (codec.latent_channels, places.height // factor, places.width // factor)
         total = config.videos * config.frames
         self.latents = torch.zeros((total, *shape), dtype=torch.float16, device=device)
-        self.own = OwnFrames(total, shape, device) if drawing.own_share else None
+        self.own = SelfMemory(total, shape, device) if drawing.self_share else None
         kinds = buckets(drawing)
         self._stores = {slots: _SegmentStore(config.videos, config.segments // len(kinds), device) for slots in kinds}
-        own_count = config.own_segments // len(kinds)
+        own_count = config.self_segments // len(kinds)
         self._own_stores = {slots: _SegmentStore(config.videos, own_count, device) for slots in kinds}
         self._plans: list[VideoPlan | None] = [None] * config.videos
         self._walked = np.full(config.videos, -1)  # the round in which the denoiser last walked there
@@ -269,7 +269,7 @@ class Stream:
             raise UserError("training: no video has a segment to draw; make videos longer or segments smaller")
         slots = min(there, key=lambda slots: abs(slots - wanted))
         store, own_store = self._stores[slots], self._own_stores[slots]
-        own = int(rng.binomial(drawing.segments, drawing.own_share)) if own_store.ready.any() else 0
+        own = int(rng.binomial(drawing.segments, drawing.self_share)) if own_store.ready.any() else 0
         picks = [(store, drawing.segments - own), (own_store, own)]
         parts = []
         for source, count in picks:

@@ -21,7 +21,7 @@ from ..codec import VideoCodec
 from .rollout import Denoiser, RolloutPlan, Rollouts, Sampling
 
 
-class OwnFrames:
+class SelfMemory:
     """One latent [C, h, w] per training frame, float16, and which of them are known, where the model is.
 
     They are not part of a checkpoint: a run that resumes begins with none and soon has as many again.
@@ -68,7 +68,7 @@ class WalkSource(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnWalkConfig:
+class SelfWalkConfig:
     """How own frames are made."""
 
     walks: int = 4  # at once
@@ -81,7 +81,7 @@ class OwnWalkConfig:
         return (step // self.every - 1) // self.chunks
 
 
-class OwnWalks:
+class SelfWalks:
     """Goes on with a round of walks every few steps, and hands it to its source when it is done.
 
     model: a denoiser of its own, to be filled with the averaged weights; denoiser: what it is called through.
@@ -89,7 +89,7 @@ class OwnWalks:
 
     def __init__(
         self,
-        config: OwnWalkConfig,
+        config: SelfWalkConfig,
         source: WalkSource,
         model: nn.Module,
         denoiser: Denoiser,
@@ -140,7 +140,7 @@ class OwnWalks:
         self.source.keep(jobs, made, good)
         last = slice(-self.rollouts.size, None)
         self.figures = {
-            "own_used": good.float().mean(),
-            "own_error_first": error[:, : self.rollouts.size].mean(),
-            "own_error_last": error[:, last].mean(),
+            "self_used": good.float().mean(),
+            "self_error_first": error[:, : self.rollouts.size].mean(),
+            "self_error_last": error[:, last].mean(),
         }

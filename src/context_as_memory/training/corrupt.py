@@ -1,4 +1,4 @@
-"""Memory that has suffered: fog, stripes, ghosts and wrong contrast, in every degree.
+"""Corrupted memory: fog, stripes, ghosts and wrong contrast, in every degree.
 
 On a long walk over own frames small faults of memory are copied into what comes next and grow. Here memory is given
 such faults on purpose, from hardly any to nothing but, while the targets stay recorded: a little of it is mended, and
@@ -12,7 +12,7 @@ from torch.nn.functional import avg_pool2d
 KINDS = 4  # fog, streaks along rows, streaks along columns, another frame shining through
 
 
-def weathered(pool: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def corrupt(pool: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Memory latents [S, C, M, h, w]; a share of the segments gets one kind of fault in one degree, in all frames.
 
     generator: on the device of the latents. All faults are computed for all segments: a GPU would wait longer for the
