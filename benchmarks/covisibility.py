@@ -110,7 +110,7 @@ def choices(task: Task, cameras: Cameras, profiles_m: np.ndarray, seed: int) -> 
             rule = RetrievalConfig(strategy=strategy, max_context=frames + 1, coverage=Coverage(**changes))
             known = profiles_m[: task.now]
             stored = Candidates(bank, profiles_m=known)
-            return retrieve(stored, target, rule, recent=task.now - 1, seed=seed).indices[:-1].tolist()
+            return retrieve(stored, target, rule, recent=task.now - 1, seed=seed).frame_ids[:-1].tolist()
 
         return choose
 

@@ -16,7 +16,7 @@ def main() -> None:
     for strategy in ("coverage", "recent"):
         rule = RetrievalConfig(strategy=strategy, max_context=6)
         found = retrieve(walked, ahead, rule, recent=len(walked) - 1)
-        print(f"{strategy:9} gives the model frames {found.indices.tolist()}")
+        print(f"{strategy:9} gives the model frames {found.frame_ids.tolist()}")
 
 
 if __name__ == "__main__":

@@ -51,12 +51,10 @@ def main() -> None:
         for start in range(1, len(cameras) - CHUNK + 1, CHUNK):
             target = cameras[start : start + CHUNK]
             found = retrieve(bank.cameras, target, rule, recent=len(bank) - 1, index=index, seed=start)
-            frames_u8, latents = your_generator(bank.frames_u8(found.indices), target, seed=start)
-            bank.append(frames_u8, target, latents, {"step": start, "context": found.indices.tolist()})
+            frames_u8, latents = your_generator(bank.frames_u8(found.frame_ids), target, seed=start)
+            bank.append(frames_u8, target, latents, {"step": start, "context": found.frame_ids.tolist()})
             if start > 48:
-                print(
-                    f"frames {start} to {start + CHUNK - 1}: second time around, memory gives {found.indices.tolist()}"
-                )
+                print(f"frames {start} to {start + CHUNK - 1}: second time, memory gives {found.frame_ids.tolist()}")
         print(f"{len(bank)} frames kept; a fork of all of them costs one row: {world.fork('other', MAIN)}")
         world.close()
 

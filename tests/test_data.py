@@ -271,7 +271,7 @@ def test_cameras_the_engine_cannot_paint_are_refused():
 
 
 def test_splits_are_whole_maps_fixed_by_name():
-    count = {split: list(render.SPLITS.values()).count(split) for split in episode.SPLITS}
+    count = {split: list(render.SPLIT_OF_MAP.values()).count(split) for split in episode.SPLITS}
     assert count == {"train": 56, "val": 6, "test": 6}
     for split_maps in (render.VALIDATION_MAPS, render.TEST_MAPS):
         assert {name[:2] for name in split_maps} == {"f1", "f2"}

@@ -273,7 +273,7 @@ def near_walls(frames_u8, cameras):
 
 
 def chosen(chunks):
-    return [(chunk.retrieval.indices.tolist(), chunk.retrieval.scores.tolist()) for chunk in chunks]
+    return [(chunk.retrieval.frame_ids.tolist(), chunk.retrieval.scores.tolist()) for chunk in chunks]
 
 
 def test_every_frame_is_remembered_with_its_profile_and_visible_uses_it():

@@ -25,7 +25,7 @@ from context_as_memory.evaluation.returns import (
 from context_as_memory.formats.pictures import read_image, write_image
 from context_as_memory.formats.places import known_place, start_folder, start_frame, start_names
 from context_as_memory.pictures.inspector import InspectedChunk, draw_inspector
-from context_as_memory.pictures.sheets import Comparison, contact_sheet
+from context_as_memory.pictures.sheets import SideBySide, contact_sheet
 from context_as_memory.retrieval import Retrieval, RetrievalConfig, retrieve
 from context_as_memory.walk.recorder import choose_chunks
 from context_as_memory.walk.report import closure_report, returns_report, timing
@@ -237,7 +237,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_comparison_frames_show_both_runs_and_the_mark() -> None:
-    comparison = Comparison(20, 16, ("on", "off"))
+    comparison = SideBySide(20, 16, ("on", "off"))
     red, blue = np.full((16, 20, 3), (250, 0, 0), np.uint8), np.full((16, 20, 3), (0, 0, 250), np.uint8)
     plain = comparison.compose((red, blue), 7)
     assert plain.shape == (comparison.size[1], comparison.size[0], 3)

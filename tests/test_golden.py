@@ -50,7 +50,7 @@ def fingerprint(chunks: list[Chunk]) -> dict[str, np.ndarray]:
     """contexts [chunks, most], -1 where a context is shorter; frames_u8 [chunks, H, W, 3]."""
     contexts = np.full((len(chunks), 3), -1, np.int64)
     for row, chunk in enumerate(chunks):
-        contexts[row, : len(chunk.retrieval.indices)] = chunk.retrieval.indices
+        contexts[row, : len(chunk.retrieval.frame_ids)] = chunk.retrieval.frame_ids
     return {"contexts": contexts, "frames_u8": np.stack([chunk.frames_u8[-1] for chunk in chunks])}
 
 

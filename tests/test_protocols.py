@@ -114,7 +114,7 @@ def test_a_chunk_from_its_context_alone_is_the_chunk_from_the_whole_memory(data:
         rule = replace(world.config.retrieval, strategy=strategy)
         targets = cameras[task.start : task.start + system.chunk_frames]
         step = world.step(targets, retrieval=rule, commit=False)
-        rows = step.retrieval.indices
+        rows = step.retrieval.frame_ids
         made = system.generate(frames[rows], cameras[rows], targets, 5)
         assert np.abs(step.frames_u8.astype(int) - made).max() <= 1
     assert len(world.bank) == task.now  # nothing generated was remembered

@@ -124,7 +124,7 @@ def test_everything_is_invariant_under_rigid_motion(seed: int) -> None:
         config = rule_of(strategy=strategy, max_context=5)
         answers = [retrieve(b[:50], b[52:56], config, recent=49, seed=seed) for b in (bank, moved)]
         if strategy != "paper":  # its yes/no rays flip at yaw difference zero: a standing camera is a coin toss
-            assert answers[0].indices.tolist() == answers[1].indices.tolist()
+            assert answers[0].frame_ids.tolist() == answers[1].frame_ids.tolist()
 
 
 @pytest.mark.parametrize("depths", [(0.0, 1.0), (2.0, 1.0), (1.0, np.inf)])
@@ -181,11 +181,11 @@ def test_coverage_equals_plain_greedy(
     share = fov_overlap(take(keys, ranking_rows(keys, FAR)), views, NEAR, FAR).mean(0)
     passing = {i: float(share[i]) for i in range(80) if share[i] > MIN_OVERLAP and i != recent}
     picks, gains = reference.coverage(views, keys, passing, recent, size - with_recent, config, known.tolist())
-    assert answer.indices.tolist() == picks + ([79] if with_recent else [])
+    assert answer.frame_ids.tolist() == picks + ([79] if with_recent else [])
     assert answer.scores[: len(gains)].tolist() == pytest.approx(gains)
     assert [i for i in answer.candidates.tolist() if i != recent] == list(passing)
     if given_share == 1.0:  # recorded frames all count alike, whether one says so or not
-        assert retrieve(cameras, target, config, recent=recent).indices.tolist() == answer.indices.tolist()
+        assert retrieve(cameras, target, config, recent=recent).frame_ids.tolist() == answer.frame_ids.tolist()
 
 
 def test_cover_prefers_gain_then_overlap_then_the_earlier_row() -> None:
@@ -218,13 +218,13 @@ def test_on_a_straight_way_the_context_is_no_row_of_neighbours() -> None:
         rule = rule_of(strategy=strategy)
         for now in range(4, 80, 4):
             found = retrieve(Candidates(way[:now], recorded=recorded[:now]), way[now : now + 4], rule, recent=now - 1)
-            picked = np.sort(found.indices)
+            picked = np.sort(found.frame_ids)
             apart_m = 0.15 * np.diff(picked[1:] if picked[0] == 0 else picked)
             assert (apart_m > rule.coverage.alike_m).all()
             assert 0 in picked or now > 24, "the first picture shows enough of the target until it is 4 m behind"
             assert len(picked) == 8 or now < 40
             bare = retrieve(way[:now], way[now : now + 4], rule_of(rule, fill_share=None), recent=now - 1)
-            assert len(bare.indices) < 5, "the layers alone leave slots free"
+            assert len(bare.frame_ids) < 5, "the layers alone leave slots free"
 
 
 def test_standing_still_the_given_picture_stays_and_copies_of_it_do_not_crowd_in() -> None:
@@ -233,7 +233,7 @@ def test_standing_still_the_given_picture_stays_and_copies_of_it_do_not_crowd_in
         found = retrieve(
             Candidates(still[:36], recorded=np.arange(36) < 1), still[36:], rule_of(strategy=strategy), recent=35
         )
-        assert found.indices.tolist() == [0, 35]
+        assert found.frame_ids.tolist() == [0, 35]
 
 
 @settings(max_examples=25, deadline=None)
@@ -245,16 +245,16 @@ def test_no_two_generated_frames_of_a_context_are_near_duplicates(seed: int, str
     known = rng.random(80) < 0.2
     found = retrieve(Candidates(path[:80], recorded=known), path[80:], rule, recent=79)
     views = planar(path, ground_basis(path))
-    for one, a in enumerate(found.indices):
-        for b in found.indices[:one]:
+    for one, a in enumerate(found.frame_ids):
+        for b in found.frame_ids[:one]:
             alike = reference.apart(views, int(a), int(b), rule) <= 1 - 1e-5
             assert not alike or known[a] != known[b]
     more = set(
         retrieve(
             Candidates(path[:80], recorded=known), path[80:], rule_of(rule, fill_share=0.0), recent=79
-        ).indices.tolist()
+        ).frame_ids.tolist()
     )
-    assert set(found.indices.tolist()) <= more or filled
+    assert set(found.frame_ids.tolist()) <= more or filled
 
 
 def test_a_look_back_recalls_what_was_seen_there_and_nothing_twice() -> None:
@@ -264,10 +264,10 @@ def test_a_look_back_recalls_what_was_seen_there_and_nothing_twice() -> None:
     bank = look([0, 0, 0], yaw, K, 160, 96)
     target = look([0, 0, 0], np.radians([360.0]), K, 160, 96)
     answer = retrieve(bank, target, rule_of(layers=1, fill_share=None), recent=len(bank) - 1)
-    assert answer.indices.tolist() == [0, len(bank) - 1]
+    assert answer.frame_ids.tolist() == [0, len(bank) - 1]
     three = retrieve(bank, target, rule_of(layers=3, fill_share=None), recent=len(bank) - 1)
-    assert three.indices.tolist()[0] == 0 and len(three.indices) > 2
-    assert (np.minimum(yaw, 2 * np.pi - yaw)[three.indices[:-1]] < np.radians(70)).all()
+    assert three.frame_ids.tolist()[0] == 0 and len(three.frame_ids) > 2
+    assert (np.minimum(yaw, 2 * np.pi - yaw)[three.frame_ids[:-1]] < np.radians(70)).all()
     paper = retrieve(bank, target, rule_of(strategy="paper"), recent=len(bank) - 1)
     turn = np.abs((yaw[paper.candidates] + np.pi) % (2 * np.pi) - np.pi)
     assert (turn < np.radians(70.1)).all() and len(paper.candidates) > 20
@@ -280,7 +280,7 @@ def test_new_territory_needs_no_memory() -> None:
     target = look([-1.0, 0, 0], np.pi, K, 160, 96)
     for strategy in ("coverage", "paper"):
         answer = retrieve(bank, target, rule_of(strategy=strategy), recent=29)
-        assert answer.indices.tolist() == [29] and len(answer.candidates) == 0
+        assert answer.frame_ids.tolist() == [29] and len(answer.candidates) == 0
 
 
 def test_all_key_poses_rank_when_the_chunk_turns_far() -> None:
@@ -411,9 +411,9 @@ def test_promises(seed: int, strategy: str, size: int, frames: int, with_recent:
     config = rule_of(strategy=strategy, max_context=size)
     answer = retrieve(Candidates(bank, allowed=allowed), target, config, recent=recent, seed=seed)
     again = retrieve(Candidates(bank, allowed=allowed), target, config, recent=recent, seed=seed)
-    picked = answer.indices.tolist()
-    assert picked == again.indices.tolist() and answer.scores.tolist() == again.scores.tolist()
-    assert answer.indices.dtype == np.int64 and answer.scores.dtype == np.float64
+    picked = answer.frame_ids.tolist()
+    assert picked == again.frame_ids.tolist() and answer.scores.tolist() == again.scores.tolist()
+    assert answer.frame_ids.dtype == np.int64 and answer.scores.dtype == np.float64
     assert answer.candidates.dtype == np.int64 and (np.diff(answer.candidates) > 0).all()
     assert len(picked) == len(set(picked)) == len(answer.scores) <= size
     assert (answer.scores >= 0).all() and (answer.scores <= 1).all()
@@ -437,12 +437,12 @@ def test_baselines_take_what_their_names_say() -> None:
         config = rule_of(strategy=strategy, max_context=4)
         return retrieve(bank, target, config, **({"recent": 15} | kwargs))  # type: ignore[arg-type]
 
-    assert choose("recent").indices.tolist() == [12, 13, 14, 15]
-    assert choose("recent", recent=1).indices.tolist() == [0, 1]
-    assert choose("recent", recent=None).indices.tolist() == [16, 17, 18, 19]
-    assert choose("first").indices.tolist() == [0, 1, 2, 15]
-    assert choose("first", recent=0).indices.tolist() == [1, 2, 3, 0]
-    drawn = {tuple(choose("random", seed=seed).indices.tolist()) for seed in range(10)}
+    assert choose("recent").frame_ids.tolist() == [12, 13, 14, 15]
+    assert choose("recent", recent=1).frame_ids.tolist() == [0, 1]
+    assert choose("recent", recent=None).frame_ids.tolist() == [16, 17, 18, 19]
+    assert choose("first").frame_ids.tolist() == [0, 1, 2, 15]
+    assert choose("first", recent=0).frame_ids.tolist() == [1, 2, 3, 0]
+    drawn = {tuple(choose("random", seed=seed).frame_ids.tolist()) for seed in range(10)}
     assert len(drawn) > 5 and all(d[-1] == 15 for d in drawn)
 
 
@@ -451,7 +451,7 @@ def test_empty_bank_gives_empty_context() -> None:
     empty = Cameras(bank.c2w[:0], bank.K[:0], bank.width, bank.height)
     for strategy in STRATEGIES:
         answer = retrieve(empty, bank, rule_of(strategy=strategy), recent=None)
-        assert len(answer.indices) == len(answer.scores) == len(answer.candidates) == 0
+        assert len(answer.frame_ids) == len(answer.scores) == len(answer.candidates) == 0
 
 
 def test_bad_input_is_refused() -> None:
@@ -507,13 +507,13 @@ def test_given_frames_go_before_generated_ones_of_about_equal_gain() -> None:
 
     def picked(bonus: float) -> list[int]:
         config = rule_of(recorded_bonus=bonus, max_context=2, fill_share=None, alike_m=1e-6, alike_rad=1e-6)
-        return retrieve(Candidates(cameras, recorded=recorded), target, config, recent=None).indices.tolist()
+        return retrieve(Candidates(cameras, recorded=recorded), target, config, recent=None).frame_ids.tolist()
 
     assert not set(picked(0.0)) & {0, 1} and set(picked(0.15)) & {0, 1}
     away = look(np.zeros((12, 3)), np.full(12, np.pi), pinhole(90, 160, 96), 160, 96)
     mixed = Cameras.concat([away[:2], cameras[2:]])  # recorded, but they show nothing of it
     config = rule_of(recorded_bonus=0.15, max_context=4)
-    assert not set(retrieve(Candidates(mixed, recorded=recorded), target, config, recent=None).indices.tolist()) & {
+    assert not set(retrieve(Candidates(mixed, recorded=recorded), target, config, recent=None).frame_ids.tolist()) & {
         0,
         1,
     }

@@ -38,7 +38,7 @@ def _turning(rng: np.random.Generator, bank: Cameras) -> Cameras:
 
 def _same(one: Retrieval, other: Retrieval) -> None:
     np.testing.assert_array_equal(one.candidates, other.candidates)
-    np.testing.assert_array_equal(one.indices, other.indices)
+    np.testing.assert_array_equal(one.frame_ids, other.frame_ids)
     np.testing.assert_allclose(one.scores, other.scores, atol=1e-12)
 
 
@@ -99,8 +99,8 @@ def test_in_a_crowd_no_place_vanishes_behind_what_is_not_allowed() -> None:
         for oldest in (0, 5):
             allowed = np.isin(np.arange(10), [oldest, 9])
             found = retrieve(Candidates(bank, allowed=allowed), bank[[0]], config, recent=9, index=index)
-            assert found.indices.tolist() == [oldest, 9]
-        assert retrieve(bank, bank[[0]], config, recent=9, index=index).indices.tolist() == [8, 9]
+            assert found.frame_ids.tolist() == [oldest, 9]
+        assert retrieve(bank, bank[[0]], config, recent=9, index=index).frame_ids.tolist() == [8, 9]
 
 
 def test_in_a_crowd_given_frames_stay_in_sight_among_what_was_made_of_them() -> None:
@@ -110,7 +110,7 @@ def test_in_a_crowd_given_frames_stay_in_sight_among_what_was_made_of_them() -> 
         found = retrieve(
             Candidates(bank, recorded=np.arange(10) < 3), bank[[0]], config, recent=9, index=ViewIndex(config)
         )
-        assert found.candidates.tolist() == [2, 8] and found.indices.tolist() == [expected, 9]
+        assert found.candidates.tolist() == [2, 8] and found.frame_ids.tolist() == [expected, 9]
 
 
 @settings(max_examples=15, deadline=None)
@@ -148,4 +148,4 @@ def test_a_crowd_is_cut_to_the_nearest_which_hold_the_best(monkeypatch: pytest.M
         full = retrieve(bank[100:], target, config, recent=None, index=index)
         monkeypatch.undo()
         assert len(cut.candidates) <= module.NEAREST < len(full.candidates)
-        np.testing.assert_array_equal(cut.indices, full.indices)
+        np.testing.assert_array_equal(cut.frame_ids, full.frame_ids)

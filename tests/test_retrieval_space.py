@@ -62,9 +62,9 @@ def test_visible_asks_the_frame_that_sees_past_the_wall() -> None:
     first = {}
     for strategy in ("coverage", "visible"):
         rule = rule_of(strategy=strategy, max_context=2, layers=1)
-        first[strategy] = retrieve(Candidates(bank, profiles_m=profiles), target, rule, recent=2).indices[0]
+        first[strategy] = retrieve(Candidates(bank, profiles_m=profiles), target, rule, recent=2).frame_ids[0]
         unknown = retrieve(bank, target, rule, recent=2)
-        assert unknown.indices[0] == 1  # without profiles they are the same rule: the one that stands closer
+        assert unknown.frame_ids[0] == 1  # without profiles they are the same rule: the one that stands closer
     assert first == {"coverage": 1, "visible": 0}
 
 
@@ -144,7 +144,7 @@ def test_explained_in_space_equals_loop_and_ignores_rigid_motion(seed: int) -> N
     bank = _flying(rng, 40)
     here = retrieve(bank, target, config, recent=39)
     there = retrieve(transformed(bank, move), transformed(target, move), config, recent=39)
-    assert here.indices.tolist() == there.indices.tolist()
+    assert here.frame_ids.tolist() == there.frame_ids.tolist()
 
 
 def test_in_space_a_look_down_is_not_a_look_ahead() -> None:
@@ -156,5 +156,5 @@ def test_in_space_a_look_down_is_not_a_look_ahead() -> None:
         [ahead, Cameras(ahead.c2w @ down, K, 160, 96), look(np.array([[0, 40.0, 0]]), 0.0, K, 160, 96)]
     )
     rule = rule_of(strategy="frustum", max_context=2)
-    assert retrieve(bank, ahead, rule, recent=2).indices.tolist() == [0, 2]
-    assert retrieve(bank, bank[[1]], rule, recent=2).indices.tolist() == [1, 2]
+    assert retrieve(bank, ahead, rule, recent=2).frame_ids.tolist() == [0, 2]
+    assert retrieve(bank, bank[[1]], rule, recent=2).frame_ids.tolist() == [1, 2]

@@ -26,7 +26,7 @@ from context_as_memory.cli.explore import is_loopback
 from context_as_memory.errors import UserError
 from context_as_memory.formats.video import read_video
 from context_as_memory.server.app import LOOPBACK, PATH, create_app
-from context_as_memory.server.hub import Hub, JsonLines, note
+from context_as_memory.server.hub import Hub, JsonLines, log_event
 from context_as_memory.server.limits import Limits
 from context_as_memory.server.outbox import Viewer
 from context_as_memory.server.protocol import (
@@ -260,7 +260,7 @@ def test_the_log_is_one_json_object_a_line():
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        note("exported", what="walk.mp4", bytes=3)
+        log_event("exported", what="walk.mp4", bytes=3)
     finally:
         logger.removeHandler(handler)
         logger.setLevel(logging.NOTSET)

@@ -10,10 +10,10 @@ import pytest
 from context_as_memory.camera import Cameras, pinhole
 from context_as_memory.errors import UserError
 from context_as_memory.server.limits import Limits
-from context_as_memory.server.outbox import Pictures
+from context_as_memory.server.outbox import NewFrames
 from context_as_memory.server.protocol import (
     ChunkStats,
-    Context,
+    ContextFrames,
     Event,
     Failure,
     Fork,
@@ -53,18 +53,18 @@ def test_a_session_walks_while_keys_are_held_and_the_latest_event_wins(sessions)
         session.receive(hold("w"))
     ready, first = session.receive(Init())
     assert isinstance(ready, Ready) and ready.chunk_frames == 4 and session.state is State.STANDING
-    assert isinstance(first, Pictures) and len(first.frames_u8) == 1 and first.chunk_index == -1
+    assert isinstance(first, NewFrames) and len(first.frames_u8) == 1 and first.chunk_index == -1
     assert not session.wants_to_move and session.step() == []
     session.receive(hold("j", 2))
     session.receive(hold("w", 1))  # came late
     frames, context, stats = session.step()
-    assert isinstance(frames, Pictures) and isinstance(context, Context) and isinstance(stats, ChunkStats)
+    assert isinstance(frames, NewFrames) and isinstance(context, ContextFrames) and isinstance(stats, ChunkStats)
     assert frames.first == 1 and len(frames.frames_u8) == 4 and frames.event_id == 2
     assert frames.poses[-1][:2] == first.poses[0][:2] and frames.poses[-1][2] > first.poses[0][2]  # turned left
     assert context.frames == [0] and context.ages == [1] and context.jpegs[0].startswith(b"\xff\xd8")
     assert stats.frames == 5 and stats.event_id == stats.received_event_id == 2
     session.receive(Settings(strategy="recent", max_context=2))
-    assert _of(session.step(), Context)[0].frames == [3, 4]
+    assert _of(session.step(), ContextFrames)[0].frames == [3, 4]
     session.receive(hold("", 3))
     assert session.state is State.STANDING and session.step() == []
     session.close()
@@ -218,14 +218,14 @@ def test_a_known_place_is_remembered_all_around(sessions):
     ready, first = session.receive(Init(start="vault", known=True))
     assert first.first == 95 and ready.chunks == [0, 64]  # given frames come in parts of 64
     session.receive(hold("l"))
-    assert _of(session.step(), Context)[0].candidates > 10
+    assert _of(session.step(), ContextFrames)[0].candidates > 10
 
 
 def test_a_script_is_walked_frame_by_frame_and_then_stands(sessions):
     session = sessions()
     script = [["j"], ["j"], [], [], ["l"]]
     session.receive(Init(condition_inputs={"camera_actions": script}))
-    headings = [pose[2] for _ in range(2) for pose in _of(session.step(), Pictures)[0].poses]
+    headings = [pose[2] for _ in range(2) for pose in _of(session.step(), NewFrames)[0].poses]
     assert session.state is State.STANDING and session.step() == []
     turns = np.sign(np.round(np.diff([0.0, *headings]) - np.diff([0.0, headings[0]])[0] * np.eye(8)[0], 6))
     assert turns.tolist() == [0, 1, 0, 0, -1, 0, 0, 0]
@@ -267,23 +267,23 @@ def test_beside_it_the_same_walk_without_memory(sessions, weights, tmp_path):
     session.receive(Init(compare=True, strategy="recent"))
     session.receive(hold("j"))
     for _ in range(3):
-        with_memory, without = _of(session.step(), Pictures)
+        with_memory, without = _of(session.step(), NewFrames)
         assert (with_memory.view, without.view) == ("with_memory", "without_memory")
         assert with_memory.poses == without.poses
         assert (with_memory.frames_u8 == without.frames_u8).all()
     session.receive(Settings(strategy="coverage", max_context=3, compare=True))
     session.receive(hold("l"))
-    outputs = [_of(session.step(), Pictures) for _ in range(3)]
+    outputs = [_of(session.step(), NewFrames) for _ in range(3)]
     assert any((a.frames_u8 != b.frames_u8).any() for a, b in outputs)
     session.receive(Settings(strategy="coverage", max_context=3, compare=False))
-    assert len(_of(session.step(), Pictures)) == 1
+    assert len(_of(session.step(), NewFrames)) == 1
 
 
 def test_a_world_is_kept_rewound_and_forked(sessions):
     session = sessions()
     ready, first = session.receive(Init())
     session.receive(hold("l"))
-    walked = [_of(session.step(), Pictures)[0] for _ in range(3)]
+    walked = [_of(session.step(), NewFrames)[0] for _ in range(3)]
     with pytest.raises(UserError, match="writ"):  # one visitor at a time
         sessions().receive(Init(world=ready.world))
     session.close()
@@ -295,7 +295,7 @@ def test_a_world_is_kept_rewound_and_forked(sessions):
     ready, now = again.receive(Rewind(frame=2))
     assert now.first == 4 and len(ready.branches) == 2  # what came after is a branch
     again.receive(hold("l"))
-    assert (_of(again.step(), Pictures)[0].frames_u8 == walked[1].frames_u8).all()
+    assert (_of(again.step(), NewFrames)[0].frames_u8 == walked[1].frames_u8).all()
     ready, now = again.receive(Fork(frame=1, name="another way"))
     assert ready.branch == "another way" and now.first == 4
     again.receive(hold("j"))
@@ -358,14 +358,14 @@ def test_a_world_is_walked_in_by_its_own_up(sessions, store, up):
     world.reset(np.zeros((1, *size[::-1], 3), np.uint8), camera)
     world.close()
     session = sessions()
-    first = _of(session.receive(Init(world=name)), Pictures)[0]
+    first = _of(session.receive(Init(world=name)), NewFrames)[0]
     session.receive(hold("w", 1))
-    walked = _of(session.step(), Pictures)[0]
+    walked = _of(session.step(), NewFrames)[0]
     moved = np.array(walked.poses[-1][:2]) - first.poses[0][:2]
     heading = first.poses[0][2]
     np.testing.assert_allclose(moved, 0.6 * np.array([np.cos(heading), np.sin(heading)]), atol=1e-3)
     session.receive(hold("l", 2))
-    turned = _of(session.step(), Pictures)[0]
+    turned = _of(session.step(), NewFrames)[0]
     difference = (turned.poses[-1][2] - heading + np.pi) % (2 * np.pi) - np.pi
     assert difference == pytest.approx(-4 * np.radians(3), abs=1e-3)  # to the right, seen from above
     cameras = session._world.bank.cameras

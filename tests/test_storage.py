@@ -173,7 +173,7 @@ def test_a_world_remembers_what_training_would_have_shown(tmp_path, weights, str
         target = cameras[now : now + 2]
         plain = retrieve(Candidates(cameras[:now], recorded=np.arange(now) < 4), target, rule, recent=now - 1)
         found = world.step(target).retrieval
-        assert found.indices.tolist() == plain.indices.tolist()
+        assert found.frame_ids.tolist() == plain.frame_ids.tolist()
         np.testing.assert_allclose(found.scores, plain.scores, atol=1e-12)
     world.close()
 
@@ -188,7 +188,7 @@ def test_a_world_knows_its_weights_and_does_not_forget(tmp_path, weights):
     with WorldFile.open(tmp_path / "world", write=False) as file:
         note = file.chunks()[-1].note
         assert note["step"] == 0
-        assert note["context"] == chunk.retrieval.indices.tolist()
+        assert note["context"] == chunk.retrieval.frame_ids.tolist()
         assert note["retrieval"]["strategy"] == "coverage"
     (weights / "model.json").write_text("{}")
     changed = weights / "transformer" / "config.json"

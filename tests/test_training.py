@@ -395,7 +395,7 @@ def test_walks_of_training_are_those_of_the_world():
             truth.append(torch.from_numpy(chunk.frames_u8))
             mask = plan.inputs.context_mask[0, number]
             chosen = plan.inputs.context_index[0, number][mask].tolist()
-            assert chosen == [chunk.retrieval.indices[-1], *chunk.retrieval.indices[:-1]], "the same memory"
+            assert chosen == [chunk.retrieval.frame_ids[-1], *chunk.retrieval.frame_ids[:-1]], "the same memory"
     config = worlds[0].config
     sampling = Sampling(flow=config.flow, num_steps=3, multistep=config.multistep, memory_noise=0.3)
     for fixed in (False, True):

@@ -19,8 +19,8 @@ from context_as_memory.data.voxel.render import VoxelRenderer
 from context_as_memory.data.voxel.walk import EYE_M, path_cameras, plan_voxel_path
 from context_as_memory.errors import UserError
 from context_as_memory.server.limits import Limits
-from context_as_memory.server.outbox import Pictures
-from context_as_memory.server.protocol import Context, Init, Ready, Rewind
+from context_as_memory.server.outbox import NewFrames
+from context_as_memory.server.protocol import ContextFrames, Init, Ready, Rewind
 from context_as_memory.server.session import Session
 from context_as_memory.server.truth import Place, TrueStore, TrueWorld
 from tiny import hold
@@ -169,7 +169,7 @@ def test_a_walk_in_the_true_world_shows_what_is_there(session, place):
     assert np.hypot(*(place.start.position[0, :2] - house().home)) < 0.5
     session.receive(hold("j", 1))
     frames, context, stats = session.step()
-    assert isinstance(frames, Pictures) and isinstance(context, Context) and context.frames == [0]
+    assert isinstance(frames, NewFrames) and isinstance(context, ContextFrames) and context.frames == [0]
     assert set(stats.seconds) == {"retrieve", "paint"} and stats.frames == 5
     turned = cameras_from_actions(place.start, "j-4")
     np.testing.assert_allclose(session._world.bank.cameras.c2w[1:], turned.c2w, atol=1e-9)

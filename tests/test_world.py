@@ -37,8 +37,8 @@ def test_rollout_gives_one_frame_per_camera_and_remembers_all():
     for chunk in chunks:
         assert set(chunk.seconds) == {"retrieve", "encode", "denoise", "decode"}
     for number, chunk in enumerate(chunks):
-        assert chunk.retrieval.indices[-1] == 2 * number, "the most recent frame is always in the context, last"
-        assert len(set(chunk.retrieval.indices)) == len(chunk.retrieval.indices) <= 4
+        assert chunk.retrieval.frame_ids[-1] == 2 * number, "the most recent frame is always in the context, last"
+        assert len(set(chunk.retrieval.frame_ids)) == len(chunk.retrieval.frame_ids) <= 4
 
 
 def test_same_seed_same_world_and_another_seed_another():
@@ -70,8 +70,8 @@ def test_keeping_keys_and_values_changes_nothing_but_time(cached_frames):
     )
     used = 0
     for chunk, reference in zip(_rolled(world, cameras), _rolled(plain, cameras), strict=True):
-        used += len(chunk.retrieval.indices)
-        np.testing.assert_array_equal(chunk.retrieval.indices, reference.retrieval.indices)
+        used += len(chunk.retrieval.frame_ids)
+        np.testing.assert_array_equal(chunk.retrieval.frame_ids, reference.retrieval.frame_ids)
         difference = chunk.frames_u8.astype(int) - reference.frames_u8
         assert np.abs(difference).max() <= 1, "equal up to rounding"
         assert len(world._read) <= cached_frames
@@ -129,7 +129,7 @@ def test_a_step_takes_the_context_it_is_given():
     np.testing.assert_array_equal(given.frames_u8, chosen.frames_u8)
     other = Retrieval(np.array([0, 1, 2, 4]), np.zeros(4), np.arange(5))
     wrong = world.step(cameras[5:7], retrieval=other, commit=False)
-    np.testing.assert_array_equal(wrong.retrieval.indices, [0, 1, 2, 4])
+    np.testing.assert_array_equal(wrong.retrieval.frame_ids, [0, 1, 2, 4])
 
 
 def test_bad_input_is_one_clear_error():
@@ -217,9 +217,9 @@ def test_the_most_recent_frame_has_slot_0_and_retrieved_ones_share_a_position():
 
     found = retrieve(cameras[:20], cameras[20:22], RetrievalConfig(max_context=5), recent=19)
     inputs = build_model_inputs(layout, cameras[:20], cameras[20:22], found, slots=5)
-    count = len(found.indices)
+    count = len(found.frame_ids)
     assert int(inputs.context_index[0, 0, 0]) == 19
-    assert inputs.context_index[0, 0, 1:count].tolist() == found.indices[:-1].tolist()
+    assert inputs.context_index[0, 0, 1:count].tolist() == found.frame_ids[:-1].tolist()
     assert inputs.context_mask[0, 0].tolist() == [True] * count + [False] * (5 - count)
     assert inputs.context_positions == (0, 3, 3, 3, 3)
     assert inputs.target_positions == (1, 2)

@@ -96,7 +96,7 @@ class FrontDoor:
     def walk(self: "World", actions: str | Cameras) -> Walk:  # type: ignore[misc]
         """Walk on from the last frame by an action string such as "w-40,j-30", or along cameras; all of it at once."""
         chunks = self.rollout(path_from(self.bank.cameras[-1], actions))
-        return gathered((chunk.frames_u8, chunk.cameras, chunk.retrieval.indices) for chunk in chunks)
+        return gathered((chunk.frames_u8, chunk.cameras, chunk.retrieval.frame_ids) for chunk in chunks)
 
     def fork(self: "World") -> "World":  # type: ignore[misc]
         """A second world, in working memory, with all that this one remembers. Both go on as if the other were not.
@@ -106,5 +106,5 @@ class FrontDoor:
         """
         twin = copy(self)
         twin.bank = self.bank.fork()
-        twin._read, twin._index = type(self._read)(self.config.kept_frames), type(self._index)()
+        twin._read, twin._index = type(self._read)(self.config.cached_frames), type(self._index)()
         return twin

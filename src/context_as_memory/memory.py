@@ -31,7 +31,7 @@ class MemoryBank:
         self._length = 0
         # Depth along the horizon of each entry, metres, inf where unknown; part of the note, so every store keeps it.
         self._profiles_m = np.empty((0, PROFILE), np.float32)
-        self._generated = np.empty(0, bool)  # or given; the note tells
+        self._generated = np.empty(0, bool)  # or recorded; the note tells
         held = self.store.cameras()
         if held is not None:
             self._c2w, self._K, self._length = held.c2w.copy(), held.K.copy(), len(held)
@@ -115,16 +115,16 @@ class MemoryBank:
 
     @property
     def generated(self) -> Bool[np.ndarray, " n"]:
-        """Which stored frames were generated, not given, bool [N]."""
+        """Which stored frames were generated, not recorded, bool [N]."""
         return self._generated[: len(self)]
 
-    def frames_u8(self, index: int | slice | np.ndarray) -> UInt8[np.ndarray, "n H W 3"]:
-        """Stored frames, uint8 [n, H, W, 3] (an integer index gives n = 1)."""
-        return self.store.frames_u8(np.atleast_1d(np.arange(len(self))[index]).tolist())
+    def frames_u8(self, frame_ids: int | slice | np.ndarray) -> UInt8[np.ndarray, "n H W 3"]:
+        """Stored frames, uint8 [n, H, W, 3] (one number gives n = 1)."""
+        return self.store.frames_u8(np.atleast_1d(np.arange(len(self))[frame_ids]).tolist())
 
-    def latents(self, index: np.ndarray) -> Float[Tensor, "c n h w"]:
-        """Latents of the given entries, [C, n, h, w]."""
-        return self.store.latents(np.asarray(index).tolist())
+    def latents(self, frame_ids: np.ndarray) -> Float[Tensor, "c n h w"]:
+        """Latents of frames by number, [C, n, h, w]."""
+        return self.store.latents(np.asarray(frame_ids).tolist())
 
     def offered(self) -> Bool[np.ndarray, " n"] | None:
         """Which entries retrieval may choose from, bool [N]; None if all: not those that a damaged store has lost."""

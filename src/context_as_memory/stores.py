@@ -38,12 +38,12 @@ class Store(Protocol):
         """Cameras of all entries, None if there are none. Asked for once, when a bank is opened."""
         ...
 
-    def frames_u8(self, rows: Sequence[int]) -> UInt8[np.ndarray, "n H W 3"]:
-        """Frames of the given entries, uint8 [n, H, W, 3]."""
+    def frames_u8(self, frame_ids: Sequence[int]) -> UInt8[np.ndarray, "n H W 3"]:
+        """Frames by number, uint8 [n, H, W, 3]."""
         ...
 
-    def latents(self, rows: Sequence[int]) -> Float[Tensor, "c n h w"]:
-        """Latents of the given entries, [C, n, h, w]."""
+    def latents(self, frame_ids: Sequence[int]) -> Float[Tensor, "c n h w"]:
+        """Latents of frames by number, [C, n, h, w]."""
         ...
 
     def readable(self) -> Bool[np.ndarray, " n"] | None:
@@ -60,7 +60,7 @@ class Store(Protocol):
         ...
 
     def close(self) -> None:
-        """Nothing more will be kept or read."""
+        """Nothing more will be stored or read."""
         ...
 
 
@@ -119,16 +119,16 @@ class RamStore:
             parts = [before[: self._past_length], *parts]
         return Cameras.concat(parts) if parts else None
 
-    def frames_u8(self, rows: Sequence[int]) -> UInt8[np.ndarray, "n H W 3"]:
-        return np.stack([self._frame(row) for row in rows])
+    def frames_u8(self, frame_ids: Sequence[int]) -> UInt8[np.ndarray, "n H W 3"]:
+        return np.stack([self._frame(number) for number in frame_ids])
 
     def _frame(self, row: int) -> np.ndarray:
         if self._past is not None and row < self._past_length:
             return self._past.frames_u8([row])[0]
         return self._frames[row - self._past_length]
 
-    def latents(self, rows: Sequence[int]) -> Float[Tensor, "c n h w"]:
-        return torch.stack([self._latent(row) for row in rows], dim=1)
+    def latents(self, frame_ids: Sequence[int]) -> Float[Tensor, "c n h w"]:
+        return torch.stack([self._latent(number) for number in frame_ids], dim=1)
 
     def _latent(self, row: int) -> Tensor:
         if self._past is not None and row < self._past_length:

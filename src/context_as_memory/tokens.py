@@ -107,11 +107,11 @@ def build_model_inputs(
     """Inputs of one chunk (S = G = 1).
 
     Args:
-        memory: cameras of all stored frames; `retrieval.indices` points into them, most recent frame last.
+        memory: cameras of all stored frames; `retrieval.frame_ids` points into them, most recent frame last.
         target: the P cameras of the target latents.
         slots: context slots K, empty ones masked; as many as there are context frames if None.
     """
-    order = np.concatenate([retrieval.indices[-1:], retrieval.indices[:-1]])  # the recent frame has slot 0
+    order = np.concatenate([retrieval.frame_ids[-1:], retrieval.frame_ids[:-1]])  # the recent frame has slot 0
     slots = len(order) if slots is None else slots
     if not 0 < len(order) <= slots <= layout.max_context:
         raise ValueError(f"{len(order)} context frames do not fit into {slots} slots of at most {layout.max_context}")

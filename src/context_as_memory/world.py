@@ -62,7 +62,7 @@ class Chunk:
 
     frames_u8: UInt8[np.ndarray, "t H W 3"]
     cameras: Cameras  # t
-    retrieval: Retrieval  # indices are frame numbers: entry i of the bank is frame i, start frames first
+    retrieval: Retrieval  # entry i of the bank is frame i, start frames first
     seconds: dict[str, float]  # retrieve, denoise, decode, encode (with `World.depth`, if that is set)
 
 
@@ -178,7 +178,7 @@ class World(FrontDoor):
         found = rule if isinstance(rule, Retrieval) else self._retrieve(targets, rule, seed)
         clock.lap("retrieve")
 
-        layout = replace(self.config.layout, max_context=max(self.config.layout.max_context, len(found.indices)))
+        layout = replace(self.config.layout, max_context=max(self.config.layout.max_context, len(found.frame_ids)))
         inputs = build_model_inputs(layout, self.bank.cameras, targets, found)
         latents = self._denoise(inputs, seed)
         clock.lap("denoise")
@@ -190,7 +190,7 @@ class World(FrontDoor):
             stored = self.engine.pictures.encode(frames_u8)
             note = {
                 "step": self.steps,
-                "context": found.indices.tolist(),
+                "context": found.frame_ids.tolist(),
                 "scores": [round(score, 4) for score in found.scores.tolist()],
                 "retrieval": "given" if isinstance(rule, Retrieval) else asdict(rule),
                 "made_with": self.engine.made_with,

@@ -29,7 +29,7 @@ class MotionSpeed:
             raise UserError(f"speed {self.move_m} m and {self.turn_rad} rad per frame; give finite numbers")
 
 
-WALK = MotionSpeed()
+PACE = MotionSpeed()
 
 
 def parse_actions(text: str) -> list[tuple[str, int]]:
@@ -65,14 +65,14 @@ def parse_actions(text: str) -> list[tuple[str, int]]:
     return steps
 
 
-def cameras_from_actions(start: Cameras, text: str, speed: MotionSpeed = WALK, up: ArrayLike | None = None) -> Cameras:
+def cameras_from_actions(start: Cameras, text: str, speed: MotionSpeed = PACE, up: ArrayLike | None = None) -> Cameras:
     """Follow an action string (see `parse_actions`) from a start camera; the rest is as in `cameras_from_keys`."""
     keys = [held for held, frames in parse_actions(text) for _ in range(frames)]
     return cameras_from_keys(start, keys, speed, up)
 
 
 def cameras_from_keys(
-    start: Cameras, keys: Sequence[Collection[str]], speed: MotionSpeed = WALK, up: ArrayLike | None = None
+    start: Cameras, keys: Sequence[Collection[str]], speed: MotionSpeed = PACE, up: ArrayLike | None = None
 ) -> Cameras:
     """Go from a start camera by the keys that are held in each frame, of `wasdijkl`; others count for nothing.
 

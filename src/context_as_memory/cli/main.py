@@ -100,7 +100,7 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compare:
+class CompareReports:
     """What changed between two reports of `cam evaluate`, with intervals, and where their settings differ."""
 
     first: tyro.conf.Positional[Path]
@@ -199,7 +199,7 @@ Command = (
     | Annotated[Explore, tyro.conf.subcommand("explore")]
     | Annotated[Retrieve, tyro.conf.subcommand("retrieve")]
     | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
-    | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[CompareReports, tyro.conf.subcommand("compare")]
     | Annotated[Render, tyro.conf.subcommand("render")]
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Encode, tyro.conf.subcommand("encode")]
@@ -286,7 +286,7 @@ def _evaluate(config: EvaluateConfig) -> int:
     return 0
 
 
-def _compare(command: Compare) -> int:
+def _compare(command: CompareReports) -> int:
     from context_as_memory.evaluation.compare import compare
 
     compare(command.first, command.second, command.json)
@@ -450,7 +450,7 @@ _RUN: dict[type, Callable[[Any], int]] = {
     Explore: explore,
     Retrieve: _retrieve,
     EvaluateConfig: _evaluate,
-    Compare: _compare,
+    CompareReports: _compare,
     Render: _render,
     Check: _check,
     Encode: _encode,

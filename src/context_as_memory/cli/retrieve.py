@@ -63,7 +63,7 @@ def retrieve_command(
             "query": asked,
             "strategy": strategy,
             "candidates": numbers[answer.candidates].tolist(),
-            "selected": numbers[answer.indices].tolist(),
+            "selected": numbers[answer.frame_ids].tolist(),
             "scores": [round(score, 6) for score in answer.scores.tolist()],
             "num_frames": len(path),
             "hfov_deg": round(wide_deg, 4),
@@ -74,10 +74,10 @@ def retrieve_command(
         return
     print(
         f"frame {asked} of {len(path)}, strategy {strategy}: {len(answer.candidates)} frames qualify, "
-        f"{len(answer.indices)} selected ({wide_deg:.2f} degrees wide)",
+        f"{len(answer.frame_ids)} selected ({wide_deg:.2f} degrees wide)",
         file=stream,
     )
-    for rank, (index, score) in enumerate(zip(answer.indices.tolist(), answer.scores.tolist(), strict=True), start=1):
+    for rank, (index, score) in enumerate(zip(answer.frame_ids.tolist(), answer.scores.tolist(), strict=True), start=1):
         note = apart(query, index)
         print(f"{rank:4d}  frame {numbers[index]:6d}  {score:6.3f}  {note}", file=stream)
 
@@ -85,7 +85,7 @@ def retrieve_command(
 def retrieve_for_frame(
     cameras: Cameras, query: int, config: RetrievalConfig, *, seed: int = 0, past_only: bool = False
 ) -> Retrieval:
-    """Context of one frame of a path out of all other frames (`past_only`: earlier ones); indices are frame numbers."""
+    """Context of one frame of a path out of all other frames (`past_only`: earlier ones), by frame numbers."""
     frames = np.arange(len(cameras))
     allowed = frames < query if past_only else frames != query
     return retrieve(

@@ -28,7 +28,7 @@ class Info:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fork:
+class ForkBranch:
     """A new branch that shares all history up to a chunk."""
 
     world: Annotated[Path, tyro.conf.Positional]
@@ -42,7 +42,7 @@ class Fork:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rewind:
+class RewindBranch:
     """Let a branch end at an earlier chunk. What came after stays in the world until `compact`."""
 
     world: Annotated[Path, tyro.conf.Positional]
@@ -64,7 +64,7 @@ class Delete:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compare:
+class CompareBranches:
     """Where two branches part, and how far each has gone since."""
 
     world: Annotated[Path, tyro.conf.Positional]
@@ -118,10 +118,10 @@ _named = tyro.conf.subcommand
 WorldCommand = Annotated[
     Annotated[List, _named("list")]
     | Annotated[Info, _named("info")]
-    | Annotated[Fork, _named("fork")]
-    | Annotated[Rewind, _named("rewind")]
+    | Annotated[ForkBranch, _named("fork")]
+    | Annotated[RewindBranch, _named("rewind")]
     | Annotated[Delete, _named("delete")]
-    | Annotated[Compare, _named("compare")]
+    | Annotated[CompareBranches, _named("compare")]
     | Annotated[Export, _named("export")]
     | Annotated[Import, _named("import")]
     | Annotated[Verify, _named("verify")]
@@ -168,7 +168,7 @@ def _info(command: Info) -> int:
     return 0
 
 
-def _fork(command: Fork) -> int:
+def _fork(command: ForkBranch) -> int:
     from context_as_memory.storage import WorldFile
 
     with WorldFile.open(command.world) as file:
@@ -178,7 +178,7 @@ def _fork(command: Fork) -> int:
     return 0
 
 
-def _rewind(command: Rewind) -> int:
+def _rewind(command: RewindBranch) -> int:
     from context_as_memory.storage import WorldFile
 
     with WorldFile.open(command.world) as file:
@@ -200,7 +200,7 @@ def _delete(command: Delete) -> int:
     return 0
 
 
-def _compare(command: Compare) -> int:
+def _compare(command: CompareBranches) -> int:
     from context_as_memory.storage import WorldFile
 
     with WorldFile.open(command.world, write=False) as file:
@@ -261,10 +261,10 @@ def _compact(command: Compact) -> int:
 RUN: dict[type, Callable[[Any], int]] = {
     List: _list,
     Info: _info,
-    Fork: _fork,
-    Rewind: _rewind,
+    ForkBranch: _fork,
+    RewindBranch: _rewind,
     Delete: _delete,
-    Compare: _compare,
+    CompareBranches: _compare,
     Export: _export,
     Import: _import,
     Verify: _verify,

@@ -128,13 +128,13 @@ def sample_segment(
             Candidates(cameras, allowed=allowed, recorded=recorded), cameras[targets], rule, recent=recent, seed=seed
         )
         drawn.append((targets, found))
-        if len(found.indices) == wanted and len(together := pool.union(found.indices.tolist())) <= limit:
+        if len(found.frame_ids) == wanted and len(together := pool.union(found.frame_ids.tolist())) <= limit:
             fitting.append(len(drawn) - 1)
             pool = together
     if not fitting:
-        most = max(len(found.indices) for _, found in drawn)
+        most = max(len(found.frame_ids) for _, found in drawn)
         wanted = max((number for number in slots if number <= most), default=1)
-        fitting = _that_fit([found.indices for _, found in drawn], wanted, config.chunks)
+        fitting = _that_fit([found.frame_ids for _, found in drawn], wanted, config.chunks)
     chunks = [drawn[fitting[row % len(fitting)]] for row in range(config.chunks)]  # where too few fit, some come again
     return _packed(cameras, layout, chunks, wanted)
 
@@ -148,25 +148,25 @@ def _that_fit(found: Sequence[np.ndarray], slots: int, chunks: int) -> list[int]
     """Which of the drawn contexts are used when each may have `slots` frames, at most `chunks` of them."""
     fitting: list[int] = []
     pool: set[int] = set()
-    for number, indices in enumerate(found):
-        together = pool.union(_first(indices, slots).tolist())
-        if len(indices) >= slots and len(together) <= pool_size(chunks, slots) and len(fitting) < chunks:
+    for number, frame_ids in enumerate(found):
+        together = pool.union(_first(frame_ids, slots).tolist())
+        if len(frame_ids) >= slots and len(together) <= pool_size(chunks, slots) and len(fitting) < chunks:
             fitting.append(number)
             pool = together
     return fitting
 
 
-def _first(indices: np.ndarray, slots: int) -> np.ndarray:
+def _first(frame_ids: np.ndarray, slots: int) -> np.ndarray:
     """The first picks and the recent frame, which is last."""
-    return np.append(indices[: slots - 1], indices[-1])
+    return np.append(frame_ids[: slots - 1], frame_ids[-1])
 
 
 def _packed(
     cameras: Cameras, layout: TokenLayout, chunks: Sequence[tuple[np.ndarray, Retrieval]], slots: int
 ) -> Segment:
     """One segment of chunks (target frames and their context), each with its first `slots` context frames."""
-    short = [replace(found, indices=_first(found.indices, slots)) for _, found in chunks]
-    pool = np.unique(np.concatenate([found.indices for found in short]))
+    short = [replace(found, frame_ids=_first(found.frame_ids, slots)) for _, found in chunks]
+    pool = np.unique(np.concatenate([found.frame_ids for found in short]))
     row = []
     for (targets, _), found in zip(chunks, short, strict=True):
         inputs = build_model_inputs(layout, cameras, cameras[targets], found, slots=slots)
@@ -176,7 +176,7 @@ def _packed(
 
 
 @dataclass(frozen=True)
-class Walk:
+class SelfWalk:
     """A walk of the denoiser along a video: what it has to remember, and the frames that it makes anew."""
 
     recorded: np.ndarray  # int64 [N]: frames of the video; the walk begins at the last of them
@@ -190,7 +190,7 @@ class Walk:
         return shown | made, made
 
 
-def draw_walk(cameras: Cameras, config: SamplingConfig, length: int, rng: np.random.Generator) -> Walk:
+def draw_walk(cameras: Cameras, config: SamplingConfig, length: int, rng: np.random.Generator) -> SelfWalk:
     """Draw a walk of `length` frames along a video. It remembers its start and from none to many frames beside the way,
     so that it goes through known places as well as new ones."""
     frames = len(cameras)
@@ -206,7 +206,7 @@ def draw_walk(cameras: Cameras, config: SamplingConfig, length: int, rng: np.ran
     near[made], near[start] = False, False
     others = np.flatnonzero(near)
     count = min(int(MOST_GIVEN ** rng.random()) - 1, len(others))
-    return Walk(np.append(rng.choice(others, count, replace=False), start).astype(np.int64), made)
+    return SelfWalk(np.append(rng.choice(others, count, replace=False), start).astype(np.int64), made)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,9 @@ ALL_MAPS = tuple(f"f1_E{part}M{number}" for part in range(1, 5) for number in ra
 VALIDATION_MAPS = ("f1_E1M4", "f1_E2M7", "f1_E4M2", "f2_MAP05", "f2_MAP14", "f2_MAP26")
 TEST_MAPS = ("f1_E1M8", "f1_E3M3", "f1_E4M6", "f2_MAP09", "f2_MAP20", "f2_MAP31")
 # Whole maps, never parts of one: neighbouring frames of one map are nearly the same picture.
-SPLITS = {name: "val" if name in VALIDATION_MAPS else "test" if name in TEST_MAPS else "train" for name in ALL_MAPS}
+SPLIT_OF_MAP = {
+    name: "val" if name in VALIDATION_MAPS else "test" if name in TEST_MAPS else "train" for name in ALL_MAPS
+}
 
 
 class Renderer(Protocol):
@@ -56,7 +58,7 @@ class Renderer(Protocol):
 
 def wad_path(map_name: str, wad_folder: Path | str | None = None) -> Path:
     """The archive that holds a map (`f1_E1M3`: E1M3 of Freedoom 1), by default the one inside the vizdoom package."""
-    if map_name not in SPLITS:
+    if map_name not in SPLIT_OF_MAP:
         raise UserError(f"unknown map {map_name!r}; maps are f1_E1M1 to f1_E4M9 and f2_MAP01 to f2_MAP32")
     if wad_folder is None:
         import importlib.util
@@ -343,7 +345,7 @@ def render_dataset(
             name = f"{map_name}_{number}"
             meta = {
                 "map": map_name,
-                "split": SPLITS[map_name],
+                "split": SPLIT_OF_MAP[map_name],
                 "seed": episode_seed(map_name, number, seed),
                 "fps": FPS,
                 "wad": {"name": archive.name, "sha256": archives[archive]},
@@ -367,9 +369,9 @@ def _choose_maps(maps: str | Sequence[str]) -> list[str]:
         if maps == "all":
             return list(ALL_MAPS)
         if maps in episodes.SPLITS:
-            return [name for name in ALL_MAPS if SPLITS[name] == maps]
+            return [name for name in ALL_MAPS if SPLIT_OF_MAP[name] == maps]
         maps = [maps]
-    unknown = [name for name in maps if name not in SPLITS]
+    unknown = [name for name in maps if name not in SPLIT_OF_MAP]
     if unknown or not maps:
         raise UserError(
             f"unknown maps {', '.join(unknown) or '(none given)'}; maps are f1_E1M1 to f1_E4M9 and f2_MAP01 to f2_MAP32"

@@ -58,9 +58,9 @@ def draw_retrieval_map(
     numbers = np.arange(len(cameras)) if numbers is None else numbers
 
     recent = query - 1 if query > 0 else None
-    number = len(answer.indices)
+    number = len(answer.frame_ids)
     shades = colormaps["viridis"](np.linspace(0.08, 0.82, max(number - (recent is not None), 1)))
-    colours: list[Any] = [RECENT if index == recent else shades[i] for i, index in enumerate(answer.indices.tolist())]
+    colours: list[Any] = [RECENT if index == recent else shades[i] for i, index in enumerate(answer.frame_ids.tolist())]
     published = " (as published)" if config.strategy == "paper" and config.paper.as_published else ""
     subtitle = (
         f"{config.strategy}{published}  ·  {len(answer.candidates):,} of {len(cameras):,} frames qualify, "
@@ -81,7 +81,7 @@ def _draw_map(axes: "Axes", views: PlanarViews, query: int, answer: Retrieval, c
     depth_m = min(max(0.22 * spread(views), 0.6), 6.0)
     shown = answer.candidates[:: max(1, len(answer.candidates) // 400)]
     haze = Marked(shown.tolist(), "#4C6EF5", float(np.clip(4.0 / max(len(shown), 1), 0.012, 0.12)), 0)
-    ranked = [Marked([index], colour) for index, colour in zip(answer.indices.tolist(), colours, strict=True)]
+    ranked = [Marked([index], colour) for index, colour in zip(answer.frame_ids.tolist(), colours, strict=True)]
     marked = [*reversed(ranked), Marked([query], TARGET, 0.10, 2.8)]  # the best above the others
     draw_map(axes, views, marked, depth_m, haze=haze)
     x, y = views.origin[query].tolist()
@@ -103,7 +103,7 @@ def _draw_badges(axes: "Axes", views: PlanarViews, answer: Retrieval, colours: l
         "va": "center_baseline",
         "zorder": 10,
     }
-    for rank, index in enumerate(answer.indices.tolist()):
+    for rank, index in enumerate(answer.frame_ids.tolist()):
         here, colour = views.origin[index], colours[rank]
         reach = 0.86 * depth_m
         spot = here + reach * views.heading[index]
@@ -132,10 +132,10 @@ def _draw_table(
     axes.set_axis_off()
     for x, word, align in ((0.13, "frame", "left"), (0.36, "distance in time", "left"), (1.0, "score", "right")):
         axes.text(x, 0.012, word, size=9, color=MUTED, ha=align, va="center")
-    rows = len(answer.indices)
+    rows = len(answer.frame_ids)
     step = min(0.05, 0.74 / max(rows, 1))
     largest = max(float(answer.scores.max()) if rows else 0.0, 1e-9)
-    for rank, (index, score) in enumerate(zip(answer.indices.tolist(), answer.scores.tolist(), strict=True)):
+    for rank, (index, score) in enumerate(zip(answer.frame_ids.tolist(), answer.scores.tolist(), strict=True)):
         y = 0.055 + rank * step
         axes.barh(y + 0.36 * step, score / largest, height=0.07 * step, left=0, color=colours[rank], alpha=0.55)
         axes.scatter(0.045, y, s=min(180, 3600 * step), color=colours[rank], clip_on=False)
@@ -165,7 +165,7 @@ def _draw_time(axes: "Axes", frames: int, query: int, answer: Retrieval, colours
         axes.broken_barh(
             list(zip(starts - 0.5, stops - starts + 1, strict=True)), (0.0, 0.5), color="#BAC8FF", linewidth=0, zorder=1
         )
-    for rank, index in reversed(list(enumerate(answer.indices.tolist()))):
+    for rank, index in reversed(list(enumerate(answer.frame_ids.tolist()))):
         axes.plot([index, index], [0, 0.72], color=colours[rank], linewidth=2.2, solid_capstyle="butt", zorder=3)
         axes.scatter(index, 0.78, s=26, color=colours[rank], zorder=4, clip_on=False)
     axes.plot([query, query], [0, 0.72], color=TARGET, linewidth=2.8, solid_capstyle="butt", zorder=5)

@@ -34,7 +34,7 @@ DPI = 110
 
 @dataclass(frozen=True)
 class InspectedChunk:
-    """A chunk to show. target: number of its frame on display; retrieval: its context (indices are frame numbers);
+    """A chunk to show. target: number of its frame on display; retrieval: its context (`frame_ids` are frame numbers);
     first: frame number of the first visit, None when the chunk is no return."""
 
     target: int
@@ -57,7 +57,7 @@ def draw_inspector(
     chunks: rows of the picture, see `choose_chunks`; may be empty, then only the map is drawn.
     """
     views = from_above(cameras)
-    slots = max((len(chunk.retrieval.indices) for chunk in chunks), default=0)
+    slots = max((len(chunk.retrieval.frame_ids) for chunk in chunks), default=0)
     rows = len(chunks)
     thumb_w = 1.75
     thumb_h = thumb_w * cameras.height / cameras.width
@@ -94,14 +94,14 @@ def draw_inspector(
             axes = place(x, top + 0.3, thumb_w, thumb_h)
             _thumbnail(axes, frames_u8[chunk.target], TARGET, f"{chunk.target}", "generated")
             x += thumb_w + 0.25
-            found = list(zip(chunk.retrieval.indices.tolist(), chunk.retrieval.scores.tolist(), strict=True))
+            found = list(zip(chunk.retrieval.frame_ids.tolist(), chunk.retrieval.scores.tolist(), strict=True))
             for slot, (index, score) in enumerate(found):
                 recent = slot == len(found) - 1
                 colour, note = (RECENT, f"recent  {score:.2f}") if recent else (RETRIEVED, f"{score:.2f}")
                 axes = place(x, top + 0.3, thumb_w, thumb_h)
                 _thumbnail(axes, frames_u8[index], colour, f"{index}", note, first=index == chunk.first)
                 x += thumb_w + 0.08
-        found_first = any(c.first is not None and c.first in c.retrieval.indices for c in chunks)
+        found_first = any(c.first is not None and c.first in c.retrieval.frame_ids for c in chunks)
         _draw_legend(figure, width, height, bool(rows), found_first)
 
 
@@ -160,11 +160,11 @@ def _draw_map(
 
 def _draw_mini_map(axes: "Axes", views: PlanarViews, chunk: InspectedChunk) -> None:
     """The target's view, those retrieved for it and the most recent one."""
-    indices = chunk.retrieval.indices.tolist()
-    depth = max(WEDGE_M, 0.35 * spread(views, [chunk.target, *indices]))
+    frame_ids = chunk.retrieval.frame_ids.tolist()
+    depth = max(WEDGE_M, 0.35 * spread(views, [chunk.target, *frame_ids]))
     marked = [
-        Marked(indices[:-1], RETRIEVED, 0.10, 1.2),
-        Marked(indices[-1:], RECENT, 0.12, 1.2),
+        Marked(frame_ids[:-1], RETRIEVED, 0.10, 1.2),
+        Marked(frame_ids[-1:], RECENT, 0.12, 1.2),
         Marked([chunk.target], TARGET, 0.28, 1.6),
     ]
     draw_map(axes, views, marked, depth, show_all=False)

@@ -17,7 +17,7 @@ BACKGROUND, INK, MUTED = (250, 250, 249), (33, 37, 41), (110, 116, 122)
 RETURN_COLOUR, FIRST_COLOUR = (232, 89, 12), (43, 138, 62)
 
 
-class Comparison:
+class SideBySide:
     """Frames of two runs side by side, with a heading over each and a mark that says where the path returns.
 
     width, height: size of the runs' frames; labels: the two headings. `size` is that of the composed frames, even on

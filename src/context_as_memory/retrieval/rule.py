@@ -150,7 +150,7 @@ class Candidates:
 class Retrieval:
     """The chosen context.
 
-    indices: int64 [m], m <= max_context, bank indices without duplicates; retrieved frames in pick order, the most
+    frame_ids: int64 [m], m <= max_context, frame numbers without duplicates; retrieved frames in pick order, the most
     recent frame last. scores: float64 [m] in [0, 1]: `coverage`: share of the target's samples that this pick newly
     explained, or, if it fills a free slot, shows; `paper`: share of the target poses whose ray test it passes; other
     strategies, and the most recent frame in every strategy: exact overlap (mean over `ranking_poses`).
@@ -158,7 +158,7 @@ class Retrieval:
     one: all retrievable entries); the most recent frame is among them if it passes.
     """
 
-    indices: Int64[np.ndarray, " m"]
+    frame_ids: Int64[np.ndarray, " m"]
     scores: Float64[np.ndarray, " m"]
     candidates: Int64[np.ndarray, " c"]
 

@@ -19,7 +19,7 @@ from starlette.websockets import WebSocketState
 
 from context_as_memory.errors import UserError
 from context_as_memory.formats.video import VideoWriter
-from context_as_memory.server.hub import Broadcast, Hub, TooMany, note
+from context_as_memory.server.hub import Broadcast, Hub, TooMany, log_event
 from context_as_memory.server.limits import Limits
 from context_as_memory.server.outbox import Packed
 from context_as_memory.server.protocol import (
@@ -59,10 +59,10 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        note("started")
+        log_event("started")
         yield
         # The sockets are closed by now, and every session with them; each chunk was committed when it was made.
-        note("stopped", chunks=hub.chunks)
+        log_event("stopped", chunks=hub.chunks)
 
     app = FastAPI(
         title="Context as Memory: explorer", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan
@@ -101,7 +101,7 @@ def create_app(
                 raise HTTPException(404, _without_paths(str(error), store)) from error
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
-        note("exported", what=what, bytes=size)
+        log_event("exported", what=what, bytes=size)
         headers = {"Content-Length": str(size), "Content-Disposition": f'attachment; filename="{name}-{what}"'}
         return StreamingResponse(_pieces(file), media_type="application/octet-stream", headers=headers)
 
@@ -277,7 +277,7 @@ async def _say_goodbye(socket: WebSocket, hub: Hub, error: Exception) -> None:
         text = "nothing was received for long; load the page again to go on"
     if name == "fault":
         hub.failed += 1
-        note("fault", error)
+        log_event("fault", error)
         text = "the server made a mistake; load the page again to go on"
     try:
         await socket.send_bytes(encode(Failure(content=text, code=name)))

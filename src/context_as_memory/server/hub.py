@@ -61,7 +61,7 @@ class Hub:
             raise TooMany(f"all {self.limits.sessions} places are taken; try later")
         broadcast = Broadcast(Session(self.store, self.limits), next(self._numbers))
         self.broadcasts.add(broadcast)
-        note("session_opened", session=broadcast.number, open=len(self.broadcasts))
+        log_event("session_opened", session=broadcast.number, open=len(self.broadcasts))
         return broadcast
 
     async def leave(self, broadcast: Broadcast) -> None:
@@ -72,7 +72,7 @@ class Hub:
             viewer.offer([end, None])
         # Handed to a thread at once: it is closed even if this task, or the whole loop, ends now.
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._worker, broadcast.session.close))
-        note("session_closed", session=broadcast.number, open=len(self.broadcasts))
+        log_event("session_closed", session=broadcast.number, open=len(self.broadcasts))
 
     async def watch(self, share: str, kind: str) -> tuple[Broadcast, Viewer]:
         """Join those who watch a walk. `UserError` if there is none of that name."""
@@ -146,13 +146,13 @@ def give_back_memory() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def note(event: str, error: BaseException | None = None, **details: object) -> None:
+def log_event(event: str, error: BaseException | None = None, **details: object) -> None:
     """One structured line in the log; with an error, one that is shown without a log too."""
     log.log(logging.ERROR if error else logging.INFO, event, exc_info=error, extra={"details": details})
 
 
 class JsonLines(logging.Formatter):
-    """Log records as one JSON object each: time, level, event, and what `note` was given."""
+    """Log records as one JSON object each: time, level, event, and what `log_event` was given."""
 
     def format(self, record: logging.LogRecord) -> str:
         row = {

@@ -12,7 +12,7 @@ from context_as_memory.server.protocol import VIEWS, FrameBatch, Message, Ready,
 
 
 @dataclass(frozen=True)
-class Pictures:
+class NewFrames:
     """Frames to be shown, in no format yet.
 
     frames_u8: uint8 [t, H, W, 3]; the first is frame `first` of the world. poses: x, y in metres and heading in
@@ -51,7 +51,7 @@ class Pictures:
         )
 
 
-Output = Message | Pictures
+Output = Message | NewFrames
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def pack(outputs: Sequence[Output], kinds: Iterable[str], limits: Limits) -> Pac
     """Messages and pictures as packets, once in each of the formats `kinds`; takes a while."""
     packets = {
         kind: [
-            encode(item.message(kind, limits.jpeg_quality) if isinstance(item, Pictures) else item) for item in outputs
+            encode(item.message(kind, limits.jpeg_quality) if isinstance(item, NewFrames) else item) for item in outputs
         ]
         for kind in set(kinds)
     }

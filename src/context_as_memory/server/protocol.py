@@ -160,7 +160,7 @@ class FrameBatch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Context:
+class ContextFrames:
     """The context of the last chunk, the most recent frame last."""
 
     type: ClassVar[str] = "context"
@@ -198,7 +198,7 @@ class Failure:
 
 
 Message = (
-    Init | Event | Settings | Rewind | Fork | Switch | Ready | FrameBatch | Context | ChunkStats | Failure
+    Init | Event | Settings | Rewind | Fork | Switch | Ready | FrameBatch | ContextFrames | ChunkStats | Failure
 )  # one class per type
 _KINDS: dict[str, Any] = {kind.type: kind for kind in get_args(Message)}
 CLIENT = (Init, Event, Settings, Rewind, Fork, Switch)

@@ -24,13 +24,13 @@ from context_as_memory.formats.vertical import measured_up
 from context_as_memory.retrieval import STRATEGIES, RetrievalConfig
 from context_as_memory.server.forgetful import forgetful
 from context_as_memory.server.limits import Limits
-from context_as_memory.server.outbox import Output, Pictures
+from context_as_memory.server.outbox import NewFrames, Output
 from context_as_memory.server.pictures import CONTENT_TYPES, decode_upload, jpeg
 from context_as_memory.server.protocol import (
     FORMATS,
     VIEWS,
     ChunkStats,
-    Context,
+    ContextFrames,
     Event,
     Fork,
     Init,
@@ -310,10 +310,10 @@ class Session:
             upload_bytes=self.limits.upload_bytes,
             truth=self._store.truth,
         )
-        outputs: list[Output] = [ready, Pictures(world.bank.frames_u8(last), last, poses[-1:], -1, self._event)]
+        outputs: list[Output] = [ready, NewFrames(world.bank.frames_u8(last), last, poses[-1:], -1, self._event)]
         if self._forgetful is not None:
             end = self._forgetful.bank
-            outputs.append(Pictures(end.frames_u8(len(end) - 1), last, poses[-1:], -1, self._event, VIEWS[1]))
+            outputs.append(NewFrames(end.frames_u8(len(end) - 1), last, poses[-1:], -1, self._event, VIEWS[1]))
         return outputs
 
     def _up(self) -> np.ndarray:
@@ -366,12 +366,12 @@ class Session:
         self._all_shown_at = max(self._all_shown_at, time.monotonic()) + FRAME_S * len(chunk.frames_u8)
         self._chunks_left = max(-1, self._chunks_left - 1)
         poses, seconds = _poses(chunk.cameras, self._up()), sum(chunk.seconds.values())
-        outputs: list[Output] = [Pictures(chunk.frames_u8, held, poses, chunk_index, applied)]
+        outputs: list[Output] = [NewFrames(chunk.frames_u8, held, poses, chunk_index, applied)]
         if self._forgetful is not None:
             beside = self._forgetful.step(path, retrieval=replace(self._rule, strategy="recent"))
             if len(self._forgetful.bank) > FORGOTTEN_AFTER:
                 self._forgetful = forgetful(self._forgetful, self.limits.max_context)
-            outputs.append(Pictures(beside.frames_u8, held, poses, chunk_index, applied, VIEWS[1]))
+            outputs.append(NewFrames(beside.frames_u8, held, poses, chunk_index, applied, VIEWS[1]))
             seconds += sum(beside.seconds.values())
         outputs.append(self._remembered(world, chunk, held))
         outputs.append(
@@ -401,13 +401,13 @@ class Session:
                 self._move(State.STANDING)
         return coming
 
-    def _remembered(self, world: World, chunk: Chunk, held: int) -> Context:
+    def _remembered(self, world: World, chunk: Chunk, held: int) -> ContextFrames:
         found = chunk.retrieval
-        return Context(
-            frames=found.indices.tolist(),
+        return ContextFrames(
+            frames=found.frame_ids.tolist(),
             scores=[round(score, 4) for score in found.scores.tolist()],
-            ages=(held - found.indices).tolist(),
-            jpegs=[jpeg(frame, self.limits.jpeg_quality) for frame in world.bank.frames_u8(found.indices)],
+            ages=(held - found.frame_ids).tolist(),
+            jpegs=[jpeg(frame, self.limits.jpeg_quality) for frame in world.bank.frames_u8(found.frame_ids)],
             candidates=len(found.candidates),
         )
 

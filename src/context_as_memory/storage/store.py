@@ -63,11 +63,11 @@ class BranchStore:
         entries = np.arange(self.chunks[-1].first + self.chunks[-1].frames)
         return Cameras(c2w, K, *self._size)[np.maximum(np.searchsorted(rows, entries, side="right") - 1, 0)]
 
-    def frames_u8(self, rows: Sequence[int]) -> np.ndarray:
-        return np.stack([self._frames(info)[row] for info, row in self._locate(rows)])
+    def frames_u8(self, frame_ids: Sequence[int]) -> np.ndarray:
+        return np.stack([self._frames(info)[row] for info, row in self._locate(frame_ids)])
 
-    def latents(self, rows: Sequence[int]) -> Tensor:
-        return torch.stack([self._latents(info)[:, row] for info, row in self._locate(rows)], dim=1)
+    def latents(self, frame_ids: Sequence[int]) -> Tensor:
+        return torch.stack([self._latents(info)[:, row] for info, row in self._locate(frame_ids)], dim=1)
 
     def readable(self) -> np.ndarray | None:
         if not any(info.lost for info in self.chunks):
@@ -83,10 +83,10 @@ class BranchStore:
     def close(self) -> None:
         self.file.close()
 
-    def _locate(self, rows: Sequence[int]) -> list[tuple[ChunkInfo, int]]:
-        """For each entry its chunk and its row there."""
-        at = np.searchsorted(self._first, rows, side="right") - 1
-        return [(self.chunks[i], row - self._first[i]) for i, row in zip(at.tolist(), rows, strict=True)]
+    def _locate(self, frame_ids: Sequence[int]) -> list[tuple[ChunkInfo, int]]:
+        """For each frame its chunk and its row there."""
+        at = np.searchsorted(self._first, frame_ids, side="right") - 1
+        return [(self.chunks[i], number - self._first[i]) for i, number in zip(at.tolist(), frame_ids, strict=True)]
 
 
 class _Cache(Generic[_Value]):

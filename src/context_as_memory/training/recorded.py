@@ -13,7 +13,7 @@ from ..data.dataset import (
     LatentStore,
     SamplingConfig,
     Segment,
-    Walk,
+    SelfWalk,
     collate,
     draw_walk,
     sample_segment,
@@ -45,13 +45,15 @@ class Drawing:
         most = 1 if rng.random() < self.sampling.recent_only else int(rng.choice(self.slots))
         return tuple(sorted({1, *(number for number in self.slots if number <= most)})) if most > 1 else (1,)
 
-    def segment(self, cameras: Cameras, slots: Sequence[int], walk: Walk | None, rng: np.random.Generator) -> Segment:
+    def segment(
+        self, cameras: Cameras, slots: Sequence[int], walk: SelfWalk | None, rng: np.random.Generator
+    ) -> Segment:
         """A segment from a video; around a walk of the denoiser, if there is one."""
         shown, made = walk.masks(len(cameras)) if walk else (None, None)
         layout = replace(self.layout, max_context=slots[-1])
         return sample_segment(cameras, layout, self.retrieval, self.sampling, rng, slots=slots, shown=shown, made=made)
 
-    def walk(self, cameras: Cameras, rng: np.random.Generator) -> Walk:
+    def walk(self, cameras: Cameras, rng: np.random.Generator) -> SelfWalk:
         return draw_walk(cameras, self.sampling, self.walks.chunks * self.layout.num_targets, rng)
 
 
@@ -92,7 +94,7 @@ class RecordedVideos:
     def blanks(self) -> list[DenoiserBatch]:
         return []  # shapes vary
 
-    def _walk(self, number: int, row: int) -> tuple[int, Walk]:
+    def _walk(self, number: int, row: int) -> tuple[int, SelfWalk]:
         """Walk `row` of a round: everybody who needs it draws it again."""
         rng = np.random.default_rng((self.drawing.seed, 77, number, row))
         video = int(rng.integers(len(self.cameras)))

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..camera import Cameras
 from ..codec import VideoCodec
-from ..data.dataset import DenoiserBatch, Segment, Walk, pool_size
+from ..data.dataset import DenoiserBatch, Segment, SelfWalk, pool_size
 from ..errors import UserError
 from ..tokens import CameraTensors, ModelInputs
 from .recorded import Drawing, Video
@@ -91,7 +91,7 @@ class VideoPlan:
     place: Any
     cameras: Cameras
     rows: dict[int, Rows]  # by number of context frames; without an entry where the video has no such segment
-    walk: Walk | None
+    walk: SelfWalk | None
     rollout: RolloutPlan | None
     own_rows: dict[int, Rows]
 
@@ -147,7 +147,7 @@ def _there(rows: dict[int, Rows | None]) -> dict[int, Rows]:
 
 
 def _rows(
-    drawing: Drawing, cameras: Cameras, slots: int, walk: Walk | None, count: int, rng: np.random.Generator
+    drawing: Drawing, cameras: Cameras, slots: int, walk: SelfWalk | None, count: int, rng: np.random.Generator
 ) -> Rows | None:
     """`count` segments with so many context frames; where the video has fewer such segments, some come again."""
     drawn: list[Segment] = []

@@ -1,7 +1,7 @@
 """One training loop: one CPU process, one GPU, or N GPUs under torchrun (FSDP2), with the same lines.
 
-A `Task` says what is learned (batch of a step, loss of a batch, sample pictures); the loop knows nothing else. A
-batch is a pure function of (seed, step, rank), so a resumed run sees exactly the batches that an uninterrupted one
+A `TrainingTask` says what is learned (batch of a step, loss of a batch, sample pictures); the loop knows nothing else.
+A batch is a pure function of (seed, step, rank), so a resumed run sees exactly the batches that an uninterrupted one
 would have seen. A run is a folder: `config.json`, `metrics.jsonl`, `last.pt` (everything to resume), `samples/`.
 """
 
@@ -50,7 +50,7 @@ class TrainConfig:
     tensorboard: bool = False
 
 
-class Task(Protocol):
+class TrainingTask(Protocol):
     """What is learned."""
 
     def batch(self, step: int, rank: int) -> Any:
@@ -94,9 +94,9 @@ def learning_rate_factor(config: TrainConfig, step: int, progress: float) -> flo
 
 
 class Trainer:
-    """Runs a `Task` on a model until its budget is used; call `train` again on the same folder to resume."""
+    """Runs a `TrainingTask` on a model until its budget is used; call `train` again on the same folder to resume."""
 
-    def __init__(self, model: nn.Module, task: Task, config: TrainConfig, folder: Path) -> None:
+    def __init__(self, model: nn.Module, task: TrainingTask, config: TrainConfig, folder: Path) -> None:
         self.task, self.config, self.folder = task, config, folder
         self.rank, self.world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self.device = pick_device(config.device)

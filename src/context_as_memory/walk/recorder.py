@@ -21,7 +21,7 @@ from context_as_memory.formats.files import clear_partials
 from context_as_memory.formats.video import VideoWriter
 from context_as_memory.formats.write import write_poses
 from context_as_memory.pictures.inspector import InspectedChunk, draw_inspector
-from context_as_memory.pictures.sheets import Comparison
+from context_as_memory.pictures.sheets import SideBySide
 from context_as_memory.retrieval import Retrieval
 from context_as_memory.walk.report import closure_report, returns_report, timing
 
@@ -98,7 +98,7 @@ class Recorder:
         self._video = self._files.enter_context(writer)
         self._pair_video = None
         if len(self.runs) > 1:
-            path, self.comparison = self.out / "comparison.mp4", Comparison(*size, LABELS)
+            path, self.comparison = self.out / "comparison.mp4", SideBySide(*size, LABELS)
             writer = VideoWriter(path, *self.comparison.size, self.fps, crf=16, pix_fmt="yuv420p")
             self._pair_video = self._files.enter_context(writer)
         # A walk that goes on shows its new part, from the last frame on.

@@ -29,7 +29,7 @@ def choices(rule: RetrievalConfig) -> dict[str, Choose]:
             config = replace(rule, max_context=size, **changes)  # type: ignore[arg-type]
             return retrieve(
                 Candidates(memory, recorded=recorded), targets, config, recent=len(memory) - 1, seed=seed
-            ).indices
+            ).frame_ids
 
         return choose
 
@@ -69,9 +69,9 @@ def swapped(found: Retrieval, now: int, seed: int) -> Retrieval:
     """As many frames as were found, from the same past, that show nothing of the target; the most recent one stays."""
     rng = np.random.default_rng(seed)
     wrong = np.setdiff1d(np.arange(now - 1), found.candidates)
-    wrong = rng.permutation(wrong)[: len(found.indices) - 1]
-    indices = np.append(wrong, now - 1)
-    return Retrieval(indices, np.zeros(len(indices)), indices)
+    wrong = rng.permutation(wrong)[: len(found.frame_ids) - 1]
+    frame_ids = np.append(wrong, now - 1)
+    return Retrieval(frame_ids, np.zeros(len(frame_ids)), frame_ids)
 
 
 def matched(memory: Cameras, targets: Cameras, rule: RetrievalConfig, seed: int) -> dict[str, np.ndarray]:
@@ -79,14 +79,14 @@ def matched(memory: Cameras, targets: Cameras, rule: RetrievalConfig, seed: int)
     recent frames, random frames, and frames of the same walk that show nothing of the target."""
     now = len(memory)
     found = retrieve(memory, targets, replace(rule, strategy="coverage"), recent=now - 1, seed=seed)
-    size = len(found.indices)
+    size = len(found.frame_ids)
     rng = np.random.default_rng(seed)
     return {
-        "right": found.indices,
+        "right": found.frame_ids,
         "none": np.array([now - 1]),
         "recent": np.arange(max(0, now - size), now),
         "random": np.append(rng.permutation(now - 1)[: size - 1], now - 1),
-        "wrong_same_trajectory": swapped(found, now, seed).indices,
+        "wrong_same_trajectory": swapped(found, now, seed).frame_ids,
     }
 
 

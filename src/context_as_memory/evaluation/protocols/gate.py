@@ -26,7 +26,7 @@ REMEMBERED = 100  # recorded frames before a walk
 
 
 @dataclass(frozen=True)
-class Walk:
+class GateWalk:
     """A recorded stretch that leaves a view and comes back to it: frame numbers of first visit, farthest point and
     return."""
 
@@ -43,17 +43,17 @@ class Walk:
 
 def choose_walks(
     episodes: Sequence[Episode], count: int, seed: int, *, shortest: int = 40, longest: int = 200
-) -> list[Walk]:
+) -> list[GateWalk]:
     """Draw recorded stretches that come back after `shortest` to `longest` frames, evenly over the episodes."""
     rng = np.random.default_rng(seed)
-    queues: list[list[Walk]] = []
+    queues: list[list[GateWalk]] = []
     for episode in episodes:
         cameras = episode.cameras()
         found = []
         for visit in visits(find_returns(cameras)):
             first, back = int(visit.firsts[0]), int(visit.frames[0])
             if shortest <= back - first <= longest:
-                found.append(Walk(episode, first, farthest(cameras, first, back), back))
+                found.append(GateWalk(episode, first, farthest(cameras, first, back), back))
         queues.append([found[i] for i in rng.permutation(len(found))])
     return spread(queues, count)
 
@@ -68,7 +68,7 @@ def farthest(cameras: Cameras, first: int, back: int) -> int:
     return first + int(least[len(least) // 2])
 
 
-def gate_margins_db(made: np.ndarray, frames: np.ndarray, walk: Walk) -> tuple[float, float]:
+def gate_margins_db(made: np.ndarray, frames: np.ndarray, walk: GateWalk) -> tuple[float, float]:
     """By how many dB frames [first + 1, back] as generated are more like where they should be than like where they
     should not: around the farthest point than the start, and at the return than the farthest point. Medians over
     `GATE_FRAMES` frames, judged by the recorded frames."""
@@ -84,7 +84,7 @@ def gate_margins_db(made: np.ndarray, frames: np.ndarray, walk: Walk) -> tuple[f
     return margin(around, walk.first), margin(ending, walk.away)
 
 
-def measure_walk(system: System, walk: Walk, seed: int, networks: bool) -> Measured:
+def measure_walk(system: System, walk: GateWalk, seed: int, networks: bool) -> Measured:
     """One walk on own frames with memory and with recent frames only; its film is that of `walk_film`."""
     frames, cameras = recorded(walk.episode)
     start = slice(max(0, walk.first + 1 - REMEMBERED), walk.first + 1)

@@ -83,10 +83,10 @@ def measure_rules(
     coverage = replace(system.rule, strategy="coverage")
     found = retrieve(moment.memory, moment.targets, coverage, recent=now - 1, seed=draw)
     if SWAP in rules:
-        given[SWAP] = contexts.swapped(found, now, task.start).indices
+        given[SWAP] = contexts.swapped(found, now, task.start).frame_ids
     made = generated(system, moment, given, seed)
     if COPY in rules:
-        made[COPY] = moment.frames[contexts.nearest(moment.cameras, found.indices, moment.targets)]
+        made[COPY] = moment.frames[contexts.nearest(moment.cameras, found.frame_ids, moment.targets)]
     scores = Scores(networks)
     for name in rules:
         scores.add(f"{prefix}{name}", made[name], moment.truth)
@@ -98,7 +98,7 @@ def measure_rules(
     truth = moment.truth[-1]
     row = [(truth, f"truth {task.start + len(moment.truth) - 1}")]
     row += [(made[name][-1], f"{name} {float(psnr(made[name][-1], truth)):.1f} dB") for name in rules]
-    row += [(moment.frames[number], f"retrieved {number}") for number in found.indices[:4]]
+    row += [(moment.frames[number], f"retrieved {number}") for number in found.frame_ids[:4]]
     return Measured(scores.clip(), [row])
 
 

@@ -13,7 +13,7 @@ from context_as_memory.evaluation.protocols.scenes import Task
 SHOWS = 0.1  # a frame shows the target if it shows this share of what the target sees
 
 
-def retrieval_scores(task: Task, indices: np.ndarray) -> dict[str, float | None]:
+def retrieval_scores(task: Task, frame_ids: np.ndarray) -> dict[str, float | None]:
     """Against the map's walls: which share of the retrieved frames shows the target (precision), and which share of
     what the target sees, and the past has seen, they and the most recent frame show (recall). Empty without a map."""
     bits = _true_bits(task.episode.folder)
@@ -23,8 +23,8 @@ def retrieval_scores(task: Task, indices: np.ndarray) -> dict[str, float | None]
     wanted = wanted[np.isin(wanted, grown(bits[: task.now]))]
     if len(wanted) < 20:
         return {}
-    each = [float(np.isin(wanted, grown(bits[[row]])).mean()) for row in indices]
-    together = float(np.isin(wanted, grown(bits[indices])).mean())
+    each = [float(np.isin(wanted, grown(bits[[row]])).mean()) for row in frame_ids]
+    together = float(np.isin(wanted, grown(bits[frame_ids])).mean())
     precision = float(np.mean([share >= SHOWS for share in each[:-1]])) if len(each) > 1 else None
     return {"precision": precision, "recall": together}
 
