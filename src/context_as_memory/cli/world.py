@@ -1,4 +1,4 @@
-"""The commands `cam world ...`: looking at worlds, branching, sharing and repairing them."""
+"""The commands `cam world ...`: looking at world files, branching, sharing and repairing them."""
 
 import time
 from collections.abc import Callable
@@ -11,18 +11,18 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class List:
-    """The worlds in a folder."""
+    """The world files in a folder."""
 
     folder: Annotated[Path, tyro.conf.Positional] = Path("worlds")
-    """Folder whose subfolders are worlds."""
+    """Folder whose subfolders are world files."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """What a world holds: settings, branches and, with --chunks, every chunk."""
+    """What a world file holds: settings, branches and, with --chunks, every chunk."""
 
     world: Annotated[Path, tyro.conf.Positional]
-    """Folder of the world."""
+    """Folder of the world file."""
     chunks: bool = False
     """List every chunk with its parent and frames: the numbers that --at takes."""
 
@@ -32,7 +32,7 @@ class ForkBranch:
     """A new branch that shares all history up to a chunk."""
 
     world: Annotated[Path, tyro.conf.Positional]
-    """Folder of the world."""
+    """Folder of the world file."""
     name: Annotated[str, tyro.conf.Positional]
     """Name of the new branch."""
     branch: str = "main"
@@ -43,10 +43,10 @@ class ForkBranch:
 
 @dataclass(frozen=True, kw_only=True)
 class RewindBranch:
-    """Let a branch end at an earlier chunk. What came after stays in the world until `compact`."""
+    """Let a branch end at an earlier chunk. What came after stays in the world file until `compact`."""
 
     world: Annotated[Path, tyro.conf.Positional]
-    """Folder of the world."""
+    """Folder of the world file."""
     at: int
     """Chunk that becomes the last one (`cam world info WORLD --chunks`)."""
     branch: str = "main"
@@ -55,10 +55,10 @@ class RewindBranch:
 
 @dataclass(frozen=True, kw_only=True)
 class Delete:
-    """Remove a branch. Its chunks stay in the world until `compact`."""
+    """Remove a branch. Its chunks stay in the world file until `compact`."""
 
     world: Annotated[Path, tyro.conf.Positional]
-    """Folder of the world."""
+    """Folder of the world file."""
     branch: Annotated[str, tyro.conf.Positional]
     """Branch to remove."""
 
@@ -68,7 +68,7 @@ class CompareBranches:
     """Where two branches part, and how far each has gone since."""
 
     world: Annotated[Path, tyro.conf.Positional]
-    """Folder of the world."""
+    """Folder of the world file."""
     a: Annotated[str, tyro.conf.Positional]
     """One branch."""
     b: Annotated[str, tyro.conf.Positional]
@@ -77,20 +77,20 @@ class CompareBranches:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write a world into one file, to keep or to send."""
+    """Write a world file into one archive, to keep or to send."""
 
     world: Annotated[Path, tyro.conf.Positional]
-    """Folder of the world."""
+    """Folder of the world file."""
     target: Annotated[Path, tyro.conf.Positional]
-    """File to write, e.g. attic.camworld."""
+    """Archive to write, e.g. attic.camworld."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Import:
-    """Unpack an exported world into a new folder. Safe for files from strangers: nothing in them is executed."""
+    """Unpack an exported world file into a new folder. Safe for archives from strangers: nothing in them is executed."""
 
     source: Annotated[Path, tyro.conf.Positional]
-    """An exported world."""
+    """An exported world file."""
     world: Annotated[Path, tyro.conf.Positional]
     """Folder to make."""
 
@@ -99,11 +99,11 @@ class Import:
 class Verify:
     """Read everything once and say which chunks are damaged; memory leaves those out from then on.
 
-    A world that somebody writes to, or in a folder that cannot be written, is read only, and nothing is marked.
+    A world file that somebody writes to, or in a folder that cannot be written, is read only, and nothing is marked.
     """
 
     world: Annotated[Path, tyro.conf.Positional]
-    """Folder of the world."""
+    """Folder of the world file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ class Compact:
     """Remove what no branch reaches, and leftovers of interrupted runs."""
 
     world: Annotated[Path, tyro.conf.Positional]
-    """Folder of the world."""
+    """Folder of the world file."""
 
 
 _named = tyro.conf.subcommand
@@ -136,7 +136,7 @@ def _list(command: List) -> int:
     from context_as_memory.storage.schema import DATABASE
 
     if not command.folder.is_dir():
-        raise UserError(f"{command.folder} is no folder; name one that holds worlds")
+        raise UserError(f"{command.folder} is no folder; name one that holds world files")
     found = sorted(path.parent for path in command.folder.glob(f"*/{DATABASE}"))
     for folder in found:
         try:
@@ -146,7 +146,7 @@ def _list(command: List) -> int:
         except UserError as error:  # one damaged world does not hide the others
             print(f"{folder}: {error}")
     if not found:
-        print(f"no worlds in {command.folder}")
+        print(f"no world files in {command.folder}")
     return 0
 
 

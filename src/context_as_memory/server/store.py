@@ -1,4 +1,4 @@
-"""Where the explorer's worlds are kept: world files in a folder, every chunk safe when it is seen."""
+"""Where the explorer stores its worlds: world files in a folder, every chunk safe when it is seen."""
 
 import re
 import secrets
@@ -24,15 +24,15 @@ class WorldStore(Protocol):
         ...
 
     def open(self, name: str, branch: str = MAIN) -> World:
-        """A kept world at the end of a branch; `UserError` if there is none, or somebody is walking in it."""
+        """A stored world at the end of a branch; `UserError` if there is none, or somebody is walking in it."""
         ...
 
     def path(self, name: str) -> Path:
-        """The folder of a world, which may not exist; `UserError` for what is no name."""
+        """The folder of a world file, which may not exist; `UserError` for what is no name."""
         ...
 
     def names(self) -> list[str]:
-        """The kept worlds, the last one walked in first."""
+        """The stored worlds, the last one walked in first."""
         ...
 
     def remove(self, name: str) -> None:
@@ -92,7 +92,7 @@ def chunk_of(file: WorldFile, branch: str, frame: int) -> int:
 
 
 def rewind(file: WorldFile, branch: str, frame: int) -> None:
-    """Let a branch end with the chunk that holds `frame`; what came after is kept as a branch of its own."""
+    """Let a branch end with the chunk that holds `frame`; what came after stays as a branch of its own."""
     at = chunk_of(file, branch, frame)
     if at != file.branch_head(branch):
         file.fork(f"before going back to frame {frame} ({len(file.branches())})", branch)

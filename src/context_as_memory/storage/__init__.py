@@ -1,4 +1,4 @@
-"""A world as a file: durable memory with save, load, fork, rewind, export and verify. See docs/world-format.md."""
+"""World files: durable memory with save, load, fork, rewind, export and verify. See docs/world-format.md."""
 
 from context_as_memory.storage.care import Verdict, compact, export_world, import_world, verify
 from context_as_memory.storage.file import MAIN, BranchInfo, ChunkInfo, Comparison, WorldFile

@@ -1,4 +1,4 @@
-"""A world as a folder: every chunk committed whole, history as a tree, branches that share it.
+"""The world file, a folder: every chunk committed whole, history as a tree, branches that share it.
 
     world.sqlite            tables: see schema.py
     frames/<token>.png      pictures of one chunk, lossless, one below the other
