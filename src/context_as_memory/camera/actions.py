@@ -38,11 +38,8 @@ def parse_actions(text: str) -> list[tuple[str, int]]:
     The grammar is that of SANA-WM in diffusers: keys `wasd` move and `ijkl` look, `none` waits; items are separated by
     commas (full-width ones too); spaces and letter case do not matter.
 
-    Returns:
-        One (keys, frames) per item; keys in lower case without repeats, or "none".
-
-    Raises:
-        UserError: names the first item that cannot be read.
+    Returns one (keys, frames) per item; keys in lower case without repeats, or "none". Raises `UserError` that names the
+    first item that cannot be read.
     """
     steps: list[tuple[str, int]] = []
     total = 0

@@ -319,7 +319,7 @@ def _render(command: Render) -> int:
         workers=command.workers,
         raw=command.raw,
     )
-    print(f"{summary.told()}; {command.out / CONTACT_SHEET} shows them")
+    print(f"{summary.line()}; {command.out / CONTACT_SHEET} shows them")
     return 0
 
 
@@ -342,7 +342,7 @@ def _render_freedoom(command: Render, out: Path, width: int, height: int) -> int
         workers=command.workers,
         raw=command.raw,
     )
-    print(f"{summary.told()} in {out}")
+    print(f"{summary.line()} in {out}")
     return 0
 
 

@@ -87,7 +87,7 @@ class Export:
 
 @dataclass(frozen=True, kw_only=True)
 class Import:
-    """Unpack an exported world file into a new folder. Safe for archives from strangers: nothing in them is executed."""
+    """Unpack an exported world file into a new folder. Safe for archives of strangers: nothing is executed."""
 
     source: Annotated[Path, tyro.conf.Positional]
     """An exported world file."""

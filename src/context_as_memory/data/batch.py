@@ -23,7 +23,7 @@ class RenderSummary:
     existing: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
-    def told(self) -> str:
+    def line(self) -> str:
         """In words."""
         return f"{len(self.written)} episodes written, {len(self.existing)} were there, {self.seconds:.0f} s"
 

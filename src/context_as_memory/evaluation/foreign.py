@@ -66,7 +66,7 @@ def empty_report(imported: Sequence[ImportedVideo], networks: bool, name: str | 
     settings = {"videos": names, "truth": any(video.truth_sources for video in imported), "content": content}
     report = Report("videos", settings, {"name": name, "sha256": None}, ["lpips"] if networks else [])
     report.parts["inputs"] = {video.name: video.report() for video in imported}
-    report.notes += [f"{video.name}: {told}" for video in imported for told in video.report()["notes"]]
+    report.notes += [f"{video.name}: {line}" for video in imported for line in video.report()["notes"]]
     return report
 
 

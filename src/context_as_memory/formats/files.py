@@ -109,8 +109,8 @@ def reading(path: str | Path) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        told = str(error)
-        raise (error if told.startswith(str(path)) else UserError(f"{path}: {told}")) from None
+        message = str(error)
+        raise (error if message.startswith(str(path)) else UserError(f"{path}: {message}")) from None
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file; check the path") from None
     except OSError as error:

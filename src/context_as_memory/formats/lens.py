@@ -126,10 +126,10 @@ def fit_lens(
         K = K * np.tile(size, 2)
         how += ", in shares of the size"
     elif size is None:
-        size, told = _size_of_pixels(K, picture, where)
-        how += told
-    K, size, told = _lingbot(K, size, picture)
-    how += told
+        size, remark = _size_of_pixels(K, picture, where)
+        how += remark
+    K, size, remark = _lingbot(K, size, picture)
+    how += remark
     explicit = said is not None or (stated is not None and picture is None)
     notes += _oddities(K, size, explicit, where)
     if picture is not None and picture != size:

@@ -179,8 +179,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     except MemoryError:
         raise UserError(f"video {path} does not fit in memory; cut it, or make it smaller") from None
     except Exception as error:  # FFmpeg's errors, and ValueError, TypeError, ... from what stands in a damaged file
-        told = getattr(error, "strerror", None) or reason(error)
-        raise UserError(f"video {path} cannot be read ({told}); it may be damaged, render or export it again") from None
+        why = getattr(error, "strerror", None) or reason(error)
+        raise UserError(f"video {path} cannot be read ({why}); it may be damaged, render or export it again") from None
 
 
 def _check_size(path: Path, number: int, size: tuple[int, ...], first: tuple[int, ...]) -> None:

@@ -72,7 +72,7 @@ class Recorder:
         self.out, self.cameras, self.fps = out, cameras, fps
         self.runs = {name: Run(world) for name, world in worlds.items()}
         self.banks = [world.bank for world in worlds.values()]
-        self.given = self.length = len(self.banks[0])  # frames before the first chunk; and so far
+        self.before = self.length = len(self.banks[0])  # frames before the first chunk; and so far
         self.starts: list[int] = []  # first frame of every chunk
         self._files = ExitStack()
 
@@ -102,12 +102,12 @@ class Recorder:
             writer = VideoWriter(path, *self.comparison.size, self.fps, crf=16, pix_fmt="yuv420p")
             self._pair_video = self._files.enter_context(writer)
         # A walk that goes on shows its new part, from the last frame on.
-        self._write(self.given - 1, [bank.frames_u8(self.given - 1) for bank in self.banks])
+        self._write(self.before - 1, [bank.frames_u8(self.before - 1) for bank in self.banks])
         return self
 
     def __exit__(self, *_: object) -> None:
         self._files.close()
-        write_poses(self.cameras[self.given - 1 : self.length], self.out)
+        write_poses(self.cameras[self.before - 1 : self.length], self.out)
 
     def add(self, chunks: Sequence["Chunk"]) -> None:
         """One chunk of every run, of the same cameras."""
@@ -138,11 +138,11 @@ class Recorder:
         pairs = self._pairs_done
         return {
             "interrupted": self.length < len(self.cameras),
-            "frames_generated": self.length - self.given,
-            "frames_requested": len(self.cameras) - self.given,
+            "frames_generated": self.length - self.before,
+            "frames_requested": len(self.cameras) - self.before,
             "returns": returns_report(frames, visits(pairs), seed=seed),
-            "closure": closure_report(frames, self.cameras, pairs) if self.given == 1 else None,
-            "timing": {name: timing(run.seconds, self.length - self.given) for name, run in self.runs.items()},
+            "closure": closure_report(frames, self.cameras, pairs) if self.before == 1 else None,
+            "timing": {name: timing(run.seconds, self.length - self.before) for name, run in self.runs.items()},
         }
 
     def draw(self, start_name: str) -> None:

@@ -102,9 +102,9 @@ def closure_report(
     }
     for name, run in frames.items():
         back = np.stack([run[row] for row in rows])
-        given = np.broadcast_to(run[0], back.shape)
+        start = np.broadcast_to(run[0], back.shape)
         report[name] = {
-            "psnr": round(float(psnr(back, given).mean()), 4),
-            "ssim": round(float(ssim(back, given).mean()), 4),
+            "psnr": round(float(psnr(back, start).mean()), 4),
+            "ssim": round(float(ssim(back, start).mean()), 4),
         }
     return report

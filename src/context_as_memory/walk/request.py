@@ -76,8 +76,8 @@ def read_request(config: GenerateConfig) -> Request:
 
 def _picture(path: Path, hfov_deg: float | None) -> Start:
     picture = read_picture(path)
-    for told in picture.notes:
-        note(told)
+    for line in picture.notes:
+        note(line)
     height, width = picture.frame.shape[:2]
     lens = pinhole(ASSUMED_HFOV_DEG if hfov_deg is None else hfov_deg, width, height)
     camera = look((0.0, 0.0, 0.0), 0.0, lens, width, height)

@@ -139,8 +139,8 @@ def _walked(
 def _counting(choose: Choose, size: int, used: list[int]) -> Rule:
     """The rule at this size, noting how many frames it gave."""
 
-    def rule(memory: Cameras, targets: Cameras, seed: int, given: np.ndarray) -> np.ndarray:
-        rows = choose(memory, targets, size, seed, given)
+    def rule(memory: Cameras, targets: Cameras, seed: int, known: np.ndarray) -> np.ndarray:
+        rows = choose(memory, targets, size, seed, known)
         used.append(len(rows))
         return rows
 

@@ -18,8 +18,8 @@ def run_videos(videos: Path, config: EvaluateConfig) -> Report:
     for video in imported:
         if video.track is not None:
             print(f"{video.name}: lens {video.track.lens}")
-        for told in video.report()["notes"]:
-            print(f"{video.name}: {told}")
+        for line in video.report()["notes"]:
+            print(f"{video.name}: {line}")
     networks = "lpips" in fetched()
     report = empty_report(imported, networks, str(videos))
     stamp = report.settings | {"networks": list(report.networks)}

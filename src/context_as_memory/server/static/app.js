@@ -182,8 +182,8 @@ function frames(message) {
 // Tell the server when a chunk is on the screen: it stays only a few chunks ahead.
 function shown(chunk) {
   if (query.has("watch")) return;
-  const told = socket; // answers go where the chunk came from
-  players.with_memory.drawn.then(() => told === socket && send({ type: "event", kind: "shown", payload: chunk }));
+  const origin = socket; // answers go where the chunk came from
+  players.with_memory.drawn.then(() => origin === socket && send({ type: "event", kind: "shown", payload: chunk }));
 }
 
 // A small picture of a chunk for the time line, once it is on the canvas.
@@ -302,7 +302,7 @@ addEventListener("pagehide", releaseAll);
 for (const button of find("pad").children) {
   button.addEventListener("pointerdown", () => press(button.dataset.key, true));
   button.addEventListener("click", (event) => {
-    if (event.detail !== 0) return; // a pointer has been heard already
+    if (event.detail !== 0) return; // a pointer has come already
     press(button.dataset.key, true); // from a keyboard or a switch: a short step
     setTimeout(() => press(button.dataset.key, false), 300);
   });
