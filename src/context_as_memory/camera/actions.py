@@ -38,7 +38,7 @@ def parse_actions(text: str) -> list[tuple[str, int]]:
     The grammar is that of SANA-WM in diffusers: keys `wasd` move and `ijkl` look, `none` waits; items are separated by
     commas (full-width ones too); spaces and letter case do not matter.
 
-    Returns one (keys, frames) per item; keys in lower case without repeats, or "none". Raises `UserError` that names the
+    Returns one (keys, frames) per item; keys in lower case without repeats, or "none". Raises `UserError` naming the
     first item that cannot be read.
     """
     steps: list[tuple[str, int]] = []
