@@ -88,7 +88,7 @@ def test_a_fork_holds_the_same_pictures_not_copies_of_them():
 
 
 def test_a_world_in_a_file_forks_into_working_memory(tmp_path):
-    tiny.save_world(tmp_path / "weights")
+    tiny.save_model(tmp_path / "weights")
     world = create_world(tmp_path / "file", tmp_path / "weights")
     size = world.config.width, world.config.height
     cameras = tiny.walk(17).resized(*size)
