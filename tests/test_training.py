@@ -165,7 +165,7 @@ def test_a_perceptual_distance_pulls_predictions_and_leaves_the_codec_alone(data
     assert any((mine[name] != theirs[name]).any() for name in mine)
 
 
-def test_the_perceptual_price_is_nothing_for_the_truth_and_where_all_is_noise():
+def test_the_perceptual_loss_is_nothing_for_the_truth_and_where_all_is_noise():
     truth = torch.randn(2, 4, 3, 4, 6, generator=torch.Generator().manual_seed(0))
     sigma = torch.tensor([1.0, 0.2])
 

@@ -221,8 +221,8 @@ def _find(path: Path) -> tuple[Found, Path]:
     if len(single) == 1:
         with reading(single[0]):
             return _read_file(single[0]), single[0]
-    found = f"several camera files ({', '.join(f.name for f in single[:4])})" if single else "no poses.npy"
-    raise UserError(f"{path}: this folder holds {found}; name a folder that does, or a camera file")
+    contents = f"several camera files ({', '.join(f.name for f in single[:4])})" if single else "no poses.npy"
+    raise UserError(f"{path}: this folder holds {contents}; name a folder that does, or a camera file")
 
 
 def _any_case(path: Path) -> Path | None:
