@@ -20,7 +20,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from context_as_memory.camera import Z_UP, Cameras, cameras_from_actions, look
+from context_as_memory.camera import Z_UP, Cameras, cameras_from_keys, look
 from context_as_memory.errors import UserError
 from context_as_memory.front_door import first_view
 from context_as_memory.storage import MAIN, create_world, open_world
@@ -159,8 +159,8 @@ class WalkEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             if not self.action_space.contains(action):
                 raise UserError(f"the action is not in {self.action_space}: {str(action)[:80]}")
         if isinstance(self.action_space, spaces.MultiBinary):
-            held = "".join(key for key, is_held in zip(KEYS, action, strict=True) if is_held)
-            return cameras_from_actions(here, f"{held or 'none'}-{size}", up=Z_UP)
+            held = {key for key, is_held in zip(KEYS, action, strict=True) if is_held}
+            return cameras_from_keys(here, [held] * size, up=Z_UP)
         return look(action[:, :3], action[:, 3], here.K[0], here.width, here.height, pitch_rad=action[:, 4])
 
     def fork(self) -> "WalkEnv":
