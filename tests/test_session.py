@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -71,6 +72,40 @@ def test_a_session_walks_while_keys_are_held_and_the_latest_event_wins(sessions)
     session.close()
     with pytest.raises(UserError, match="closed"):
         session.receive(Init())
+
+
+@pytest.mark.parametrize(
+    ("pressed", "before", "anew"),
+    [("l", 0, True), ("l", 1, True), ("l", 2, False), ("", 0, False), ("j", 0, False)],
+)
+def test_other_keys_in_the_first_half_of_a_chunk_begin_it_anew(sessions, pressed, before, anew):
+    """Later they wait for the next one; a key that was pressed for a moment still has its chunk. Four steps a chunk."""
+    session, twin = sessions(), sessions()
+    for one in (session, twin):
+        one.receive(Init(seed=3))
+        one._world.config = replace(one._world.config, num_steps=4)
+        one.receive(hold("j", 1))
+    engine, evaluations = session._world.engine, []
+
+    def place(*chunk):
+        network = engine.denoiser.place(*chunk)
+
+        def output(noisy, timestep):
+            if len(evaluations) == before:
+                session.receive(hold(pressed, 2))
+            evaluations.append(timestep)
+            return network(noisy, timestep)
+
+        return output
+
+    session._world.engine = replace(engine, denoiser=SimpleNamespace(read=engine.denoiser.read, place=place))
+    if anew:
+        twin.receive(hold(pressed, 2))
+    frames, alone = session.step()[0], twin.step()[0]
+    assert frames.event_id == (2 if anew else 1)
+    np.testing.assert_array_equal(frames.frames_u8, alone.frames_u8)
+    assert frames.poses == alone.poses and frames.chunk_index == 0
+    assert len(evaluations) == 4 + (before + 1 if anew else 0)
 
 
 def test_the_gaze_goes_up_and_down_to_85_degrees_and_turns_while_tilted(sessions):

@@ -11,12 +11,14 @@ import hashlib
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
 
 import numpy as np
 
 from context_as_memory.camera import Cameras, cameras_from_keys, coordinates
+from context_as_memory.engine.wanted import GivenUp, wanted_while
 from context_as_memory.errors import UserError
 from context_as_memory.formats.pictures import fit_frame
 from context_as_memory.formats.places import known_place, start_frame, start_names
@@ -354,11 +356,8 @@ class Session:
         if held + world.chunk_frames > self.limits.history_frames:
             self._hold(frozenset())
             raise UserError(f"this walk has {held} frames, the most that is stored here; begin a new one")
-        applied = self._event
-        here = world.bank.cameras[held - 1 : held]
-        path = cameras_from_keys(here, self._coming(world.chunk_frames), up=self._up())
         try:
-            chunk = world.step(path, retrieval=self._rule)
+            chunk, path, applied = self._walked(world)
         except UserError:
             self._hold(frozenset())  # or it would be tried again at once, and again
             raise
@@ -389,6 +388,24 @@ class Session:
             )
         )
         return outputs
+
+    def _walked(self, world: World) -> tuple[Chunk, Cameras, int | None]:
+        """The next chunk, its cameras and the event that it obeys. When other keys are held before half of the work is
+        done it is begun anew, once, so that they need not wait for its end."""
+        for again in (False, True):
+            applied, script, keys = self._event, len(self._script), self._keys
+            path = cameras_from_keys(world.bank.cameras[-1], self._coming(world.chunk_frames), up=self._up())
+            if again or script or self._store.truth is not None:
+                break
+            half = world.config.num_steps / 2
+            with contextlib.suppress(GivenUp), wanted_while(world, self._still(keys, half)):
+                return world.step(path, retrieval=self._rule), path, applied
+        return world.step(path, retrieval=self._rule), path, applied
+
+    def _still(self, keys: frozenset[str], half: float) -> Callable[[int], bool]:
+        """Whether these keys are still what is wanted, by how many evaluations are done. A key that was pressed for a
+        moment only has its chunk."""
+        return lambda done: done > half or not self._keys or self._keys == keys
 
     def _coming(self, frames: int) -> list[frozenset[str]]:
         """The keys of each of the next frames; a script that has ended stands still."""
