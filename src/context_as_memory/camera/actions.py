@@ -15,6 +15,7 @@ from context_as_memory.shapes import Float
 PITCH_LIMIT_RAD = radians(85.0)
 MAX_ACTION_FRAMES = 1_000_000
 Z_UP = (0.0, 0.0, 1.0)
+WORDS = {"up": "i", "down": "k", "left": "j", "right": "l", ".": "none"}  # for keys, in the grammars of others
 
 
 @dataclass(frozen=True)
@@ -36,19 +37,20 @@ def parse_actions(text: str) -> list[tuple[str, int]]:
     """Read an action string such as "w-40,jw-40,none-8": keys held together, and for how many frames.
 
     The grammar is that of SANA-WM in diffusers: keys `wasd` move and `ijkl` look, `none` waits; items are separated by
-    commas (full-width ones too); spaces and letter case do not matter.
+    commas (full-width ones too); spaces and case do not matter. "right-3" and "w*16 wl .*4" are understood as well.
 
     Returns one (keys, frames) per item; keys in lower case without repeats, or "none". Raises `UserError` naming the
     first item that cannot be read.
     """
     steps: list[tuple[str, int]] = []
     total = 0
-    for number, item in enumerate("".join(text.lower().replace("\uff0c", ",").split()).split(","), start=1):
+    stars, text = "*" in text, text.strip().lower().replace("\uff0c", ",")  # with stars, spaces separate as well
+    for number, item in enumerate(re.split(r"[\s,]+", text) if stars else re.sub(r"\s", "", text).split(","), 1):
         where = f"action {number} {item if len(item) <= 40 else item[:37] + '...'!r}"
-        match = re.fullmatch(r"(.*)-([0-9]+)", item)
+        match = re.fullmatch(r"(.*)[-*]([0-9]+)", f"{item}*1" if stars and not re.search("[-*]", item) else item)
         if not match:
             raise UserError(f"{where} is not of the form keys-frames; write for example w-40,jw-40,none-8")
-        keys, frames = match[1], int(match[2][:12])  # twelve digits are too many already, and int() has its own limit
+        keys, frames = WORDS.get(match[1], match[1]), int(match[2][:12])  # int() has a limit of its own
         unknown = "".join(sorted(set(keys) - set("wasdijkl")))
         if keys != "none" and (not keys or unknown):
             found = f"has unknown keys {unknown!r}" if unknown else "names no keys"

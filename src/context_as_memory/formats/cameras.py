@@ -13,7 +13,7 @@ import numpy as np
 
 from context_as_memory.camera import Cameras
 from context_as_memory.errors import UserError
-from context_as_memory.formats import colmap, documents, tables
+from context_as_memory.formats import colmap, documents, paths, tables
 from context_as_memory.formats.documents import LENS_NAMES, PAPER_SIZE, POSE_NAMES, names_w2c
 from context_as_memory.formats.files import is_litter, read_array, read_arrays, read_json, reading
 from context_as_memory.formats.lens import Lens, fit_lens, focal_and_centre, lens_of_angle
@@ -120,7 +120,8 @@ def read_track(
     """Read a camera file, or a folder with one.
 
     Formats: pose arrays (.npy, .npz), the paper's Unreal files, RealEstate10K, transforms.json (nerfstudio, Blender,
-    DL3DV, NeRFCapture), COLMAP, TUM, KITTI, EuRoC, 7-Scenes, TartanAir, ARKitScenes, Record3D, Polycam, CSV.
+    DL3DV, NeRFCapture), COLMAP, TUM, KITTI, EuRoC, 7-Scenes, TartanAir, ARKitScenes, Record3D, Polycam, CSV, and the
+    paths of HY-WorldPlay, Echo-Memory and WBench.
 
     Args:
         options: what the file does not say.
@@ -216,6 +217,8 @@ def _find(path: Path) -> tuple[Found, Path]:
         files = sorted(files, key=lambda file: documents.natural(file.name))
         if len(files) > 1 and (phone := _phone(files)) is not None:
             return phone, files[0].parent
+    if chunks := sorted(path.glob("chunk*.json"), key=lambda file: documents.natural(file.name)):
+        return paths.read_echo_chunks(chunks), chunks[0].parent
     single = [f for f in sorted(path.iterdir()) if f.suffix.lower() in SUFFIXES and not is_litter(f)]
     single = [f for f in single if f.name.lower() not in (*_LENSES, "episode.json", "calib.txt")]
     if len(single) == 1:

@@ -1,5 +1,6 @@
 """Camera files in JSON: the paper's Unreal files, transforms.json of nerfstudio, instant-ngp, Blender, DL3DV and
-NeRFCapture, exports of Record3D, Polycam and ARKit, SceneMemBench, and plain lists of matrices."""
+NeRFCapture, exports of Record3D, Polycam and ARKit, SceneMemBench, and plain lists of matrices. Paths that other
+generators take are in `paths`."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from context_as_memory.errors import UserError
+from context_as_memory.formats import paths
 from context_as_memory.formats.files import read_json, read_text, reading
 from context_as_memory.formats.poses import Found, matrices, quaternion_poses
 
@@ -44,6 +46,10 @@ def read_document(path: Path) -> Found:
             return scene_mem(data)
         if any(name in data for name in POSE_NAMES):
             return _plain(data)
+        for is_one, read in _PATHS:
+            if is_one(data):
+                with reading(path):
+                    return read(data)
         return _unreal(data)
     if isinstance(data, list) and data:
         if _has(data, "transform_matrix"):
@@ -60,6 +66,11 @@ def read_document(path: Path) -> Found:
     raise UserError(_UNKNOWN)
 
 
+_PATHS = (
+    (paths.is_hy_worldplay, paths.read_hy_worldplay),
+    (paths.is_echo, paths.read_echo),
+    (paths.is_wbench_case, paths.read_wbench_case),
+)
 _UNKNOWN = (
     'no frames under "CineCameraActor" and no "frames" with "transform_matrix"; give a camera file of the paper\'s '
     "data set, a transforms.json, or another that docs/formats.md names"

@@ -7,9 +7,9 @@ from context_as_memory.errors import UserError
 
 Axes = Literal["opencv", "opengl", "unreal", "ned"]
 Up = Literal["x", "y", "z", "-x", "-y", "-z"]
-Unit = Literal["m", "cm", "mm"]
+Unit = Literal["m", "cm", "mm", "4m"]
 ASSUMED_HFOV_DEG = 90.0  # of a picture, where nothing says it
-METRES = {"m": 1.0, "cm": 0.01, "mm": 0.001}
+METRES = {"m": 1.0, "cm": 0.01, "mm": 0.001, "4m": 4.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class PoseOptions:
     w2c: bool = False
     """The poses of the file are world-to-camera."""
     unit: Unit | None = None
-    """Unit of the positions, if not that of the format (metres for most)."""
+    """Unit of the positions, if not that of the format (metres for most); Memorizon's paths are in units of 4 m."""
     up: Up | None = None
     """Which axis of the file's world points up; measured from the poses if not given."""
     width: int | None = None

@@ -99,7 +99,7 @@ def forward_share(c2w: np.ndarray) -> float:
     """Share of the steps of a path [N,4,4] that go forward, within 60 degrees of the view; NaN without a step."""
     steps = np.diff(c2w[:, :3, 3], axis=0)
     length = np.linalg.norm(steps, axis=1)
-    if not (length > 0).any():
+    if not (length > 1e-9).any():  # less is rounding: a camera that circles the origin stands still when inverted
         return float("nan")
     moving = length > max(0.1 * float(np.median(length[length > 0])), 1e-9)
     ahead = np.einsum("ni,ni->n", steps[moving] / length[moving, None], c2w[:-1, :3, 2][moving])
@@ -117,7 +117,7 @@ def _direction_doubts(c2w: np.ndarray) -> list[str]:
         "--axes opengl": c2w @ flip,
         "--w2c --axes opengl": inverse(c2w @ flip) @ flip,
     }
-    shares = {words: forward_share(other) for words, other in others.items()}
+    shares = {words: float(np.nan_to_num(forward_share(other))) for words, other in others.items()}
     words = max(shares, key=lambda name: shares[name])
     if shares[words] < max(0.6, now + 0.3):
         return []
