@@ -212,13 +212,13 @@ def test_closure_report_compares_with_the_given_picture_and_not_with_the_video_i
     drifted = true.copy()
     drifted[1:] = np.clip(true[1:].astype(int) + 25, 0, 255)  # agrees with itself, but not with what was given
     pairs = find_returns(cameras)
-    found = closure_report({"true": list(true), "drifted": list(drifted)}, cameras, pairs)
+    found = closure_report({"true": list(true), "drifted": list(drifted)}, cameras)
     assert found is not None
     assert found["frames"] == [80, 160] and found["largest_distance_m"] == found["largest_angle_deg"] == 0
     assert found["true"]["psnr"] > 40 and found["drifted"]["psnr"] == pytest.approx(20 * np.log10(255 / 25), abs=0.5)
     itself = returns_report({"drifted": list(drifted)}, visits(pairs[pairs[:, 0] > 0]))
     assert itself["drifted"]["psnr"]["mean"] > found["drifted"]["psnr"] + 10
-    assert closure_report({"true": list(true)}, cameras, pairs[pairs[:, 0] > 0]) is None
+    assert closure_report({"true": list(true)}, cameras[:70]) is None
 
 
 def test_timing_summarises_stages() -> None:

@@ -1,4 +1,5 @@
-"""Videos that other systems made, scored by how well they remember: each return against its first visit."""
+"""Videos that other systems made, scored by how well they remember: each return against its first visit; and whether
+the given picture comes back (closure), a path out and back is a mirror, and the camera moves as commanded (control)."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,11 +7,14 @@ from typing import Any
 import numpy as np
 
 from context_as_memory.errors import UserError
+from context_as_memory.evaluation.protocols.control import has_opencv, measure_control
+from context_as_memory.evaluation.protocols.measures import closure_rows, mirror_pairs
 from context_as_memory.evaluation.returns import find_returns, visits
 from context_as_memory.evaluation.suite.result import Clip, Report, digest, fetched, missing_note, picture_scores
 from context_as_memory.formats.importers import ImportedVideo
 
 MEASURES = ("psnr_db", "ssim", "lpips")
+CONTROL = ("control.rotation_deg", "control.turn_share", "control.direction_deg", "control.measured")
 LPIPS_SIDE = 32  # pixels: its network cannot take smaller pictures
 BATCH = 16  # pictures compared at once
 HELD_BYTES = 128_000_000  # of pictures that are held at once, however long a video is
@@ -23,12 +27,14 @@ def score_video(video: ImportedVideo, networks: bool) -> Clip:
 
     Returns are poses within 0.2 m and 5 degrees of an earlier one, the camera having looked away in between
     (`find_returns`); recorded frames are none. `return.*` compares with the first visit, `return_truth.*` with the true
-    picture of the return, where one is known. networks: LPIPS too, left out for pictures under 32 pixels a side.
+    picture of the return, where one is known. networks: LPIPS too, left out for pictures under 32 pixels a side. And
+    what `measures` finds.
     """
     networks = networks and min(video.cameras.width, video.cameras.height) >= LPIPS_SIDE
+    clip = measures(video, networks)
     pairs = find_returns(video.cameras)
     returns = visits(pairs[pairs[:, 1] >= video.recorded])
-    clip: Clip = {"returns": float(len(returns)), "frames": float(len(video.cameras))}
+    clip |= {"returns": float(len(returns)), "frames": float(len(video.cameras))}
     if returns:
         last = np.concatenate([visit.frames for visit in returns])
         first = np.concatenate([visit.firsts for visit in returns])
@@ -36,6 +42,25 @@ def score_video(video: ImportedVideo, networks: bool) -> Clip:
         if video.truth_sources is not None:
             clip |= _compare("return_truth", video.frames, last, video.truth, last, networks)
         clip["gap_frames"] = float(np.mean(last - first))
+    return clip
+
+
+def measures(video: ImportedVideo, networks: bool) -> Clip:
+    """`closure.*`, `mirror.*` and `control.*` of a video, as far as its path has them; the last with OpenCV only.
+
+    The picture that closure compares with is the last recorded frame, or the first frame where none is said to be.
+    """
+    clip: Clip = {}
+    given = max(video.recorded - 1, 0)
+    back = closure_rows(video.cameras, given)
+    if len(back):
+        clip |= _compare("closure", video.frames, back, video.frames, np.full(len(back), given), networks)
+    pairs = mirror_pairs(video.cameras)
+    pairs = pairs[pairs[:, 1] >= video.recorded]
+    if len(pairs):
+        clip |= _compare("mirror", video.frames, pairs[:, 1], video.frames, pairs[:, 0], networks)
+    if has_opencv():
+        clip |= measure_control(video.frames, video.cameras, first=given)
     return clip
 
 
@@ -72,7 +97,8 @@ def empty_report(imported: Sequence[ImportedVideo], networks: bool, name: str | 
 
 def conclude(report: Report) -> None:
     """The means over videos as the summary of a report."""
-    names = [f"return.{measure}" for measure in MEASURES]
+    names = [f"{name}.{measure}" for name in ("return", "closure", "mirror") for measure in MEASURES]
+    names += CONTROL if has_opencv() else ()
     if report.settings["truth"]:
         names += [f"return_truth.{measure}" for measure in MEASURES]
     for name in names:

@@ -2,7 +2,7 @@
 
 The layouts are from public pages: `generate.py` and the README of Tencent-Hunyuan/HY-WorldPlay, `eval/v2/actions` of
 Echo-Memory, `src/models/navigation.py` and `src/models/camera/poses.py` of meituan-longcat/WBench. HY-WorldPlay and
-WBench think in latents of four video frames: their files hold every fourth camera, and `denser` puts the others between.
+WBench think in latents of four frames: their files hold every fourth camera, and `denser` puts the others between.
 Memorizon's paths are plain pose arrays in units of four metres (`--unit 4m`).
 """
 

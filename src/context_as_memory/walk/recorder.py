@@ -141,7 +141,7 @@ class Recorder:
             "frames_generated": self.length - self.before,
             "frames_requested": len(self.cameras) - self.before,
             "returns": returns_report(frames, visits(pairs), seed=seed),
-            "closure": closure_report(frames, self.cameras, pairs) if self.before == 1 else None,
+            "closure": closure_report(frames, self.cameras[: self.length]) if self.before == 1 else None,
             "timing": {name: timing(run.seconds, self.length - self.before) for name, run in self.runs.items()},
         }
 

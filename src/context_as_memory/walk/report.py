@@ -7,8 +7,9 @@ import numpy as np
 
 from context_as_memory.camera import Cameras
 from context_as_memory.evaluation.metrics import mean_interval, psnr, ssim
+from context_as_memory.evaluation.protocols.measures import closure_rows
 from context_as_memory.evaluation.report import interval_json
-from context_as_memory.evaluation.returns import Visit, pose_distance, visits
+from context_as_memory.evaluation.returns import Visit, pose_distance
 
 STAGES = ("retrieve", "encode", "denoise", "decode")
 
@@ -81,19 +82,13 @@ def returns_report(
     return report | {"visits": rows}
 
 
-def closure_report(
-    frames: Mapping[str, Sequence[np.ndarray]], cameras: Cameras, pairs: np.ndarray
-) -> dict[str, Any] | None:
-    """The given picture (frame 0) against the frames that return to its camera, by run; None if none does.
-
-    pairs: int64 [R, 2] of `find_returns`. Of every return the frame with the closest pose counts. Agreement of a video
-    with itself says nothing of what was given: this does.
-    """
-    found = visits(pairs[pairs[:, 0] == 0])
-    if not found:
+def closure_report(frames: Mapping[str, Sequence[np.ndarray]], cameras: Cameras) -> dict[str, Any] | None:
+    """The given picture (frame 0) against the frames that come back to its camera (`measures.closure_rows`), by run;
+    None if none does. Agreement of a video with itself says nothing of what was given: this does."""
+    rows = closure_rows(cameras).tolist()
+    if not rows:
         return None
     metres, radians = pose_distance(cameras.c2w[:1], cameras.c2w)[:, 0]
-    rows = [int(visit.frames[np.argmin((metres / 0.2 + radians / 0.1)[visit.frames])]) for visit in found]
     report: dict[str, Any] = {
         "definition": "the given picture against the frame of every return to its camera",
         "frames": rows,

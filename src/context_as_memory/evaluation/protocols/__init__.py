@@ -16,6 +16,7 @@ PROTOCOLS = {
     "still": "200 frames without moving, and ten turns by 10 degrees and back, against the given picture",
     "territory": "long walks on own frames from one picture along recorded paths: looks of the last frames",
     "videos": "every return in a video against its first visit",
+    "control": "how the camera moved, told from pairs of pictures, against how it was commanded to",
 }
 
 
@@ -26,4 +27,6 @@ def protocol_of(metric: str, kind: str) -> str:
         return "swap"
     if name.startswith("retrieval"):
         return "visibility"
+    if name in ("closure", "mirror", "control"):
+        return name
     return kind if kind in PROTOCOLS else "videos"

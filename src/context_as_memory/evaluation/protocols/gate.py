@@ -14,6 +14,7 @@ import numpy as np
 from context_as_memory.camera import Cameras, ground_basis, planar
 from context_as_memory.data.episode import Episode
 from context_as_memory.evaluation.metrics import psnr
+from context_as_memory.evaluation.protocols.control import control_of
 from context_as_memory.evaluation.protocols.scenes import recorded, spread
 from context_as_memory.evaluation.returns import GRID, find_returns, visits
 from context_as_memory.evaluation.suite.result import Measured, picture_scores
@@ -99,6 +100,8 @@ def measure_walk(system: System, walk: GateWalk, seed: int, networks: bool) -> M
         scores = picture_scores(f"walk_{strategy}", made[-1:], frames[walk.back : walk.back + 1], networks)
         values |= scores if passed else dict.fromkeys(scores)
         videos.append(np.concatenate([frames[walk.first : walk.first + 1], made]))
+        if strategy == "coverage":
+            values |= control_of(videos[-1], cameras[walk.first : walk.back + 1])
     return Measured(values, arrays={"film": walk_film(videos, walk.away - walk.first)})
 
 

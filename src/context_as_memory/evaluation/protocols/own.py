@@ -6,6 +6,7 @@ import numpy as np
 
 from context_as_memory.camera import Cameras, MotionSpeed
 from context_as_memory.evaluation.metrics import psnr
+from context_as_memory.evaluation.protocols.control import control_of
 from context_as_memory.evaluation.protocols.scenes import Start
 from context_as_memory.evaluation.returns import find_returns
 from context_as_memory.evaluation.suite.result import Measured, Scores
@@ -50,9 +51,11 @@ def measure_mirror(
     system: System, start: Start, path: Cameras, rules: Mapping[str, str | Rule], seed: int, networks: bool, kind: str
 ) -> Measured:
     """One walk out and back under every rule: `mirror_<rule>`, every frame of the way back against its mirror, and
-    `history_<rule>` and `history_<kind>_<rule>`, only frames whose view was left in between (`find_returns`)."""
+    `history_<rule>` and `history_<kind>_<rule>`, only frames whose view was left in between (`find_returns`). And
+    `control.*` of the walk with memory, if OpenCV is there."""
     back, out = mirrored(1 + len(path))
-    pairs = find_returns(Cameras.concat([start.camera, path]))
+    cameras = Cameras.concat([start.camera, path])
+    pairs = find_returns(cameras)
     scores = Scores(networks)
     row = [(start.frame, start.name)]
     films = []
@@ -60,6 +63,8 @@ def measure_mirror(
         video = walk(system, start, path, rule, seed)
         films.append(video)
         scores.add(f"mirror_{name}", video[back], video[out])
+        if rule == "coverage":
+            scores.note(control_of(video, cameras))
         if len(pairs):
             for prefix in ("history", f"history_{kind}"):
                 scores.add(f"{prefix}_{name}", video[pairs[:, 1]], video[pairs[:, 0]])
@@ -76,9 +81,11 @@ def measure_mirror(
 def measure_closure(system: System, start: Start, seed: int, networks: bool) -> Measured:
     """Turn 90 degrees away from the given picture and back: the given picture against the last frame."""
     away, back = ("j", "l") if seed % 2 else ("l", "j")
-    video = walk(system, start, start.path(f"{away}-{AWAY},{back}-{AWAY}"), "coverage", seed)
+    path = start.path(f"{away}-{AWAY},{back}-{AWAY}")
+    video = walk(system, start, path, "coverage", seed)
     scores = Scores(networks)
     scores.add("closure", video[-1:], start.frame[None])
+    scores.note(control_of(video, Cameras.concat([start.camera, path])))
     decibels = float(psnr(video[-1], start.frame))
     row = [(start.frame, "given"), (video[AWAY], "90 degrees away"), (video[-1], f"return {decibels:.1f} dB")]
     return Measured(scores.clip(), [row], {"film": video})

@@ -9,6 +9,7 @@ from context_as_memory.data.episode import Episode, list_episodes
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.config import EvaluateConfig
 from context_as_memory.evaluation.metric_networks import cache_folder
+from context_as_memory.evaluation.protocols.control import has_opencv
 from context_as_memory.evaluation.protocols.scenes import Start, picture_starts
 from context_as_memory.evaluation.suite import paper, proof, quality, revisit
 from context_as_memory.evaluation.suite.result import ClipStore, Report, fetched, missing_note
@@ -73,7 +74,8 @@ def run_suite(
     settings |= config.measured | {"content": setup.content}
     settings |= {"episodes": [episode.name for episode in episodes], "starts": [start.name for start in starts]}
     identity = dict(system.identity())
-    store = ClipStore(config.folder, settings | {"weights": identity, "networks": list(networks)}, config.shards)
+    measured_with = {"networks": list(networks), "opencv": has_opencv()}
+    store = ClipStore(config.folder, settings | {"weights": identity} | measured_with, config.shards)
     cases = suite.cases(setup)
     report = Report(name, settings, identity, networks, groups={case.name: case.group for case in cases})
     report.clips |= store.run(cases)

@@ -5,11 +5,15 @@ from functools import partial
 from pathlib import Path
 
 from context_as_memory.evaluation.config import EvaluateConfig
-from context_as_memory.evaluation.foreign import MEASURES, conclude, empty_report, score_video
+from context_as_memory.evaluation.foreign import CONTROL, MEASURES, conclude, empty_report, score_video
+from context_as_memory.evaluation.protocols.control import has_opencv
 from context_as_memory.evaluation.suite.result import Case, ClipStore, Measured, Report, fetched
 from context_as_memory.evaluation.suite.write import Table, number, titles, write_reports
 from context_as_memory.formats.cameras import read_cameras
 from context_as_memory.formats.importers import ImportedVideo, import_videos
+
+MIRROR = "A path out and back: the way back against its mirror"
+CONTROL_TITLES = ("rotation off, degrees", "share of turns made", "direction off, degrees", "pairs that tell")
 
 
 def run_videos(videos: Path, config: EvaluateConfig) -> Report:
@@ -22,7 +26,7 @@ def run_videos(videos: Path, config: EvaluateConfig) -> Report:
             print(f"{video.name}: {line}")
     networks = "lpips" in fetched()
     report = empty_report(imported, networks, str(videos))
-    stamp = report.settings | {"networks": list(report.networks)}
+    stamp = report.settings | {"networks": list(report.networks), "opencv": has_opencv()}
     store = ClipStore(config.folder, stamp, config.shards)
 
     def measure(video: ImportedVideo) -> Measured:
@@ -58,4 +62,15 @@ def _write(report: Report, out: Path) -> None:
     tables: list[Table] = [
         ("Returns against first visits", headings, rows, f"Videos with returns: {len(report.having(columns[1]))}.")
     ]
+    for name, words in (
+        ("closure", "The given picture against frames that come back to its camera"),
+        ("mirror", MIRROR),
+    ):
+        having = [f"{name}.{measure}" for measure in MEASURES]
+        rows = [[clip, *(number(report.clips[clip].get(key)) for key in having)] for clip in report.having(having[0])]
+        if rows:
+            tables.append((words, ["video", *titles(MEASURES)], rows, f"Protocol `{name}`."))
+    rows = [[name, *(number(clip.get(key)) for key in CONTROL)] for name, clip in report.clips.items()]
+    if report.having(CONTROL[-1]):
+        tables.append(("Does it move as commanded?", ["video", *CONTROL_TITLES], rows, "Protocol `control`."))
     write_reports(report, out, f"Returns in {report.weights.get('name')}", tables)
