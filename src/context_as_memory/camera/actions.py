@@ -93,7 +93,6 @@ def cameras_from_keys(
     if vertical.shape != (3,) or not np.isfinite(vertical).all() or np.linalg.norm(vertical) < 1e-9:
         raise UserError(f"up is {vertical.tolist()}; give a direction of three numbers")
     vertical = vertical / np.linalg.norm(vertical)
-
     # One row per frame, one column per key; none of these letters is in "none".
     held = np.stack([np.fromiter((key in frame for frame in keys), bool, len(keys)) for key in "wsadjlik"], axis=1)
     ahead_m, left_m = ((held[:, [0, 2]].astype(float) - held[:, [1, 3]]) * speed.move_m).T
@@ -102,8 +101,7 @@ def cameras_from_keys(
     yaw = np.cumsum(turn)
     first_pitch = float(np.arcsin(np.clip(forward @ vertical, -1, 1)))
     lowest, highest = min(-PITCH_LIMIT_RAD, first_pitch), max(PITCH_LIMIT_RAD, first_pitch)
-    pitch = np.empty(len(tilt))
-    now = first_pitch
+    pitch, now = np.empty(len(tilt)), first_pitch
     for i, step in enumerate(tilt):
         now = pitch[i] = min(max(now + step, lowest), highest)
 

@@ -15,7 +15,9 @@ import tyro
 from context_as_memory import __version__
 from context_as_memory.cli import renamed
 from context_as_memory.cli import world as worlds
+from context_as_memory.cli.bench import Bench, bench
 from context_as_memory.cli.explore import Explore, explore, view
+from context_as_memory.cli.export import Export, export
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.config import EvaluateConfig
 from context_as_memory.formats.options import PoseOptions
@@ -200,6 +202,8 @@ Command = (
     | Annotated[Retrieve, tyro.conf.subcommand("retrieve")]
     | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
     | Annotated[CompareReports, tyro.conf.subcommand("compare")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Render, tyro.conf.subcommand("render")]
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Encode, tyro.conf.subcommand("encode")]
@@ -451,6 +455,8 @@ _RUN: dict[type, Callable[[Any], int]] = {
     Retrieve: _retrieve,
     EvaluateConfig: _evaluate,
     CompareReports: _compare,
+    Bench: bench,
+    Export: export,
     Render: _render,
     Check: _check,
     Encode: _encode,

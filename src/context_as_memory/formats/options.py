@@ -8,6 +8,7 @@ from context_as_memory.errors import UserError
 Axes = Literal["opencv", "opengl", "unreal", "ned"]
 Up = Literal["x", "y", "z", "-x", "-y", "-z"]
 Unit = Literal["m", "cm", "mm", "4m"]
+ExportKind = Literal["frames", "colmap", "nerfstudio", "lerobot"]
 ASSUMED_HFOV_DEG = 90.0  # of a picture, where nothing says it
 METRES = {"m": 1.0, "cm": 0.01, "mm": 0.001, "4m": 4.0}
 
