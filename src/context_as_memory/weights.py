@@ -8,13 +8,13 @@ A model folder holds `transformer/`, `vae/` and `model.json` (frame size, chunk 
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -23,6 +23,7 @@ from .codec import ImageAutoencoder, ImageAutoencoderConfig, VideoCodec
 from .compute import fast
 from .errors import UserError
 from .formats.files import atomic, write_text
+from .formats.settings import FORMER_FIELDS, build_config
 from .transformer import TransformerConfig, WorldTransformer
 
 MODEL_FILE, FORMER_FILE = "model.json", "world.json"  # the settings of a model; their name before it was this
@@ -33,7 +34,6 @@ _CLASSES: dict[str, tuple[type[nn.Module], type]] = {
 }
 
 _COVERAGE = "parallax_rad scale_band min_gain layers alike_m alike_rad fill_share recorded_bonus visible_parallax_rad"
-FORMER_FIELDS = {"kept_frames": "cached_frames", "given_bonus": "recorded_bonus"}  # read for one version
 _PAPER = {"paper_" + name: name for name in ("near_m", "far_m", "parallel_rad", "far_share")}
 # Files of before the groups have these settings side by side: where each belongs.
 _GROUPS = (
@@ -43,29 +43,13 @@ _GROUPS = (
 )
 
 
-def build_config(kind: type, values: dict[str, Any], where: str) -> Any:
-    """Fill a config dataclass, and those inside it, from JSON values; an unknown key is an error that names it and
-    where it stands."""
-    known = get_type_hints(kind)
-    values = {FORMER_FIELDS.get(key, key): value for key, value in values.items()}
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise UserError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
-    filled = {}
-    for key, value in values.items():
-        if is_dataclass(known[key]) and isinstance(value, dict):
-            value = build_config(cast(type, known[key]), value, where)
-        filled[key] = tuple(value) if isinstance(value, list) else value
-    return kind(**filled)
-
-
 def read_json(path: Path, what: str) -> dict[str, Any]:
     """A JSON object from a file, or one clear error."""
     try:
         value = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{what}: {path} is missing; is this a folder made by save_pretrained?") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{what}: {path} cannot be read as JSON ({error})") from error
     if not isinstance(value, dict):
         raise UserError(f"{what}: {path} holds no JSON object")
@@ -112,6 +96,9 @@ def save_pretrained(
         key: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype).contiguous()
         for key, value in (state if state is not None else model.state_dict()).items()
     }
+    for key, value in tensors.items():
+        if not bool(value.isfinite().all()):
+            raise UserError(f"weights: {key} has values that are not finite; {folder} is left as it was")
     with atomic(folder / WEIGHTS_FILE) as partial:
         save_file(tensors, partial)
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
@@ -129,16 +116,53 @@ def from_pretrained(folder: Path, *, expect: type[nn.Module] | None = None, dtyp
         wanted = expect.__name__ if expect is not None else " or ".join(_CLASSES)
         raise UserError(f"weights: {folder} holds a {name}, not a {wanted}")
     model_class, config_class = _CLASSES[name]
-    with _Unstarted():
-        model = model_class(build_config(config_class, config, f"weights: {folder / 'config.json'}"))
+    settings = build_config(config_class, config, f"weights: {folder / 'config.json'}")
+    path = folder / WEIGHTS_FILE
     try:
-        state = load_file(folder / WEIGHTS_FILE)
+        with safe_open(path, "pt") as header:
+            shapes = {key: tuple(header.get_slice(key).get_shape()) for key in header.keys()}  # noqa: SIM118
+        _check_sizes(model_class, settings, shapes, str(folder))
+        state = load_file(path)
     except FileNotFoundError:
-        raise UserError(f"weights: {folder / WEIGHTS_FILE} is missing") from None
+        raise UserError(f"weights: {path} is missing; copy it beside its config.json") from None
     except (OSError, SafetensorError) as error:
-        raise UserError(f"weights: {folder / WEIGHTS_FILE} is damaged ({error}); fetch or train it again") from error
+        raise UserError(f"weights: {path} is damaged ({error}); fetch or train it again") from error
+    with _Unstarted():
+        model = model_class(settings)
     load_weights(model, state, str(folder))
     return model.to(dtype).eval()
+
+
+def _check_sizes(model_class: type[nn.Module], settings: Any, shapes: dict[str, tuple[int, ...]], where: str) -> None:
+    """`UserError` if the settings ask for another network than the file holds. The file's header says how large it is;
+    nothing of that size is allocated for settings that say something else."""
+    widest = max([len(shapes), *(side for shape in shapes.values() for side in shape)], default=0)
+    for key, value in asdict(settings).items():
+        parts = value if isinstance(value, tuple) else (value,)
+        numbers = [part for part in parts if isinstance(part, int) and not isinstance(part, bool)]
+        most = len(shapes) if key == "num_layers" or key.endswith("blocks") else max(widest, 1024)
+        least = 0 if key.endswith("blocks") else 1
+        if any(not least <= number <= most for number in numbers) or (numbers and sum(numbers) > most + len(numbers)):
+            raise UserError(f"weights: {where}: {key} is {value}, and the weights hold no such network")
+    try:
+        with torch.device("meta"), _Unstarted():
+            wanted = {key: tuple(value.shape) for key, value in model_class(settings).state_dict().items()}
+    except UserError:
+        raise
+    except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:  # sizes that no layer can have
+        raise UserError(f"weights: {where}: its config.json describes no network ({error})") from error
+    _compare(wanted, shapes, where)
+
+
+def _compare(own: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], where: str) -> None:
+    """`UserError` for the first missing, unexpected or wrongly shaped tensor."""
+    for key in sorted(set(own) | set(found)):
+        if key not in found:
+            raise UserError(f"weights: {where} lacks {key}; it belongs to another architecture")
+        if key not in own:
+            raise UserError(f"weights: {where} has {key}, which this architecture does not; check its config.json")
+        if own[key] != found[key]:
+            raise UserError(f"weights: {where}: {key} has shape {found[key]}, the config asks for {own[key]}")
 
 
 class _Unstarted(TorchFunctionMode):
@@ -185,16 +209,13 @@ def open_model(name: str | Path, kind: type, device: torch.device) -> ModelFolde
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor], where: str) -> None:
-    """Copy tensors into a model; the first missing, unexpected or wrongly shaped one is named."""
+    """Copy tensors into a model; the first one that is missing, unexpected, wrongly shaped or not finite is named."""
     own = model.state_dict()
-    for key in sorted(set(own) | set(state)):
-        if key not in state:
-            raise UserError(f"weights: {where} lacks {key}; it belongs to another architecture")
-        if key not in own:
-            raise UserError(f"weights: {where} has {key}, which this architecture does not; check its config.json")
-        if own[key].shape != state[key].shape:
-            found, wanted = tuple(state[key].shape), tuple(own[key].shape)
-            raise UserError(f"weights: {where}: {key} has shape {found}, the config asks for {wanted}")
+    shapes = [{key: tuple(value.shape) for key, value in tensors.items()} for tensors in (own, state)]
+    _compare(shapes[0], shapes[1], where)
+    for key, value in state.items():
+        if not bool(value.isfinite().all()):
+            raise UserError(f"weights: {where}: {key} has values that are not finite; fetch or train it again")
     model.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()})
 
 

@@ -22,6 +22,7 @@ from context_as_memory import machine
 from context_as_memory.codec import ImageAutoencoder, VideoCodec
 from context_as_memory.compute import attention_kernel
 from context_as_memory.engine.context_cache import ContextCache
+from context_as_memory.engine.finite import FinitePictures
 from context_as_memory.engine.folded import Folded, why_not
 from context_as_memory.engine.plain import PlainDenoiser, PlainPictures
 from context_as_memory.errors import UserError
@@ -60,11 +61,12 @@ class Pictures(Protocol):
     """The autoencoder between frames uint8 [T, H, W, 3] and latents."""
 
     def encode(self, frames_u8: np.ndarray) -> Tensor:
-        """Latents [C, T, h, w], each frame alone."""
+        """Latents [C, T, h, w], each frame alone. `UserError` if they are not finite."""
         ...
 
     def decode(self, recent: Tensor, latents: Tensor) -> np.ndarray:
-        """Frames of new latents [1, C, P, h, w] that follow the latent of the recent frame, [C, 1, h, w]."""
+        """Frames of new latents [1, C, P, h, w] that follow the latent of the recent frame, [C, 1, h, w]. `UserError`
+        if they or the latents are not finite."""
         ...
 
 
@@ -123,7 +125,7 @@ def open_engine(
     }
     if device.type == "cpu" and chosen != "openvino":  # whose bits are the same with any number of threads
         made_with["threads"] = torch.get_num_threads()
-    return Engine(chosen, denoiser, pictures, made_with)
+    return Engine(chosen, denoiser, FinitePictures(pictures), made_with)
 
 
 def _build_ahead(

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from context_as_memory.codec import ImageAutoencoder, ResidualBlock, Shortcut
+from context_as_memory.engine.finite import refuse
 from context_as_memory.engine.folded import Folded, Layer, Linear, Places
 from context_as_memory.tokens import ModelInputs
 
@@ -305,9 +306,10 @@ class GraphPictures:
             op.multiply(latents, _constant(self._std.view(1, -1, 1, 1))), _constant(self._mean.view(1, -1, 1, 1))
         )
         x = op.multiply(op.add(_sequence(x, self._decoder), _constant(1.0)), _constant(127.5))
+        mean = op.reduce_mean(x, _constant([0, 1, 2, 3]))  # not finite where one value is not: bytes cannot tell
         x = op.clamp(op.round(x, "half_to_even"), 0.0, 255.0)
         frames = op.convert(op.transpose(x, _constant([0, 2, 3, 1])), np.uint8)
-        return _compiled([frames], [latents], "decode", self.bf16, self.threads)
+        return _compiled([frames, mean], [latents], "decode", self.bf16, self.threads)
 
     def encode(self, frames_u8: np.ndarray) -> Tensor:
         request = self._encode(*frames_u8.shape[1:3])
@@ -315,9 +317,10 @@ class GraphPictures:
         return torch.from_numpy(request.get_output_tensor(0).data.copy()).transpose(0, 1)
 
     def decode(self, recent: Tensor, latents: Tensor) -> np.ndarray:
-        alone = torch.nan_to_num(latents[0].float()).transpose(0, 1).contiguous()
+        alone = latents[0].float().transpose(0, 1).contiguous()
         request = self._decode(*alone.shape[1:])
         request.infer([alone.numpy()], share_inputs=True)
+        refuse(torch.tensor(float(request.get_output_tensor(1).data)), "the autoencoder gave pictures")
         return np.array(request.get_output_tensor(0).data)
 
 

@@ -344,10 +344,12 @@ def to_video(frames_u8: np.ndarray, device: "torch.device | str" = "cpu") -> "to
 
 
 def to_frames(video: "torch.Tensor") -> np.ndarray:
-    """float [1, 3, T, H, W] in [-1, 1] -> uint8 [T, H, W, 3]; values outside are clipped, NaN becomes black."""
+    """float [1, 3, T, H, W] in [-1, 1] -> uint8 [T, H, W, 3]; values outside are clipped, NaN is a `UserError`."""
     import torch
 
     if video.ndim != 5 or video.shape[0] != 1 or video.shape[1] != 3:
         raise UserError(f"video must be [1, 3, T, H, W], got {tuple(video.shape)}; turn one clip at a time into frames")
-    scaled = (torch.nan_to_num(video.detach().float(), nan=-1.0) + 1.0) * 127.5
+    if not bool(video.isfinite().all()):  # black would stand for a picture that nobody made
+        raise UserError("video has values that are not finite; check the weights that made it")
+    scaled = (video.detach().float() + 1.0) * 127.5
     return scaled.round().clamp(0, 255).to(torch.uint8)[0].permute(1, 2, 3, 0).contiguous().cpu().numpy()
