@@ -30,8 +30,7 @@ from context_as_memory.storage import (
     schema,
     verify,
 )
-from context_as_memory.storage import file as worldfile
-from context_as_memory.storage.file import cameras_sha256
+from context_as_memory.storage.content import cameras_sha256, decode_frames, encode_frames
 from context_as_memory.stores import RamStore
 from test_storage import SETTINGS, _filled, _latents
 
@@ -267,7 +266,7 @@ def test_damaged_pages_are_one_clear_error_and_hide_no_other_world(tmp_path, cap
 def test_missing_files_are_named_and_keep_a_world_from_being_sent_until_they_are_known(tmp_path, capsys):
     with _filled(tmp_path / "world") as world:
         world.file_path(world.chunks()[1], "latents").unlink()
-        with pytest.raises(UserError, match="chunk 2 is missing"):
+        with pytest.raises(UserError, match="chunk 2 is missing a file"):
             export_world(world, tmp_path / "out.camworld")
         assert not (tmp_path / "out.camworld").exists()
         assert set(verify(world).problems) == {2}
@@ -287,9 +286,9 @@ def test_what_can_be_appended_can_be_read(tmp_path, monkeypatch):
     with _filled(tmp_path / "world", 1) as world:
         np.testing.assert_array_equal(BranchStore(world).frames_u8([0, 1]), tiny.pictures(2))
     large = np.zeros((16, 2000, 2048, 3), np.uint8)  # 65 megapixels
-    assert not worldfile.decode_frames(worldfile.encode_frames(large), 16, 2048, 2000, "pictures").any()
+    assert not decode_frames(encode_frames(large), 16, 2048, 2000, "pictures").any()
     with pytest.raises(UserError, match="expected"):
-        worldfile.decode_frames(worldfile.encode_frames(large[:2]), 1, 2048, 2000, "pictures")
+        decode_frames(encode_frames(large[:2]), 1, 2048, 2000, "pictures")
 
 
 # -- folders and files from strangers ----------------------------------------------------------------------------------

@@ -14,8 +14,9 @@ from context_as_memory import engine
 from context_as_memory.codec import ImageAutoencoder
 from context_as_memory.engine import open_engine
 from context_as_memory.errors import UserError
+from context_as_memory.formats.settings import build_config
 from context_as_memory.formats.video import to_frames
-from context_as_memory.weights import WEIGHTS_FILE, build_config, from_pretrained, load_weights, save_pretrained
+from context_as_memory.weights import WEIGHTS_FILE, from_pretrained, load_weights, save_pretrained
 from context_as_memory.world import World, WorldConfig
 
 FAST = pytest.param("openvino", marks=pytest.mark.skipif(not engine._installed(), reason="needs openvino"))

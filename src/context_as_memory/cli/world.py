@@ -144,7 +144,7 @@ def _list(command: List) -> int:
                 branches = [f"{info.name} ({info.frames} frames)" for info in file.branches()]
                 print(f"{folder}: {', '.join(branches)}")
         except UserError as error:  # one damaged world does not hide the others
-            print(f"{folder}: {error}")
+            print(f"{folder}: {' '.join(str(error).split())[:300]}")
     if not found:
         print(f"no world files in {command.folder}")
     return 0
@@ -154,8 +154,8 @@ def _info(command: Info) -> int:
     from context_as_memory.storage import WorldFile
 
     with WorldFile.open(command.world, write=False) as file:
-        settings = file.settings
-        print(f"{command.world}: {settings['width']}x{settings['height']}, weights {settings.get('weights', '?')}")
+        width, height = file.size
+        print(f"{command.world}: {width}x{height}, weights {str(file.settings.get('weights', '?'))[:200]}")
         for branch in file.branches():
             print(f"  branch {branch.name}: {branch.frames} frames, last chunk {branch.head}")
         chunks = file.chunks()
@@ -243,7 +243,11 @@ def _verify(command: Verify) -> int:
     for complaint in verdict.database:
         print(f"database: {complaint}")
     if verdict.orphans and world.writable:  # else they may be those of a chunk that is being written
-        print(f"{len(verdict.orphans)} files belong to no chunk; `cam world compact` removes them")
+        print(
+            f"{len(verdict.orphans)} files belong to no chunk: left by a writer that was killed in a chunk, or chunks "
+            "whose entries were in a damaged log. `cam world compact` removes them; copy the folder first if frames "
+            "are missing"
+        )
     if verdict.sound:
         print(f"{command.world}: all {verdict.chunks} chunks are whole")
     return 0 if verdict.sound else 1

@@ -1,6 +1,6 @@
 """Looking after worlds: finding damage, giving space back, and one file to send to a friend."""
 
-import os
+import json
 import re
 import shutil
 import sqlite3
@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from context_as_memory.errors import UserError
-from context_as_memory.formats.files import partial_path
+from context_as_memory.formats.files import atomic
 from context_as_memory.storage import schema
 from context_as_memory.storage.file import FRAMES, LATENTS, ChunkInfo, WorldFile, appearing
 
 _MEMBER = re.compile(rf"{schema.DATABASE}|{FRAMES}/[0-9a-f]{{32}}\.png|{LATENTS}/[0-9a-f]{{32}}\.safetensors")
 MAX_MEMBER_BYTES = 4_000_000_000
+TRIES = 5  # to pack a world that another process compacts
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,9 @@ def verify(world: WorldFile) -> Verdict:
     chunks = world.chunks()
     size = world.size
     problems: dict[int, list[str]] = {}
+    shapes: set[tuple[int, ...]] = set()
     for info in chunks:
-        found = _problems(world, info, size)
+        found = _problems(world, info, size, shapes)
         if found:
             problems[info.id] = found
     if problems and not world.writable:  # a writer may have removed some meanwhile
@@ -70,9 +72,17 @@ def verify(world: WorldFile) -> Verdict:
     return Verdict(len(chunks), problems, complaints, [path.name for path in _orphans(world, files, chunks)])
 
 
-def _problems(world: WorldFile, info: ChunkInfo, size: tuple[int, int]) -> list[str]:
+def _problems(world: WorldFile, info: ChunkInfo, size: tuple[int, int], shapes: set[tuple[int, ...]]) -> list[str]:
+    """What is wrong with a chunk. shapes: [C, h, w] of the first whole latents, which those of all others must have."""
     found = [] if info.whole else ["its row in the database is damaged"]
-    for read in (lambda: world.frames_u8(info, size), lambda: world.latents(info), lambda: world.cameras([info])):
+
+    def read_latents() -> None:
+        shape = tuple(world.latents(info).shape)
+        shapes.update([] if shapes else [(shape[0], *shape[2:])])
+        if (shape[0], *shape[2:]) not in shapes:
+            raise UserError(f"latents of chunk {info.id} are {list(shape)}, unlike those before")
+
+    for read in (lambda: world.frames_u8(info, size), read_latents, lambda: world.cameras([info])):
         try:
             read()
         except UserError as error:
@@ -125,41 +135,72 @@ def _size(folder: Path) -> int:
 
 
 def export_world(world: WorldFile, target: Path | str) -> Path:
-    """Write the whole world into one file (an uncompressed tar archive), whole or not at all. Returns its path.
+    """Write the whole world into one file (an uncompressed tar archive), whole or not at all. Returns its path, when it
+    is on the disk. Every picture and latent is read and checked; the path of the weights stays here, only its last part
+    goes along.
 
-    Raises `UserError` when a file is missing that is not known to be lost; `verify` makes it known.
+    Raises `UserError` when a file is missing or damaged that is not known to be lost; `verify` makes it known.
     """
     target = Path(target)
     if target.exists():
         raise UserError(f"{target} already exists; remove it or choose another name")
-    partial = partial_path(target)
     try:
-        with tempfile.TemporaryDirectory(prefix="export-") as scratch:
-            copy = schema.tuned(sqlite3.connect(Path(scratch) / schema.DATABASE))
-            with schema.clear_errors(world.folder):
-                world._database.backup(copy)  # a consistent picture, also while another process writes
-                copy.execute("PRAGMA journal_mode = DELETE")
-            copy.close()
-            with WorldFile(world.folder, schema.connect(Path(scratch), write=False), None) as held:
-                chunks = held.chunks()  # those of the copy, and no later ones
-            with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as archive:
-                archive.add(Path(scratch) / schema.DATABASE, schema.DATABASE, filter=_anonymous)
-                for info in chunks:
-                    for folder in (FRAMES, LATENTS):
-                        path = world.file_path(info, folder)
-                        if path.is_file() and not path.is_symlink():
-                            archive.add(path, f"{folder}/{path.name}", filter=_anonymous)
-                        elif not info.lost:  # one that is known as lost is missing in the export too
-                            raise UserError(
-                                f"{path} of chunk {info.id} is missing; `cam world verify {world.folder}` marks the "
-                                "chunk as lost, then the rest can be exported"
-                            )
-        os.replace(partial, target)
+        with atomic(target, sync=True) as partial:
+            for left in reversed(range(TRIES)):
+                try:
+                    _pack(world, partial)
+                    break
+                except _Compacted:
+                    if not left:
+                        raise
     except OSError as error:
         raise UserError(f"{target} cannot be written ({error.strerror or error}); nothing was kept") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return target
+
+
+class _Compacted(UserError):
+    """Another process removed chunks that no branch reaches, while they were packed."""
+
+
+def _pack(world: WorldFile, partial: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="export-") as scratch:
+        copy = schema.tuned(sqlite3.connect(Path(scratch) / schema.DATABASE))
+        with schema.clear_errors(world.folder):
+            world._database.backup(copy)  # a consistent picture, also while another process writes
+            copy.execute("PRAGMA journal_mode = DELETE")
+            named = Path(str(world.settings.get("weights", ""))).name
+            copy.execute("UPDATE setting SET value = ? WHERE key = 'weights'", (json.dumps(named),))
+            copy.execute("VACUUM")  # what was there before is not left in free space
+        copy.close()
+        with WorldFile(world.folder, schema.connect(Path(scratch), write=False), None) as held:
+            chunks, size = held.chunks(), held.size  # those of the copy, and no later ones
+        with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as archive:
+            archive.add(Path(scratch) / schema.DATABASE, schema.DATABASE, filter=_anonymous)
+            for info in chunks:
+                _pack_chunk(world, archive, info, size)
+
+
+def _pack_chunk(world: WorldFile, archive: tarfile.TarFile, info: ChunkInfo, size: tuple[int, int]) -> None:
+    """Add the files of a chunk; of one that is known as lost, those that are there."""
+    try:
+        paths = [world.file_path(info, folder) for folder in (FRAMES, LATENTS)]
+        there = [path for path in paths if path.is_file() and not path.is_symlink()]
+        if not info.lost:
+            if len(there) < len(paths):
+                raise UserError(f"chunk {info.id} is missing a file")
+            world.frames_u8(info, size)
+            world.latents(info)
+        for path in there:
+            archive.add(path, f"{path.parent.name}/{path.name}", filter=_anonymous)
+    except (UserError, FileNotFoundError) as error:
+        if info.id not in {held.id for held in world.chunks()}:
+            raise _Compacted(
+                f"chunks of the world in {world.folder} were removed while it was packed; try again"
+            ) from error
+        told = str(error).split(";")[0]
+        raise UserError(
+            f"{told}; `cam world verify {world.folder}` marks the chunk as lost, then the rest can be exported"
+        ) from error
 
 
 def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -173,7 +214,8 @@ def import_world(source: Path | str, folder: Path | str) -> Path:
     """Unpack an exported world into a new folder, whole or not at all. Returns the folder.
 
     The file may come from a stranger: only plain files with the names of a world are taken, so nothing is written
-    outside the folder, and a database with anything but a world's tables is refused. Nothing in it is executed.
+    outside the folder, and a database with anything but a world's tables is refused. Nothing in it is executed. Every
+    checksum is read before the world appears; what is damaged and not marked as lost is refused.
     """
     source, folder = Path(source), Path(folder)
     if folder.exists():
@@ -202,8 +244,22 @@ def _unpack(source: Path, folder: Path) -> None:
         database = schema.connect(folder, write=True)  # refuses what is no world
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
-    database.execute("PRAGMA journal_mode = WAL")
-    database.close()
+    with WorldFile(folder, database, None) as world:
+        try:
+            known = {info.id for info in world.chunks() if info.lost and info.whole}
+            verdict = verify(world)
+        except UserError as error:
+            raise UserError(f"{source}: {_here(str(error), folder)}") from error
+        bad = [f"chunk {number}: {told[0]}" for number, told in verdict.problems.items() if number not in known]
+        if verdict.database or bad:
+            told = _here((verdict.database + bad)[0], folder)
+            raise UserError(f"{source} is damaged ({told}); it is not imported, get the file once more")
+        database.execute("PRAGMA journal_mode = WAL")
+
+
+def _here(text: str, folder: Path) -> str:
+    """What an error says, without the hidden folder that it happened in."""
+    return text.replace(f"{folder}/", "").replace(str(folder), "it")
 
 
 def _take(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, source: Path, room: int) -> None:

@@ -9,8 +9,6 @@ process that dies in between leaves files that nothing refers to, and no chunk t
 unpickled, and file names come only from tokens of 32 hexadecimal digits.
 """
 
-import hashlib
-import io
 import json
 import os
 import shutil
@@ -25,18 +23,29 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from context_as_memory.camera import Cameras
 from context_as_memory.errors import UserError
-from context_as_memory.formats.files import atomic
+from context_as_memory.formats.files import atomic, sync_path
 from context_as_memory.storage import schema
+from context_as_memory.storage.content import (
+    are_cameras,
+    cameras_sha256,
+    decode_frames,
+    decode_latents,
+    encode_frames,
+    is_note,
+    row_sha256,
+    sha256,
+)
 from context_as_memory.storage.lease import Lease
 
 MAIN = "main"  # the branch of a new world
 FRAMES, LATENTS = schema.FOLDERS
+LARGEST_SIDE = 8192  # pixels, of pictures in a world
+CAMERA_BYTES = 160  # that the database holds for every frame
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,7 @@ class WorldFile:
 
     def __init__(self, folder: Path, database: sqlite3.Connection, lease: Lease | None) -> None:
         self.folder, self._database, self._lease = folder, database, lease
+        self._process = os.getpid()
 
     @classmethod
     def create(cls, folder: Path | str, settings: Mapping[str, Any]) -> Self:
@@ -143,7 +153,7 @@ class WorldFile:
         rows = self._query("SELECT key, value FROM setting")
         try:
             return {key: json.loads(value) for key, value in rows}
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise UserError(
                 f"the settings of the world in {self.folder} are damaged ({error}); restore it from an export or a copy"
             ) from error
@@ -165,12 +175,13 @@ class WorldFile:
     def size(self) -> tuple[int, int]:
         """Width and height of the pictures."""
         settings = self.settings
-        try:
-            return int(settings["width"]), int(settings["height"])
-        except (KeyError, ValueError, TypeError) as error:
+        width, height = settings.get("width"), settings.get("height")
+        if not all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in (width, height)):
             raise UserError(
-                f"the world in {self.folder} does not say how large its pictures are ({error!r})"
-            ) from error
+                f"the world in {self.folder} says that its pictures are {str(width)[:20]}x{str(height)[:20]}; restore "
+                "it from an export or a copy"
+            )
+        return int(width or 0), int(height or 0)
 
     def branches(self) -> list[BranchInfo]:
         """All branches by name."""
@@ -241,23 +252,29 @@ class WorldFile:
             f"lost, row_sha256, cameras_sha256 FROM chunk LEFT JOIN checksum ON chunk = id {where} ORDER BY first, id",
             values,
         )
-        return [self._chunk(*row) for row in rows]
+        most = self._most_frames() if rows else 0
+        return [self._chunk(most, *row) for row in rows]
 
-    def _chunk(self, number: int, *columns: Any) -> ChunkInfo:
+    def _most_frames(self) -> int:
+        """More than the database can hold cameras of: memory is made ready for no larger number."""
+        pages, size = (int(self._query(f"PRAGMA {name}")[0][0]) for name in ("page_count", "page_size"))
+        return pages * size // CAMERA_BYTES
+
+    def _chunk(self, most: int, number: int, *columns: Any) -> ChunkInfo:
         """A row of the database as far as it can be trusted: frames are numbered and files are named by it."""
         *content, created_s, lost, row, cameras = columns
         parent, first, frames, steps, token, frames_sha256, latents_sha256, note = content
         if not isinstance(token, str) or not schema.TOKEN.fullmatch(token):
             raise UserError(f"chunk {number} of {self.folder} names files outside the world; it is not read")
         counts = (0 if parent is None else parent, first, frames, steps)
-        if not all(isinstance(count, int) and count >= 0 for count in counts):
+        if not all(isinstance(count, int) and count >= 0 for count in counts) or first + frames > most:
             raise UserError(f"chunk {number} of {self.folder} is damaged; restore the world from an export or a copy")
         whole = row == row_sha256(*content)
         try:
             noted = json.loads(note)
         except (ValueError, TypeError, RecursionError):
             noted = None
-        if not whole or not isinstance(noted, dict):
+        if not whole or not is_note(noted, frames):
             whole, noted = False, {}
         created_s = created_s if isinstance(created_s, float) else 0.0
         return ChunkInfo(
@@ -314,6 +331,7 @@ class WorldFile:
         when another is, or when it cannot be written (a full disk, a folder taken away); nothing of it is kept then,
         and the world is as it was.
         """
+        self._check_writable()
         head = self.branch_head(branch)
         if after != "head" and after != head:
             raise UserError(
@@ -338,7 +356,7 @@ class WorldFile:
                     first = 0 if before is None else before.first + before.frames
                     steps = (0 if before is None else before.steps) + ("step" in note)
                     row = (
-                        head, first, len(frames_u8), steps, token, _sha256(pictures), _sha256(tensors),
+                        head, first, len(frames_u8), steps, token, sha256(pictures), sha256(tensors),
                         json.dumps(dict(note)),
                     )  # fmt: skip
                     cursor = self._database.execute(
@@ -419,8 +437,8 @@ class WorldFile:
             if info.cameras_sha256 == cameras_sha256(poses):
                 c2w = np.frombuffer(b"".join(pose[0] for pose in poses), "<f8").reshape(-1, 4, 4)
                 found[info.id] = c2w, np.frombuffer(b"".join(pose[1] for pose in poses), "<f8").reshape(-1, 4)
-        if not _are_cameras(list(found.values())):  # all at once is fast, and the rule
-            found = {number: poses for number, poses in found.items() if _are_cameras([poses])}
+        if not are_cameras(list(found.values())):  # all at once is fast, and the rule
+            found = {number: poses for number, poses in found.items() if are_cameras([poses])}
         return found
 
     def frames_u8(self, info: ChunkInfo, size: tuple[int, int]) -> np.ndarray:
@@ -429,18 +447,15 @@ class WorldFile:
         return decode_frames(data, info.frames, *size, f"pictures of chunk {info.id} in {self.folder}")
 
     def latents(self, info: ChunkInfo) -> Tensor:
-        """Latents of a chunk, [C, t, h, w], checked against their hash."""
+        """Latents of a chunk, [C, t, h, w], checked against their hash; `UserError` too if they are not finite."""
         data = self._checked(info, LATENTS, ".safetensors", info.latents_sha256)
-        try:
-            return load(data)["latents"]
-        except (SafetensorError, KeyError) as error:
-            raise UserError(f"latents of chunk {info.id} in {self.folder} cannot be read ({error})") from error
+        return decode_latents(data, info.frames, f"latents of chunk {info.id} in {self.folder}")
 
     def file_path(self, info: ChunkInfo, folder: str) -> Path:
         """Where a chunk's pictures (`FRAMES`) or latents (`LATENTS`) lie."""
         return self.folder / folder / (info.token + (".png" if folder == FRAMES else ".safetensors"))
 
-    def _checked(self, info: ChunkInfo, folder: str, suffix: str, sha256: str) -> bytes:
+    def _checked(self, info: ChunkInfo, folder: str, suffix: str, expected: str) -> bytes:
         path = self.folder / folder / f"{info.token}{suffix}"
         try:
             # Not through a link: it could lead anywhere, and wait there for ever.
@@ -451,18 +466,23 @@ class WorldFile:
             data, reason = b"", f"cannot be read ({error.strerror or error})"
         else:
             reason = "is damaged"
-        if _sha256(data) != sha256:
+        if sha256(data) != expected:
             raise UserError(
                 f"chunk {info.id} (frames {info.first} to {info.first + info.frames - 1}): {path} {reason}; "
                 f"`cam world verify {self.folder}` says what else is, `rewind` goes back before it"
             )
         return data
 
+    def _check_writable(self) -> None:
+        if self._lease is None:
+            raise UserError(f"the world in {self.folder} is open for reading only; open it with write=True")
+        if os.getpid() != self._process:  # a database and its locks do not survive fork()
+            raise UserError(f"the world in {self.folder} was opened by another process; open it in this one")
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing; needs a world that is open for writing."""
-        if self._lease is None:
-            raise UserError(f"the world in {self.folder} is open for reading only; open it with write=True")
+        self._check_writable()
         with schema.clear_errors(self.folder):
             try:
                 self._database.execute("BEGIN IMMEDIATE")
@@ -474,47 +494,10 @@ class WorldFile:
                 raise
 
 
-def encode_frames(frames_u8: np.ndarray) -> bytes:
-    """Pictures uint8 [t, H, W, 3] as one lossless PNG, one below the other."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    strip = np.ascontiguousarray(frames_u8).reshape(-1, *frames_u8.shape[2:])
-    Image.fromarray(strip).save(buffer, format="PNG", compress_level=4)
-    return buffer.getvalue()
-
-
-def decode_frames(data: bytes, frames: int, width: int, height: int, what: str) -> np.ndarray:
-    """The inverse of `encode_frames`, uint8 [frames, height, width, 3]. `what` names the pictures in errors.
-
-    Nothing is decoded that is not of exactly the expected size. Hence no further limit: Pillow's own, which guards
-    those who do not know what to expect, would refuse large chunks.
-    """
-    from PIL.PngImagePlugin import PngImageFile
-
-    try:
-        with PngImageFile(io.BytesIO(data)) as image:  # reads the header only; `Image.open` has the limit
-            if image.size != (width, frames * height) or image.mode != "RGB":
-                raise UserError(f"{what} are {image.size} {image.mode}, expected {(width, frames * height)} RGB")
-            return np.array(image, dtype=np.uint8).reshape(frames, height, width, 3)
-    except (OSError, SyntaxError, ValueError, MemoryError) as error:
-        raise UserError(f"{what} cannot be read ({error})") from error
-
-
-def _are_cameras(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> bool:
-    """Whether numbers from a database are finite rigid poses and lenses."""
-    try:
-        for c2w, K in [[np.concatenate(arrays) for arrays in zip(*parts, strict=True)]] if parts else []:
-            Cameras(c2w, K, 1, 1)
-    except UserError:
-        return False
-    return True
-
-
 @contextmanager
 def appearing(folder: Path) -> Iterator[Path]:
     """The folders of a world under a hidden name beside `folder`. They get that name when the block ends well, and go
-    when it does not: a world appears whole or not at all."""
+    when it does not: a world appears whole or not at all, and is on the disk when it has appeared."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -522,7 +505,10 @@ def appearing(folder: Path) -> Iterator[Path]:
         for part in (FRAMES, LATENTS):
             (scratch / part).mkdir()
         yield scratch
+        for path in (*scratch.rglob("*"), scratch):
+            sync_path(path)
         os.rename(scratch, folder)
+        sync_path(folder.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -531,27 +517,3 @@ def _write_file(path: Path, data: bytes) -> None:
     """Write a file so that it is on the disk, whole, when this returns."""
     with atomic(path, sync=True) as partial:
         partial.write_bytes(data)
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def row_sha256(
-    parent: int | None,
-    first: int,
-    frames: int,
-    steps: int,
-    token: str,
-    frames_sha256: str,
-    latents_sha256: str,
-    note: str,
-) -> str:
-    """Checksum of what the row of a chunk says: its values as text, one a line, the note last."""
-    head = "" if parent is None else parent
-    return _sha256(f"{head}\n{first}\n{frames}\n{steps}\n{token}\n{frames_sha256}\n{latents_sha256}\n{note}".encode())
-
-
-def cameras_sha256(poses: Sequence[tuple[bytes, bytes]]) -> str:
-    """Checksum of the cameras of a chunk: c2w and K of its first frame, of its second, ..."""
-    return _sha256(b"".join(c2w + K for c2w, K in poses))

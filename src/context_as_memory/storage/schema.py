@@ -3,9 +3,12 @@
 The format is specified in docs/world-format.md.
 """
 
+import contextlib
 import os
 import re
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,7 +76,11 @@ def connect(folder: Path, *, write: bool) -> sqlite3.Connection:
         raise UserError(f"no world in {folder}: {DATABASE} is missing; make one with `cam generate --world {folder}`")
     refuse_links(folder)
     mode = "rw" if write else "ro"
-    if not write and not os.access(folder, os.W_OK) and not (folder / (DATABASE + "-wal")).exists():
+    log, index = (folder / (DATABASE + end) for end in ("-wal", "-shm"))
+    barred = not write and not os.access(folder, os.W_OK)
+    if barred and log.exists() and not index.exists():
+        return _copied(folder)
+    if barred and not log.exists():
         # Even a reader makes two files beside a database in WAL mode, unless it is told that nobody writes. Who writes
         # has made them.
         mode += "&immutable=1"
@@ -87,6 +94,17 @@ def connect(folder: Path, *, write: bool) -> sqlite3.Connection:
             database.close()
             raise
     return database
+
+
+def _copied(folder: Path) -> sqlite3.Connection:
+    """The database of a writer that was killed, on a disk that takes no files: a copy in working memory."""
+    database = sqlite3.connect(":memory:", check_same_thread=False)
+    with clear_errors(folder), tempfile.TemporaryDirectory(prefix="world-") as scratch:
+        for end in ("", "-wal"):
+            shutil.copyfile(folder / (DATABASE + end), Path(scratch) / (DATABASE + end))
+        with contextlib.closing(connect(Path(scratch), write=True)) as copy:
+            copy.backup(database)
+    return tuned(database)
 
 
 def tuned(database: sqlite3.Connection) -> sqlite3.Connection:
@@ -114,6 +132,8 @@ def clear_errors(folder: Path) -> Iterator[None]:
             f"the world in {folder} cannot be written ({error.strerror or error}); nothing of the last chunk was kept, "
             "all before it is safe"
         ) from error
+    except UnicodeDecodeError as error:  # Python's sqlite3 cannot tell what is wrong with a damaged name
+        raise UserError(f"{folder / DATABASE} is damaged or no world; restore it from an export or a copy") from error
     except (sqlite3.ProgrammingError, sqlite3.IntegrityError) as error:
         raise UserError(f"the database of the world in {folder} reports: {error}; committed chunks are safe") from error
     except sqlite3.Error as error:

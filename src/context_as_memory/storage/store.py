@@ -31,7 +31,18 @@ class BranchStore:
         self.chunks = [info if info.id in whole else replace(info, lost=True) for info in self.chunks]
         self._first = [info.first for info in self.chunks]
         self._frames: _Cache[np.ndarray] = _Cache(lambda info: file.frames_u8(info, self._size))
-        self._latents: _Cache[Tensor] = _Cache(file.latents)
+        self._latents: _Cache[Tensor] = _Cache(self._read_latents)
+        self.latent_shape: tuple[int, int, int] | None = None  # [C, h, w] that the networks need; None: any
+
+    def _read_latents(self, info: ChunkInfo) -> Tensor:
+        latents = self.file.latents(info)
+        shape = (latents.shape[0], *latents.shape[2:])
+        if self.latent_shape not in (None, shape):
+            raise UserError(
+                f"latents of chunk {info.id} in {self.file.folder} are {list(shape)}, these weights need "
+                f"{list(self.latent_shape or ())}; run `cam world verify {self.file.folder}`"
+            )
+        return latents
 
     @property
     def steps(self) -> int:

@@ -14,9 +14,9 @@ from numpy.typing import ArrayLike
 from context_as_memory.camera import Z_UP
 from context_as_memory.engine import differences, open_engine
 from context_as_memory.errors import UserError
+from context_as_memory.formats.settings import build_config
 from context_as_memory.storage.file import MAIN, WorldFile
 from context_as_memory.storage.store import BranchStore
-from context_as_memory.weights import build_config
 from context_as_memory.world import World, WorldConfig
 
 log = logging.getLogger(__name__)
@@ -71,16 +71,24 @@ def open_world(
     file = WorldFile.open(path, write=write)
     try:
         settings = file.settings
-        fresh = networks or World.from_pretrained(weights or settings["weights"], device=device)
-        if fresh.weights_sha256 != settings["weights_sha256"]:
+        named = settings.get("weights")
+        if weights is None and not isinstance(named, str):
+            raise UserError(f"the world in {path} does not say which weights it was made with; give them (--weights)")
+        fresh = networks or World.from_pretrained(weights or str(named), device=device)
+        if fresh.weights_sha256 != settings.get("weights_sha256"):
             raise UserError(
-                f"the world in {path} was made with other weights ({settings['weights']}); "
-                "give those, or start a new one"
+                f"the world in {path} was made with other weights ({str(named)[:60]}); give the folder of those "
+                "(--weights), or start a new world"
             )
-        config: WorldConfig = build_config(WorldConfig, settings["config"], str(path))
-        world = _in_store(fresh, config, BranchStore(file, branch))
+        config: WorldConfig = build_config(WorldConfig, settings.get("config"), f"the settings of the world in {path}")
+        if (config.width, config.height) != file.size:
+            raise UserError(f"the world in {path} names two sizes of its pictures; restore it from an export or a copy")
+        store = BranchStore(file, branch)
+        store.latent_shape = _latent_shape(fresh, config)
+        world = _in_store(fresh, config, store)
         made = [note["made_with"] for _, note in world.bank.store.notes() if "made_with" in note]
-        notice = differences(made[-1] if made else settings.get("made_with", {}), world.engine.made_with)
+        before = made[-1] if made else settings.get("made_with")
+        notice = differences(before if isinstance(before, dict) else {}, world.engine.made_with)
         if notice is not None:
             log.warning("%s: %s", path, notice)
         return world
@@ -93,6 +101,12 @@ def file_of(world: World) -> WorldFile | None:
     """The world file that a world lives in; None in working memory."""
     store = world.bank.store
     return store.file if isinstance(store, BranchStore) else None
+
+
+def _latent_shape(networks: World, config: WorldConfig) -> tuple[int, int, int]:
+    """[C, h, w] of one latent of these weights."""
+    codec = networks.codec
+    return codec.latent_channels, config.height // codec.spatial_factor, config.width // codec.spatial_factor
 
 
 def _in_store(networks: World, config: WorldConfig, store: BranchStore) -> World:
