@@ -172,7 +172,10 @@ def test_comparing_recent_with_itself_is_left_out(
     assert report["world"]["num_steps"] == 2 and report["world"]["retrieval"]["max_context"] == 2
 
 
-def test_ctrl_c_leaves_a_playable_video_and_says_so(model: Path, photo: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_walk_that_is_asked_to_end_leaves_a_playable_video_and_says_so(
+    model: Path, photo: Path, tmp_path: Path, asked: signal.Signals
+) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "context_as_memory", "generate", "--weights", str(model), "--image", str(photo)]
     command += ["--actions", "w-2000", "--out", str(out), "--threads", "1"]
@@ -185,7 +188,7 @@ def test_ctrl_c_leaves_a_playable_video_and_says_so(model: Path, photo: Path, tm
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)
         time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(asked)
         said, complained = process.communicate(timeout=60)
     finally:
         process.kill()

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from context_as_memory.formats.video import VideoWriter, read_video
 FORMAT_VERSION = 1
 SPLITS = ("train", "val", "test")
 _HASHED_FRAMES = 8
+_CONTENT = ("split", "num_frames", "width", "height", "frame_hash", "file_hashes")
 _VIDEO, _RAW, _POSES, _INTRINSICS, _NOTE = "video.mp4", "frames.npy", "poses.npy", "intrinsics.npy", "episode.json"
 
 
@@ -142,6 +144,13 @@ def frame_hash(frames_u8: np.ndarray) -> str:
     """SHA-256 over a few evenly spread uncompressed frames: equal for two renderings of the same recipe."""
     chosen = np.linspace(0, len(frames_u8) - 1, min(_HASHED_FRAMES, len(frames_u8))).round().astype(int)
     return hashlib.sha256(np.ascontiguousarray(frames_u8[chosen]).tobytes()).hexdigest()
+
+
+def content_hash(episodes: Sequence[Episode]) -> str:
+    """SHA-256 that tells the pictures and cameras of episodes, from what they note of themselves: equal for the same
+    recordings in any folder."""
+    notes = [[episode.name, *(episode.meta.get(key) for key in _CONTENT)] for episode in episodes]
+    return hashlib.sha256(json.dumps(notes, sort_keys=True).encode()).hexdigest()
 
 
 def episode_folders(root: Path | str) -> list[Path]:

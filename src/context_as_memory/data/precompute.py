@@ -12,9 +12,9 @@ import torch
 
 from ..codec import VideoCodec
 from ..errors import UserError
-from ..formats.files import write_array
+from ..formats.files import read_json, write_array, write_text
 from ..formats.video import to_video
-from .episode import Episode, list_episodes
+from .episode import Episode, content_hash, list_episodes
 
 
 @torch.inference_mode()
@@ -38,10 +38,7 @@ def encode_dataset(
         raise UserError(f"encode: no episodes of {' or '.join(splits)} under {data}; make some with `cam render`")
     cache = Path(cache)
     cache.mkdir(parents=True, exist_ok=True)
-    stamp = cache / "stamp.json"
-    if stamp.exists() and json.loads(stamp.read_text()).get("codec") != fingerprint:
-        raise UserError(f"encode: {cache} holds latents of another codec; delete it or choose another --cache folder")
-    stamp.write_text(json.dumps({"codec": fingerprint}) + "\n")
+    check_stamp(cache, fingerprint)
     device = next(codec.parameters()).device if isinstance(codec, torch.nn.Module) else torch.device("cpu")
     todo = [episode for episode in episodes if not latent_path(cache, episode).exists()]
     for episode in track(todo, "encoding episodes", disable=not todo):
@@ -50,8 +47,26 @@ def encode_dataset(
     return episodes
 
 
+def check_stamp(cache: Path, fingerprint: str) -> None:
+    """Note which codec the latents in a cache are of. `UserError` if they are of another one."""
+    stamp = cache / "stamp.json"
+    if stamp.exists():
+        try:
+            held = read_json(stamp)
+        except UserError as error:
+            raise UserError(f"encode: {stamp} is damaged; delete the folder {cache} and encode again") from error
+        if not isinstance(held, dict) or held.get("codec") != fingerprint:
+            raise UserError(
+                f"encode: {cache} holds latents of another codec; delete it or choose another --cache folder"
+            )
+    else:
+        write_text(stamp, json.dumps({"codec": fingerprint}) + "\n")
+
+
 def latent_path(cache: Path, episode: Episode) -> Path:
-    return Path(cache) / f"{episode.name}.npy"
+    """Where the latents of an episode lie. The name follows from its pictures: an episode of the same name that shows
+    something else has others."""
+    return Path(cache) / f"{episode.name}-{content_hash([episode])[:16]}.npy"
 
 
 def read_latents(cache: Path, episode: Episode) -> np.ndarray:
@@ -61,8 +76,9 @@ def read_latents(cache: Path, episode: Episode) -> np.ndarray:
         latents = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise UserError(f"latents: {path} cannot be read ({error}); delete it and run `cam encode` again") from error
-    if len(latents) != episode.num_frames:
+    if latents.ndim != 4 or len(latents) != episode.num_frames or latents.dtype.kind != "f":
         raise UserError(
-            f"latents: {path} has {len(latents)} frames, the episode {episode.num_frames}; delete and encode again"
+            f"latents: {path} is {latents.dtype} {list(latents.shape)}, the episode has {episode.num_frames} frames; "
+            "delete it and run `cam encode` again"
         )
     return np.asarray(latents) if latents.size == 0 else latents

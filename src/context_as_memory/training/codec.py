@@ -1,7 +1,7 @@
 """Training of the image autoencoder (`cam train codec`)."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..codec import ImageAutoencoder, ImageAutoencoderConfig
-from ..data.episode import Episode, list_episodes
+from ..data.episode import Episode, content_hash, list_episodes
 from ..errors import UserError
 from ..weights import from_pretrained, load_weights, resolve, save_pretrained
 from .codec_loss import CodecLossConfig, codec_loss, eight_bit
@@ -129,7 +129,9 @@ def train_codec(
     if recipe.loss.perceptual and perceptual is None:
         raise UserError("training: this recipe weighs a perceptual distance; give its network, or set the weight to 0")
     task = CodecTask(recipe, frames, validation, perceptual)
-    trainer = Trainer(model, task, recipe.train, Path(out))
+    made_with = asdict(recipe) | {"data": content_hash(episodes), "init": None if init is None else str(init)}
+    made_with.pop("train")  # which the trainer notes itself
+    trainer = Trainer(model, task, recipe.train, Path(out), made_with)
     if perceptual is not None:
         perceptual.to(trainer.device)
     figures = trainer.train()

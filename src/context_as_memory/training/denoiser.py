@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from ..codec import ImageAutoencoder, Perceptual, VideoCodec
 from ..compute import fast, generator_on, pick_device
 from ..data.dataset import DenoiserBatch, SamplingConfig
+from ..data.episode import content_hash
 from ..data.precompute import encode_dataset, read_latents
 from ..diffusion import TIMESTEPS, FlowMatching, add_noise, clean_from_velocity, velocity
 from ..errors import UserError
+from ..formats.files import write_text
 from ..retrieval import RetrievalConfig
 from ..tokens import TokenLayout
 from ..transformer import TransformerConfig, WorldTransformer
@@ -246,7 +248,8 @@ def train_denoiser(
     source = RecordedVideos(videos["train"], recipe.drawing, device)
     cameras = videos["train"][0][0]
     size = (cameras.width, cameras.height)
-    return _train(recipe, source, lambda *_: videos["val"][:8], (vae, quick), size, out, init, perceptual)
+    learned = content_hash([episode for episode in episodes if episode.split == "train"])
+    return _train(recipe, source, lambda *_: videos["val"][:8], (vae, quick), size, out, init, perceptual, learned)
 
 
 def train_denoiser_stream(
@@ -274,6 +277,7 @@ def train_denoiser_stream(
     # Batches are looked up where the model is: no process could make them sooner.
     recipe = replace(recipe, train=replace(recipe.train, data_workers=0))
     source = Stream(places, quick, recipe.drawing, recipe.stream, device, first_number)
+    learned = repr(places) if is_dataclass(places) else type(places).__name__
     try:
         size = (places.width, places.height)
 
@@ -286,7 +290,7 @@ def train_denoiser_stream(
                 trainer.config = replace(trainer.config, budget_minutes=minutes, stop_after_minutes=minutes)
             return source.held_out
 
-        return _train(recipe, source, begin, (vae, quick), size, out, init, perceptual)
+        return _train(recipe, source, begin, (vae, quick), size, out, init, perceptual, learned)
     finally:
         source.close()
 
@@ -315,8 +319,9 @@ def _train(
     out: Path,
     init: str | Path | None,
     perceptual: nn.Module | None,
+    data: str,
 ) -> dict[str, float]:
-    """Train on any source.
+    """Train on any source. data: what it shows, to be compared when the run is resumed.
 
     begin: called before the first step; returns the validation videos. codecs: the one that is saved with the weights,
     and the same for use on this device.
@@ -336,7 +341,9 @@ def _train(
     if perceptual is not None:
         perceptual.to(device)
     task = DenoiserTask(recipe, source, device, quick, perceptual, teacher)
-    trainer = Trainer(model, task, recipe.train, Path(out))
+    made_with = asdict(recipe) | {"data": data, "init": None if init is None else str(init)}
+    made_with.pop("train")  # which the trainer notes itself
+    trainer = Trainer(model, task, recipe.train, Path(out), made_with)
     if held_out := begin(task, trainer):
         task.validation = Validation(recipe.drawing, recipe.walk_sampling, held_out, quick, device, recipe.sheet_frames)
     if trainer.world_size == 1:  # a run that is killed leaves the weights of its last samples
@@ -366,4 +373,4 @@ def save_model(
         "memory_noise": recipe.memory_noise,
         "retrieval": asdict(recipe.retrieval),
     }
-    (folder / MODEL_FILE).write_text(json.dumps(settings, indent=2) + "\n")
+    write_text(folder / MODEL_FILE, json.dumps(settings, indent=2) + "\n")

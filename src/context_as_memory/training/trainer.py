@@ -2,14 +2,16 @@
 
 A `TrainingTask` says what is learned (batch of a step, loss of a batch, sample pictures); the loop knows nothing else.
 A batch is a pure function of (seed, step, rank), so a resumed run sees exactly the batches that an uninterrupted one
-would have seen. A run is a folder: `config.json`, `metrics.jsonl`, `last.pt` (everything to resume), `samples/`.
+would have seen. A run is a folder: `config.json`, `metrics.jsonl`, `last.pt` (everything to resume), `previous.pt` (the
+one before, should the last one be damaged), `samples/`, and what `run_folder` keeps.
 """
 
 import json
 import math
 import os
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +23,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..compute import fast_dtype, pick_device
 from ..errors import UserError
+from ..formats.files import atomic, clear_partials, write_text
+from ..signals import StopOnSignal, leave_signals_to_the_parent
 from .muon import Muon
+from .run_folder import RunFolder
+
+LAST, PREVIOUS = "last.pt", "previous.pt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +103,19 @@ def learning_rate_factor(config: TrainConfig, step: int, progress: float) -> flo
 class Trainer:
     """Runs a `TrainingTask` on a model until its budget is used; call `train` again on the same folder to resume."""
 
-    def __init__(self, model: nn.Module, task: TrainingTask, config: TrainConfig, folder: Path) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        task: TrainingTask,
+        config: TrainConfig,
+        folder: Path,
+        made_with: Mapping[str, Any] | None = None,
+    ) -> None:
+        """made_with: what the run is made with besides `config`, as JSON values; "data" names the data it learns from.
+        Noted in the folder, and compared when the run is resumed."""
         self.task, self.config, self.folder = task, config, folder
+        self.made_with = dict(made_with or {})
+        self.run = RunFolder(folder)
         self.rank, self.world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self.device = pick_device(config.device)
         if self.world_size > 1:
@@ -166,7 +184,9 @@ class Trainer:
         return state | {name: self._full(value) for name, value in self.model.named_buffers()}
 
     def save(self) -> None:
-        """Write `last.pt` in one atomic step: a run killed at any moment resumes from a whole file."""
+        """Write `last.pt`, whole or not at all; the one before stays as `previous.pt`. A run that is killed at any
+        moment resumes from one of both. `UserError` for weights that are not finite, and for a full disk: then both
+        stay as they were."""
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -178,22 +198,57 @@ class Trainer:
             "step": self.step,
             "elapsed_s": self.elapsed_s,
         }
+        for name, value in [*model_state.items(), *state["ema"].items()]:
+            if isinstance(value, Tensor) and not bool(value.isfinite().all()):
+                raise UserError(
+                    f"training: {name} is not finite at step {self.step}, which is not saved; lower the learning rate, "
+                    f"and the same command goes on from the last checkpoint in {self.folder}"
+                )
         if self.rank == 0:
-            partial = self.folder / "last.pt.partial"
-            torch.save(state, partial)
-            os.replace(partial, self.folder / "last.pt")
+            path = self.folder / LAST
+            try:
+                clear_partials(self.folder, LAST)
+                with atomic(path, sync=True) as partial:
+                    torch.save(state, partial)
+                    if path.exists():
+                        os.replace(path, self.folder / PREVIOUS)
+            except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+                told = getattr(error, "strerror", None) or str(error).splitlines()[0][:120]
+                raise UserError(
+                    f"training: {path} cannot be written ({told}); make room, and the same command goes on from the "
+                    "checkpoint before"
+                ) from error
+
+    def _read(self) -> dict[str, Any] | None:
+        """The newest checkpoint that can be read; None where there is none. `UserError` if there are some and none can
+        be read."""
+        damaged: list[str] = []
+        for name in (LAST, PREVIOUS):
+            path = self.folder / name
+            if not path.exists():
+                continue
+            try:
+                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+                if not {"model", "optimizer", "ema", "step", "elapsed_s"} <= state.keys():
+                    raise ValueError("it is no checkpoint of a run")
+            except Exception as error:
+                told = " ".join(str(error).split()).split(". ")[0][:120] or type(error).__name__
+                damaged.append(f"{path} cannot be read ({told})")
+                continue
+            if damaged:
+                print(f"cam: {damaged[0]}; the run goes on from {path}, step {state['step']}", file=sys.stderr)
+            return state
+        if damaged:
+            raise UserError(f"training: {'; '.join(damaged)}; delete it to start this run anew")
+        return None
 
     def load(self) -> bool:
-        """Resume from `last.pt` if it is there."""
+        """Resume from `last.pt`, or from `previous.pt` where that is damaged, if there is one."""
         from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 
-        path = self.folder / "last.pt"
-        if not path.exists():
+        state, path = self._read(), self.folder / LAST
+        if state is None:
             return False
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise UserError(f"training: {path} cannot be read ({error}); delete it to start this run anew") from error
         if set(state["ema"]) != set(self._names()):
             raise UserError(f"training: {path} belongs to a model of another architecture; use another --out folder")
         set_state_dict(
@@ -225,30 +280,47 @@ class Trainer:
         return min(1.0, max(by_steps, by_time))
 
     def train(self) -> dict[str, float]:
-        """Train until the budget or `stop_after_minutes` is used; returns the last logged figures."""
+        """Train until the budget or `stop_after_minutes` is used; returns the last logged figures.
+
+        Ctrl-C, SIGTERM and SIGHUP save and end it with KeyboardInterrupt. `UserError` if another process trains in the
+        folder, or the run there was made with other data or another seed.
+        """
+        if self.rank == 0:
+            self.run.claim()
+        try:
+            return self._train()
+        finally:
+            self.run.release()
+
+    def _train(self) -> dict[str, float]:
         config = self.config
-        self.folder.mkdir(parents=True, exist_ok=True)
         resumed = self.load()
         if self.rank == 0:
-            (self.folder / "config.json").write_text(json.dumps(asdict(config), indent=2, default=str) + "\n")
+            self.run.record(asdict(config) | self.made_with, self.step)
+            self.run.trim(self.step)
+            write_text(self.folder / "config.json", json.dumps(asdict(config), indent=2, default=str) + "\n")
         loader = DataLoader(
             _Steps(self.task.batch, self.rank),
             sampler=range(self.step, config.steps),
             batch_size=None,
             num_workers=config.data_workers,
             prefetch_factor=2 if config.data_workers else None,
+            worker_init_fn=leave_signals_to_the_parent if config.data_workers else None,
         )
-        started = last_save = self._now()
-        before_s = self.elapsed_s
         figures: dict[str, float] = {}
         tend = getattr(self.task, "tend", None)
-        with _Progress(self, resumed) as bar:
+        with _Progress(self, resumed) as bar, StopOnSignal(self._say_stop) as stop:
+            started = last_save = self._agree(False)[0]
+            before_s = self.elapsed_s
             for batch in self._until_budget(loader):
                 raw = self._train_step(_to_device(batch, self.device))
                 if tend is not None:
                     tend(self.step, self.average_into)
-                now = self._now()
+                now, asked = self._agree(stop.requested)
                 self.elapsed_s = before_s + now - started
+                if asked:
+                    self.save()
+                    raise KeyboardInterrupt
                 if self.step % config.log_every == 0 or not self._on_gpu:  # to look is to wait for the GPU
                     figures = self._checked(raw)
                 if self.step % config.log_every == 0:
@@ -265,14 +337,23 @@ class Trainer:
                 bar.log(self._sample())
         return figures
 
-    def _now(self) -> float:
-        """Seconds on the first process's clock: all processes must save and stop at the same step, since each of these
-        waits for the others."""
+    def _say_stop(self, name: str) -> None:
+        if self.rank == 0:
+            print(
+                f"cam: {name}: saving after this step; the same command goes on from there. Once more stops at once",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _agree(self, asked: bool) -> tuple[float, bool]:
+        """Seconds on the first process's clock, and whether it was asked to stop: all processes must save and stop at
+        the same step, since each of these waits for the others."""
         if self.world_size == 1:
-            return time.monotonic()
-        clock = torch.tensor([time.monotonic()], dtype=torch.float64, device=self.device)
-        torch.distributed.broadcast(clock, src=0)
-        return clock.item()
+            return time.monotonic(), asked
+        first = torch.tensor([time.monotonic(), float(asked)], dtype=torch.float64, device=self.device)
+        torch.distributed.broadcast(first, src=0)
+        now, stop = first.tolist()
+        return now, bool(stop)
 
     def _until_budget(self, loader: DataLoader[Any]) -> Iterator[Any]:
         for batch in loader:
@@ -380,8 +461,7 @@ class _Progress:
         trainer = self.trainer
         row = {"step": trainer.step, "elapsed_s": round(trainer.elapsed_s, 1)}
         row |= {key: float(f"{value:.5g}") for key, value in figures.items()}
-        with open(trainer.folder / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(row) + "\n")
+        trainer.run.log(row)
         if self.writer:
             for key, value in figures.items():
                 self.writer.add_scalar(key, value, trainer.step)

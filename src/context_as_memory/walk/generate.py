@@ -12,11 +12,12 @@ import numpy as np
 from context_as_memory.camera import Cameras
 from context_as_memory.evaluation.report import environment, peak_memory_mib, write_json
 from context_as_memory.formats.pictures import fit_frame
+from context_as_memory.signals import StopOnSignal
 from context_as_memory.walk.config import GenerateConfig
 from context_as_memory.walk.look import look_report
 from context_as_memory.walk.recorder import OUTPUTS, Recorder, prepare_folder
 from context_as_memory.walk.request import Request, lens_report, read_request
-from context_as_memory.walk.terminal import Progress, StopOnInterrupt, note
+from context_as_memory.walk.terminal import Progress, note, say_stop
 
 if TYPE_CHECKING:
     from context_as_memory.world import World
@@ -25,13 +26,14 @@ if TYPE_CHECKING:
 def generate(config: GenerateConfig) -> dict[str, Any]:
     """Generate a video and everything around it into `config.out`; returns the report (see `report.json`).
 
-    Ctrl-C stops after the current chunk and still writes every file, a second Ctrl-C stops at once; the report then
-    says `"interrupted": true`. Raises `UserError` for bad input, as far as possible before the model is loaded.
+    Ctrl-C, SIGTERM and SIGHUP stop after the current chunk and still write every file, a second one stops at once; the
+    report then says `"interrupted": true`. Raises `UserError` for bad input, as far as possible before the model is
+    loaded.
     """
     request = read_request(config)
     prepare_folder(config.out)
     began = time.perf_counter()
-    with open_worlds(config, request) as worlds, StopOnInterrupt() as stop:
+    with open_worlds(config, request) as worlds, StopOnSignal(say_stop) as stop:
         for name in OUTPUTS:  # a later failure must not leave old results that look like new ones
             (config.out / name).unlink(missing_ok=True)
         path, memory = begin(request, worlds), worlds["with_memory"]
@@ -43,7 +45,7 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
                     advance(len(chunks[0].frames_u8))
                     if stop.requested:
                         break
-            except KeyboardInterrupt:  # the second Ctrl-C
+            except KeyboardInterrupt:  # asked a second time
                 pass
         report = describe(config, request, memory) | recorder.report(config.seed)
         report["look"] = None if config.image is None else look_report(memory, memory.bank.frames_u8(0)[0])

@@ -1,38 +1,12 @@
-"""What a walk says while it goes on: a progress bar, lines on stderr, and how Ctrl-C is heard."""
+"""What a walk says while it goes on: a progress bar and lines on stderr."""
 
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from context_as_memory.walk.look import SENTENCE
-
-
-class StopOnInterrupt:
-    """Turns the first Ctrl-C into a request to stop (`requested`); the second one raises KeyboardInterrupt as usual."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: Any = None
-
-    def __enter__(self) -> "StopOnInterrupt":
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            self._previous = signal.signal(signal.SIGINT, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-        note("stopping after this chunk; press Ctrl-C again to stop at once")
 
 
 class Progress:
@@ -91,6 +65,11 @@ def summary_lines(report: dict[str, Any], out: Path) -> Sequence[str]:
         lines.append(f"speed:      {fps:.1f} frames per second, {report['peak_memory_mib']} MiB peak memory")
     lines.append("written:    " + ", ".join(str(out / name) for name in report["files"]))
     return lines
+
+
+def say_stop(name: str) -> None:
+    """What a walk answers when it is asked to end (`StopOnSignal`)."""
+    note(f"{name}: stopping after this chunk; once more stops at once")
 
 
 def note(text: str) -> None:
