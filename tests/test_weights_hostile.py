@@ -115,7 +115,7 @@ def test_settings_of_the_shipped_kind_are_taken():
 @pytest.mark.parametrize("nested", ["[" * 100_000, '{"a":' * 100_000])
 def test_settings_that_are_nested_without_end_are_one_error(weights, tmp_path, nested):
     folder = _copied(weights, tmp_path / "weights")
-    (folder / "world.json").write_text(nested)
+    (folder / "model.json").write_text(nested)
     with pytest.raises(UserError, match="cannot be read as JSON"):
         World.from_pretrained(folder)
 
