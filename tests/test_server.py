@@ -194,7 +194,7 @@ def test_a_forgotten_page_loses_its_place_and_heartbeats_do_not_help(store):
         for _ in range(5):
             socket.send_bytes(encode(Event(kind="heartbeat")))
             time.sleep(0.1)
-        assert _receive(socket).code == "idle"
+        assert _until(socket, Failure).code == "idle"
 
 
 def test_a_walk_is_exported_as_film_and_as_world(client, store, tmp_path):
@@ -287,7 +287,8 @@ def test_a_server_that_is_told_to_end_loses_no_chunk_and_a_new_one_goes_on(tmp_p
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "context_as_memory", "explore", "--no-browser", "--port", str(port), "--weights",
+    command = [sys.executable, "-m", "context_as_memory", "explore", "--no-browser", "--no-guard", "--port", str(port),
+               "--weights",
                str(weights), "--worlds", str(tmp_path / "worlds"), "--log", str(tmp_path / "log.jsonl")]  # fmt: skip
 
     def start() -> subprocess.Popen:

@@ -1,11 +1,14 @@
 """`cam explore`: the explorer in the browser."""
 
+import errno
 import ipaddress
 import logging
 import os
 import secrets
+import socket
 import tempfile
 import threading
+import time
 import webbrowser
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,13 +27,20 @@ class Explore:
     """Walk in a world in the browser and see what it remembers (needs the `explore` extra)."""
 
     host: str = "127.0.0.1"
-    """Address to listen on; anything but loopback demands a token."""
+    """Address to listen on."""
     port: int = 8000
     """Port to listen on."""
     weights: str = "default"
     """`default` or a folder made by `cam train denoiser`."""
     token: str | None = None
-    """What viewers must give as ?token=...; made up if --host is not loopback and none is given."""
+    """What visitors must give as ?token=..., at least 16 characters. Made up if none is given, here or in the
+    environment variable CAM_TOKEN, which other users of this computer cannot see."""
+    guard: bool = True
+    """Ask for a token. With --no-guard every user of this computer may walk in."""
+    allow_host: tuple[str, ...] = ()
+    """With --no-guard behind a proxy: names under which it is addressed, such as walks.example.org."""
+    root_path: str = ""
+    """Prefix that a proxy leaves in front of every path, such as /cam. One that takes it off needs no flag."""
     worlds: Path = Path("outputs/worlds")
     """Folder to store worlds in: a page that is loaded again goes on, also with another server."""
     limits: Limits = field(default_factory=Limits)
@@ -87,14 +97,15 @@ def explore(command: Explore, store: "Callable[[], WorldStore] | None" = None) -
     for name, value in vars(limits).items():
         if value < 1:
             raise UserError(f"--{name.replace('_', '-')} is {value}; give at least 1")
+    local = is_loopback(command.host)
+    token = None if command.record else _token(command, local)  # the film is made on this machine alone
     use_threads(command.threads)
     if command.log is not None:
         _log_to(command.log)
-    local = is_loopback(command.host)
-    token = command.token or (None if local else secrets.token_urlsafe(16))
-    token = None if command.record else token  # the film is made on this machine alone
-    hosts = list(LOOPBACK) if local else ["*"]  # elsewhere the token guards the door
-    app = create_app(store() if store else FolderStore(command.worlds, command.weights), limits, token, hosts)
+    listening = None if command.record else listen(command.host, command.port)  # before networks are loaded
+    hosts = [*LOOPBACK, *command.allow_host] if token is None else ["*"]  # else the token guards the door
+    worlds = store() if store else FolderStore(command.worlds, command.weights)
+    app = create_app(worlds, limits, token, hosts, command.root_path)
     # Sizes are judged again when a message is read; a little room is left so that the answer can say what is wrong.
     settings: dict[str, Any] = {
         "log_level": "warning",
@@ -102,21 +113,71 @@ def explore(command: Explore, store: "Callable[[], WorldStore] | None" = None) -
         "ws_per_message_deflate": False,  # pictures are compressed already
         "ws_ping_timeout": 60.0,  # whoever waits for a turn does not read its pongs meanwhile
     }
-    if command.record is not None:
+    if listening is None:
         from context_as_memory.server.record import record
 
+        assert command.record is not None
         print(f"wrote {record(app, command.record, settings)}")
         return 0
     query = "" if token is None else f"?token={token}"
     host = f"[{command.host}]" if ":" in command.host else command.host
-    address = f"http://{host}:{command.port}/{query}"
-    print(f"walk at {address}", flush=True)
-    print("Ctrl-C ends" if store else f"worlds are stored in {command.worlds}; Ctrl-C ends", flush=True)
-    if local and command.browser and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        threading.Timer(1.0, webbrowser.open, [address]).start()  # when the server listens
+    address = f"http://{host}:{command.port}{command.root_path.rstrip('/')}/{query}"
     # A chunk that is being made when the server is told to end is finished first; so long it may take.
-    uvicorn.run(app, host=command.host, port=command.port, timeout_graceful_shutdown=20, **settings)
+    server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=20, **settings))
+    screen = local and command.browser and bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    greeting = "Ctrl-C ends" if store else f"worlds are stored in {command.worlds}; Ctrl-C ends"
+    threading.Thread(target=_greet, args=(server, address, greeting, screen), daemon=True).start()
+    server.run(sockets=[listening])
     return 0
+
+
+MIN_TOKEN = 16  # characters
+
+
+def _token(command: Explore, local: bool) -> str | None:
+    """The token of this server; None where none is asked for."""
+    if not command.guard:
+        if not local:
+            raise UserError(f"--no-guard would let everybody in who reaches {command.host}; leave it out")
+        return None
+    token = command.token or os.environ.get("CAM_TOKEN") or secrets.token_urlsafe(16)
+    if len(token) < MIN_TOKEN:
+        raise UserError(f"the token has {len(token)} characters; give at least {MIN_TOKEN}, or none to have one made")
+    return token
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there; `UserError` if the port is in use or the address is not of this machine."""
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        found = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise UserError(f"--host {host} is no address of this machine ({error.strerror or error})") from error
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(where)
+        found.listen(128)
+    except OSError as error:
+        found.close()
+        if error.errno == errno.EADDRINUSE:
+            raise UserError(f"port {port} is in use; choose another one: --port {port + 1}") from None
+        told = error.strerror or str(error)
+        raise UserError(f"{host}:{port} cannot be listened on ({told}); check --host and --port") from error
+    return found
+
+
+def _greet(server: Any, address: str, greeting: str, screen: bool) -> None:
+    """Say where one walks, once that is so."""
+    while not server.started:
+        if server.should_exit:
+            return
+        time.sleep(0.02)
+    print(f"walk at {address}", flush=True)
+    print(greeting, flush=True)
+    if screen:
+        webbrowser.open(address)
 
 
 def _log_to(path: Path) -> None:

@@ -5,26 +5,28 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from fastapi import FastAPI, HTTPException, Request, WebSocket, WebSocketDisconnect
-from fastapi.responses import PlainTextResponse, StreamingResponse
+from fastapi.responses import PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.websockets import WebSocketState
 
 from context_as_memory.errors import UserError
 from context_as_memory.formats.video import VideoWriter
+from context_as_memory.server.guard import Guard, Pace, is_own_page
 from context_as_memory.server.hub import Broadcast, Hub, TooMany, log_event
 from context_as_memory.server.limits import Limits
 from context_as_memory.server.outbox import Packed
 from context_as_memory.server.protocol import (
     CLIENT,
     MAX_MESSAGE_BYTES,
+    Alive,
     Event,
     Failure,
     Init,
@@ -41,19 +43,25 @@ from context_as_memory.storage import MAIN, BranchStore, LeaseTaken, WorldFile, 
 PATH = "/v1/realtime_video/generate"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 MOVIE_FPS = 20
-FIRST_S = 20.0  # within which one must say what one wants
-SEND_S = 30.0  # a viewer who takes longer for one packet is gone
+FIRST_S, STRANGER_S = 20.0, 2.0  # within which one must say what one wants, with the token and without
+HEARTBEAT = b"heartbeat"
+SEND_S = 30.0  # who takes longer for one packet is gone
 POLICY_VIOLATION, TOO_BIG, TRY_LATER, GOING_AWAY, FAULT = 1008, 1009, 1013, 1001, 1011
 
 
 def create_app(
-    store: WorldStore, limits: Limits | None = None, token: str | None = None, hosts: Sequence[str] = LOOPBACK
+    store: WorldStore,
+    limits: Limits | None = None,
+    token: str | None = None,
+    hosts: Sequence[str] = LOOPBACK,
+    root_path: str = "",
 ) -> FastAPI:
     """The application.
 
     store: where worlds are stored. token: what viewers must give as `?token=`; None asks for none. hosts: names under
     which the server may be addressed ("*": any): without a token, a page of another site whose name points here must
-    not get in.
+    not get in. With one, no page can that does not know it, so tunnels and proxies may call the server as they like.
+    root_path: a prefix that a proxy leaves in front of every path.
     """
     hub = Hub(store, limits or Limits())
 
@@ -67,16 +75,19 @@ def create_app(
     app = FastAPI(
         title="Context as Memory: explorer", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan
     )
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
+    app.add_middleware(Guard, hosts=hosts, root_path=root_path)
     app.state.hub = hub
     exporting = asyncio.Semaphore(1)
+    sending = Counter()
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
     @app.get("/metrics", response_class=PlainTextResponse)
-    async def metrics() -> str:
+    async def metrics(request: Request) -> str:
+        if not _has_token(request.query_params.get("token"), token):
+            raise HTTPException(403, "this server wants a token")
         return hub.metrics()
 
     @app.get("/v1/worlds")
@@ -87,48 +98,49 @@ def create_app(
         return await asyncio.to_thread(store.names)
 
     @app.get("/v1/worlds/{name}/{what}")
-    async def export(request: Request, name: str, what: str, branch: str = MAIN) -> StreamingResponse:
+    async def export(request: Request, name: str, what: str, branch: str = MAIN) -> Response:
         """A stored world as a film of one branch (walk.mp4), or as one file to send to a friend (world.tar)."""
         if not _has_token(request.query_params.get("token"), token):
             raise HTTPException(403, "this server wants a token")
         make = {"walk.mp4": _film, "world.tar": _archive}.get(what)
         if make is None:
             raise HTTPException(404, "there is walk.mp4 and world.tar")
-        async with exporting:  # one is made at a time; the others wait
-            try:
+        if sending.count >= hub.limits.downloads:
+            raise HTTPException(503, f"{sending.count} downloads are under way; try again when one has ended")
+        sending.count += 1
+        try:
+            async with exporting:  # one is made at a time; the others wait
                 file = await asyncio.to_thread(_exported, make, store.path(name), branch)
-            except UserError as error:
-                raise HTTPException(404, _without_paths(str(error), store)) from error
+        except UserError as error:
+            sending.count -= 1
+            raise HTTPException(404, _without_paths(str(error), store)) from error
+        except BaseException:
+            sending.count -= 1
+            raise
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         log_event("exported", what=what, bytes=size)
         headers = {"Content-Length": str(size), "Content-Disposition": f'attachment; filename="{name}-{what}"'}
-        return StreamingResponse(_pieces(file), media_type="application/octet-stream", headers=headers)
+        return Download(file, sending, headers)
 
     @app.websocket(PATH)
     async def generate(socket: WebSocket) -> None:
         await socket.accept()  # a refusal before it would reach the browser as a mere failure to connect
-        hub.connections += 1
+        known = _has_token(socket.query_params.get("token"), token)
         try:
-            if not _same_origin(socket):
-                raise ProtocolError("this server wants pages of its own: open the address it has printed")
-            if hub.connections > hub.limits.sessions * (hub.limits.viewers + 2):
-                raise TooMany("too many connections; try later")
-            await _serve(socket, hub, _has_token(socket.query_params.get("token"), token))
+            own = is_own_page(socket.headers.get("origin"), socket.headers.get("host", ""), hosts)
+            if token is None and not own:
+                raise ProtocolError(
+                    "this server wants pages of its own: open the address it has printed; behind a proxy, start it "
+                    "with --allow-host NAME"
+                )
+            await _serve(socket, hub, known)
         except Exception as error:
             await _say_goodbye(socket, hub, error)
-        finally:
-            hub.connections -= 1
 
     static = resources.files("context_as_memory.server") / "static"
     app.mount("/", StaticFiles(directory=str(static), html=True), name="static")
     return app
-
-
-def _same_origin(socket: WebSocket) -> bool:
-    """A page of another site must not drive this server. Programs send no origin and may."""
-    origin = socket.headers.get("origin")
-    return origin is None or origin.split("://", 1)[-1] == socket.headers.get("host")
 
 
 def _has_token(given: str | None, token: str | None) -> bool:
@@ -139,43 +151,71 @@ def _has_token(given: str | None, token: str | None) -> bool:
 
 
 async def _serve(socket: WebSocket, hub: Hub, may_walk: bool) -> None:
-    """The first message says whether somebody wants to walk or to watch; for the latter a share link is enough."""
-    async with asyncio.timeout(FIRST_S):
-        first = [await _receive(socket, hub, hub.limits.upload_bytes if may_walk else MAX_MESSAGE_BYTES)]
-    if isinstance(first[0], Init) and first[0].watch is not None:
-        await _watch(socket, hub, first[0])
-        return
-    if not may_walk:
-        raise ProtocolError("this server wants a token: open the address it has printed")
-    broadcast = hub.enter()
+    """The first message says whether somebody wants to walk or to watch; for the latter a share link is enough. Who
+    says nothing takes no place from others, and goes soon."""
+    line = Line(socket, hub.limits)
+    if hub.strangers >= hub.limits.strangers:
+        raise TooMany("too many connections; try later")
+    hub.strangers += 1
     try:
-        await _walk(socket, hub, broadcast, first)
+        async with asyncio.timeout(FIRST_S if may_walk else STRANGER_S):
+            first = [await line.receive(hub.limits.upload_bytes if may_walk else MAX_MESSAGE_BYTES)]
     finally:
-        await hub.leave(broadcast)
+        hub.strangers -= 1
+    hub.connections += 1
+    try:
+        if isinstance(first[0], Init) and first[0].watch is not None:
+            await _watch(socket, hub, first[0])
+            return
+        if not may_walk:
+            raise ProtocolError("this server wants a token: open the address it has printed")
+        broadcast = hub.enter()
+        try:
+            await _walk(line, hub, broadcast, first)
+        finally:
+            await hub.leave(broadcast)
+    finally:
+        hub.connections -= 1
 
 
-async def _receive(socket: WebSocket, hub: Hub, max_bytes: int) -> Message:
-    """The next message of a viewer; `TimeoutError` if none comes but heartbeats: a page that is left open and forgotten
-    must not keep a place for ever."""
-    async with asyncio.timeout(hub.limits.idle_s):
-        while True:
-            try:
-                data = await socket.receive_bytes()
-            except KeyError:
-                raise ProtocolError("a text message; send MessagePack as bytes") from None
-            message = decode(data, max_bytes)
-            if not isinstance(message, CLIENT):
-                raise ProtocolError(f"{message.type} is a message of the server")
-            if not (isinstance(message, Event) and message.kind == "heartbeat"):
-                return message
+class Line:
+    """Messages of one connection, no faster than the limits say. Heartbeats are answered here."""
+
+    def __init__(self, socket: WebSocket, limits: Limits) -> None:
+        self.socket, self.limits = socket, limits
+        self._pace = Pace(limits.message_rate)
+
+    async def receive(self, max_bytes: int) -> Message:
+        """The next message; `TimeoutError` if none comes but heartbeats: a page that is left open and forgotten must
+        not keep a place for ever."""
+        async with asyncio.timeout(self.limits.idle_s):
+            while True:
+                try:
+                    data = await self.socket.receive_bytes()
+                except KeyError:
+                    raise ProtocolError("a text message; send MessagePack as bytes") from None
+                message = decode(data, max_bytes)
+                if (wait_s := self._pace.wait_s(len(data))) > 0:
+                    await asyncio.sleep(wait_s)
+                if not isinstance(message, CLIENT):
+                    raise ProtocolError(f"{message.type} is a message of the server")
+                if not (isinstance(message, Event) and message.kind == "heartbeat"):
+                    return message
+                await self.send(encode(Alive()))
+
+    async def send(self, packet: bytes) -> None:
+        """Send a packet; `TimeoutError` if it is not taken for long."""
+        async with asyncio.timeout(SEND_S):
+            await self.socket.send_bytes(packet)
 
 
-async def _walk(socket: WebSocket, hub: Hub, broadcast: Broadcast, first: list[Message]) -> None:
+async def _walk(line: Line, hub: Hub, broadcast: Broadcast, first: list[Message]) -> None:
     """Read and write until the visitor leaves. Frames are sent before the next chunk is made: a slow visitor slows down
     its own world, and nothing piles up.
 
     first: the first message; it is taken out, since it may hold a large picture.
     """
+    wanted: list[str | None] = []  # the world that the last `init` named
     moved, speaking = asyncio.Event(), asyncio.Lock()  # answers and chunks are sent whole, one after the other
     session = broadcast.session
 
@@ -184,21 +224,21 @@ async def _walk(socket: WebSocket, hub: Hub, broadcast: Broadcast, first: list[M
             packed = await work
         except UserError as error:  # the visitor's affair: viewers are not told
             hub.failed += 1
-            code = "busy" if isinstance(error, LeaseTaken) else "refused"
-            await socket.send_bytes(encode(Failure(content=_without_paths(str(error), hub.store), code=code)))
+            await line.send(encode(_failure(error, hub, wanted)))
             return
         for viewer in broadcast.viewers:
             viewer.show(packed)
         for packet in packed.packets[session.format]:
-            await socket.send_bytes(packet)
+            await line.send(packet)
 
     async def listen() -> None:
         while True:
-            message = first.pop() if first else await _receive(socket, hub, hub.limits.upload_bytes)
+            message = first.pop() if first else await line.receive(hub.limits.upload_bytes)
             if isinstance(message, Event):
                 await send(hub.receive(broadcast, message))
             else:
                 async with speaking:
+                    wanted[:] = [message.world] if isinstance(message, Init) else []
                     await send(hub.receive(broadcast, message))
             moved.set()
 
@@ -216,7 +256,27 @@ async def _walk(socket: WebSocket, hub: Hub, broadcast: Broadcast, first: list[M
                 await send(hub.step(broadcast))
             session.last_chunk_s = time.monotonic() - began
 
-    await _until_one_ends(listen(), walk())
+    async def taken() -> None:
+        await broadcast.taken.wait()
+        raise Taken("this walk goes on in another tab")
+
+    await _until_one_ends(listen(), walk(), taken())
+
+
+class Taken(UserError):
+    """Another tab took the walk over."""
+
+
+def _failure(error: UserError, hub: Hub, wanted: Sequence[str | None]) -> Failure:
+    """What a visitor is told of an error. Who has a world open is told to other visitors in their own words, not in
+    those for the server's owner."""
+    if not isinstance(error, LeaseTaken):
+        return Failure(content=_without_paths(str(error), hub.store))
+    holder = hub.who_walks_in(wanted[0]) if wanted else None
+    if holder is None:
+        return Failure(content="another program on the server walks in this world; end that first", code="busy")
+    text = "this world is open in another tab or window: go there, take it over, or watch"
+    return Failure(content=text, code="busy", share=holder.session.share)
 
 
 async def _watch(socket: WebSocket, hub: Hub, init: Init) -> None:
@@ -224,8 +284,13 @@ async def _watch(socket: WebSocket, hub: Hub, init: Init) -> None:
     broadcast, viewer = await hub.watch(init.watch or "", picture_format(init))
 
     async def listen() -> None:
-        while (await socket.receive())["type"] != "websocket.disconnect":
-            pass  # whatever it is: who watches touches nothing
+        pace = Pace(hub.limits.message_rate)
+        while (packet := await socket.receive())["type"] != "websocket.disconnect":
+            # Whatever it is: who watches touches nothing. A heartbeat is answered.
+            data = packet.get("bytes") or b""
+            await asyncio.sleep(pace.wait_s(len(data)))
+            if HEARTBEAT in data[:200]:
+                viewer.offer([encode(Alive())])
 
     async def show() -> None:
         while not viewer.lagging:
@@ -234,7 +299,7 @@ async def _watch(socket: WebSocket, hub: Hub, init: Init) -> None:
                 await socket.close(GOING_AWAY)
                 return
             await asyncio.wait_for(socket.send_bytes(packet), SEND_S)
-        raise TooMany("this connection is too slow to watch; load the page again")
+        raise TooMany("this connection is too slow to watch")
 
     try:
         await _until_one_ends(listen(), show())
@@ -268,17 +333,18 @@ async def _say_goodbye(socket: WebSocket, hub: Hub, error: Exception) -> None:
         (TooLarge, TOO_BIG, "protocol"),
         (ProtocolError, POLICY_VIOLATION, "protocol"),
         (TooMany, TRY_LATER, "too_many"),
+        (Taken, POLICY_VIOLATION, "taken"),
         (UserError, POLICY_VIOLATION, "refused"),
         (TimeoutError, GOING_AWAY, "idle"),
     )
     code, name = next(((code, name) for kind, code, name in reasons if isinstance(error, kind)), (FAULT, "fault"))
     text = _without_paths(str(error), hub.store)
     if name == "idle":
-        text = "nothing was received for long; load the page again to go on"
+        text = "nothing was received for long"
     if name == "fault":
         hub.failed += 1
         log_event("fault", error)
-        text = "the server made a mistake; load the page again to go on"
+        text = "the server made a mistake"
     try:
         await socket.send_bytes(encode(Failure(content=text, code=name)))
         await socket.close(code)
@@ -297,16 +363,39 @@ def _exported(make: Callable[[Path, str, Path], Path], world: Path, branch: str)
         return make(world, branch, Path(folder)).open("rb")
 
 
-def _pieces(file: BinaryIO) -> Iterator[bytes]:
-    with file:
-        while piece := file.read(PIECE):
-            yield piece
+@dataclass
+class Counter:
+    """How many of something there are now."""
+
+    count: int = 0
+
+
+class Download(Response):
+    """An open file, sent piece by piece and closed; who does not take a piece in time gets no more."""
+
+    def __init__(self, file: BinaryIO, sending: Counter, headers: dict[str, str]) -> None:
+        super().__init__(headers=headers, media_type="application/octet-stream")
+        self.file, self.sending = file, sending
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            piece = b"first"
+            while piece:
+                piece = await asyncio.to_thread(self.file.read, PIECE)
+                async with asyncio.timeout(SEND_S):
+                    await send({"type": "http.response.body", "body": piece, "more_body": bool(piece)})
+        except TimeoutError:
+            log_event("download_abandoned")
+        finally:
+            self.sending.count -= 1
+            self.file.close()
 
 
 def _film(world: Path, branch: str, folder: Path) -> Path:
     """The frames of a branch as a film that plays everywhere."""
     with WorldFile.open(world, write=False) as file:
-        size = (int(file.settings["width"]), int(file.settings["height"]))
+        size = file.size
         with VideoWriter(folder / "walk.mp4", *size, fps=MOVIE_FPS, pix_fmt="yuv420p") as film:
             for chunk in BranchStore(file, branch).chunks:
                 if not chunk.lost:

@@ -9,18 +9,21 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeVar
 
 from context_as_memory.errors import UserError
 from context_as_memory.server.limits import Limits
 from context_as_memory.server.outbox import Output, Packed, Viewer, pack
-from context_as_memory.server.protocol import Event, Failure, Message, encode
+from context_as_memory.server.protocol import Event, Failure, Init, Message, encode
 from context_as_memory.server.session import Session, resident_mb
 from context_as_memory.server.store import WorldStore
+from context_as_memory.server.upload import Upload, Uploads
 
 log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 TRIM_EVERY = 16  # chunks
+TAKE_S = 20.0  # to finish a chunk of a walk that another tab takes over
 
 
 class TooMany(UserError):
@@ -32,7 +35,10 @@ class Broadcast:
 
     def __init__(self, session: Session, number: int) -> None:
         self.session, self.number = session, number
+        self.taken = asyncio.Event()  # somebody goes on with this walk in another tab
+        self.closed = asyncio.Event()
         self.viewers: set[Viewer] = set()
+        self.rests_until = 0.0  # by `time.perf_counter`: no message but events is answered before
 
     def pack(self, outputs: Sequence[Output]) -> Packed:
         """Outputs of the session, in every format that somebody here wants."""
@@ -46,7 +52,9 @@ class Hub:
     def __init__(self, store: WorldStore, limits: Limits) -> None:
         self.store, self.limits = store, limits
         self.broadcasts: set[Broadcast] = set()
-        self.connections = 0
+        self.connections = 0  # of those who may walk, or watch
+        self.strangers = 0  # of those who have not said yet what they want, and have no token
+        self.uploads = Uploads()
         self._numbers = itertools.count(1)
         self._turn = asyncio.Lock()  # asyncio's lock is fair
         # Always the same thread: torch keeps workers, and the allocator keeps memory, for each thread that asks.
@@ -72,7 +80,21 @@ class Hub:
             viewer.offer([end, None])
         # Handed to a thread at once: it is closed even if this task, or the whole loop, ends now.
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._worker, broadcast.session.close))
+        broadcast.closed.set()
         log_event("session_closed", session=broadcast.number, open=len(self.broadcasts))
+
+    def who_walks_in(self, name: str | None) -> Broadcast | None:
+        """The walk in the world of that name; None if nobody walks there, on this server."""
+        return next((one for one in self.broadcasts if name is not None and one.session.world_name == name), None)
+
+    async def take(self, name: str | None, by: Broadcast) -> None:
+        """End the walk in a world, so that another one can go on there; returns when it is closed."""
+        holder = self.who_walks_in(name)
+        if holder is not None and holder is not by:
+            holder.taken.set()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TAKE_S):
+                    await holder.closed.wait()
 
     async def watch(self, share: str, kind: str) -> tuple[Broadcast, Viewer]:
         """Join those who watch a walk. `UserError` if there is none of that name."""
@@ -100,12 +122,29 @@ class Hub:
                 raise
 
     async def receive(self, broadcast: Broadcast, message: Message) -> Packed:
-        """Let a session take in a message; its answers."""
+        """Let a session take in a message; its answers. An event never waits. Whoever takes the model's time with other
+        messages is heard again after as long a while, so that at least half of it is left to others."""
+        picture = None
+        if isinstance(message, Init):
+            if message.take:
+                await self.take(message.world, broadcast)
+            if message.first_frame is not None:
+                width, height = self.store.size
+                upload = Upload(width=width, height=height, max_pixels=self.limits.upload_pixels)
+                picture = await self.uploads.frame(message.first_frame, upload)
+                message = replace(message, first_frame=None)
 
-        def answers() -> Packed:  # reads files and may run the autoencoder
-            return broadcast.pack(broadcast.session.receive(message))
+        def answers() -> tuple[Packed, float]:  # reads files and may run the autoencoder
+            began = time.perf_counter()
+            packed = broadcast.pack(broadcast.session.receive(message, picture))
+            return packed, time.perf_counter() - began
 
-        return answers() if isinstance(message, Event) else await self.alone(answers)  # an event never waits
+        if isinstance(message, Event):
+            return answers()[0]
+        await asyncio.sleep(max(0.0, broadcast.rests_until - time.perf_counter()))
+        packed, seconds = await self.alone(answers)
+        broadcast.rests_until = time.perf_counter() + seconds
+        return packed
 
     async def step(self, broadcast: Broadcast) -> Packed:
         """The next chunk of a walk."""

@@ -14,7 +14,11 @@ class Limits:
     stored_worlds: int = 500
     """Stored on this server; then no new ones are begun."""
     history_frames: int = 20_000
-    """A walk ends here."""
+    """Of one world, in all its branches together; a walk ends there."""
+    branches: int = 64
+    """Of one world."""
+    free_bytes: int = 1_000_000_000
+    """That stay free on the disk of the worlds: nothing is stored beyond."""
     idle_s: float = 600.0
     """Seconds without any message but heartbeats, then a visitor's place is given to others."""
     max_context: int = 32
@@ -27,5 +31,11 @@ class Limits:
     """Of pictures that are sent as JPEG."""
     chunks_ahead: int = 2
     """Sent to a visitor but not shown yet, where its page says what it has shown."""
+    message_rate: int = 120
+    """Messages a second that one connection is heard with; it may say more, which waits."""
+    strangers: int = 128
+    """Connections without the token that have not said yet what they want."""
+    downloads: int = 4
+    """Films and world files that are made and sent at once."""
     waiting_messages: int = 64
     """For a viewer who is slow; one who lags further behind is let go."""

@@ -5,9 +5,11 @@ from fractions import Fraction
 
 import numpy as np
 
+from context_as_memory.errors import UserError
 from context_as_memory.formats.pictures import decode_picture, fit_frame
 
 CONTENT_TYPES = {"jpeg": "image/jpeg", "h264": "video/h264", "raw": "application/x-raw-rgb"}
+MOST_SCANS = 64  # of an uploaded JPEG
 UPLOADS = ("JPEG", "PNG", "WEBP")  # what an uploaded picture may be
 
 
@@ -54,5 +56,7 @@ def decode_upload(data: bytes, width: int, height: int, max_pixels: int) -> np.n
     Read as `read_picture` reads files: upright, in sRGB, opaque. Its size is read from its header and judged before it
     is unpacked. `UserError` for anything but a whole JPEG, PNG or WebP picture of at most `max_pixels`.
     """
+    if data.count(b"\xff\xda") > MOST_SCANS:  # each one goes over the whole picture again; ten are usual
+        raise UserError(f"the picture is a JPEG of more than {MOST_SCANS} scans; save it again as a plain JPEG")
     shown = decode_picture(data, kinds=UPLOADS, max_pixels=max_pixels, min_side=8, around=(width, height)).frame
     return fit_frame(shown, width, height)[0]

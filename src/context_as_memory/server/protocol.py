@@ -44,6 +44,7 @@ class Init:
     known: bool = False  # of that place remember not one picture but all that was seen when looking around
     world: str | None = None  # name of a stored world, to go on with
     branch: str | None = None  # of that world; the one it was made with if None
+    take: bool = False  # of that world: end the walk of whoever has it open in another tab, and go on here
     watch: str | None = None  # the share link's word: see what its visitor sees, and touch nothing
     strategy: str = "coverage"  # the rule that chooses the context
     max_context: int | None = None
@@ -126,6 +127,7 @@ class Ready:
     compare: bool
     half_width_tan: float
     upload_bytes: int  # at most, of a picture to start from
+    version: str = ""  # of the server: a page of another one loads itself again
     truth: str | None = None  # the name of the true world, where frames are rendered and not generated
 
 
@@ -195,10 +197,18 @@ class Failure:
     type: ClassVar[str] = "error"
     content: str
     code: str = "refused"
+    share: str | None = None  # with `busy`: the word with which the walk in that world can be watched
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alive:
+    """The answer to a heartbeat: the line works both ways."""
+
+    type: ClassVar[str] = "alive"
 
 
 Message = (
-    Init | Event | Settings | Rewind | Fork | Switch | Ready | FrameBatch | ContextFrames | ChunkStats | Failure
+    Init | Event | Settings | Rewind | Fork | Switch | Ready | FrameBatch | ContextFrames | ChunkStats | Failure | Alive
 )  # one class per type
 _KINDS: dict[str, Any] = {kind.type: kind for kind in get_args(Message)}
 CLIENT = (Init, Event, Settings, Rewind, Fork, Switch)

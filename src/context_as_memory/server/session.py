@@ -17,6 +17,7 @@ from enum import Enum
 
 import numpy as np
 
+from context_as_memory import __version__
 from context_as_memory.camera import Cameras, cameras_from_keys, coordinates
 from context_as_memory.engine.wanted import GivenUp, wanted_while
 from context_as_memory.errors import UserError
@@ -43,7 +44,7 @@ from context_as_memory.server.protocol import (
     Switch,
     held_keys,
 )
-from context_as_memory.server.store import WorldStore, chunk_of, rewind
+from context_as_memory.server.store import WorldStore, check_branches, chunk_of, rewind
 from context_as_memory.storage import MAIN, file_of
 from context_as_memory.world import Chunk, World
 
@@ -111,21 +112,28 @@ class Session:
 
     # -- what the visitor says --------------------------------------------------------------------------------------
 
-    def receive(self, message: Message) -> list[Output]:
+    @property
+    def world_name(self) -> str | None:
+        """The name of the world that is open; None where there is none."""
+        return self._name if self._world is not None else None
+
+    def receive(self, message: Message, picture: np.ndarray | None = None) -> list[Output]:
         """Take in a message of the visitor; returns the answers. `UserError` when it is not allowed in this state.
+
+        picture: the one in an `init`, if it was unpacked before: uint8 [H, W, 3] of the size of the store's worlds.
 
         Events are taken in at once, also while a chunk is being made in another thread; everything else waits for it.
         """
         if isinstance(message, Event):
-            return self._receive(message)
+            return self._receive(message, None)
         with self._alone:
-            return self._receive(message)
+            return self._receive(message, picture)
 
-    def _receive(self, message: Message) -> list[Output]:
+    def _receive(self, message: Message, picture: np.ndarray | None) -> list[Output]:
         if self.state is State.CLOSED:
             raise UserError("this session is closed; connect again")
         if isinstance(message, Init):
-            return self._begin(message)
+            return self._begin(message, picture)
         world = self._world
         if world is None:
             raise UserError(f"{message.type} before init; begin a world first")
@@ -139,9 +147,10 @@ class Session:
         file = file_of(world)
         assert file is not None, "a store keeps its worlds in files"
         if isinstance(message, Rewind):
-            rewind(file, self._branch, message.frame)
+            rewind(file, self._branch, message.frame, self.limits.branches)
             return self._go_on(self._branch)
         if isinstance(message, Fork):
+            check_branches(file, self.limits.branches)
             file.fork(message.name, self._branch, chunk_of(file, self._branch, message.frame))
             return self._go_on(message.name)
         if isinstance(message, Switch):
@@ -190,7 +199,7 @@ class Session:
             raise UserError(f"max_context is {max_context}; give 1 to {self.limits.max_context}")
         return replace(rule, strategy=strategy, max_context=max_context)
 
-    def _begin(self, init: Init) -> list[Output]:
+    def _begin(self, init: Init, picture: np.ndarray | None) -> list[Output]:
         """A new world, or a stored one. Everything that can be wrong is looked at before anything is closed."""
         if init.watch is not None:
             raise UserError("who walks cannot watch; connect again")
@@ -201,7 +210,7 @@ class Session:
             raise UserError(f"seed is {init.seed}; give 0 to {2**32 - 1}")
         branch = init.branch or MAIN
         if init.world is None:
-            name, world = self._new(init)
+            name, world = self._new(init, picture)
             self._leave()
         elif init.world == self._name and self._world is not None:
             self._go_on(branch)
@@ -218,15 +227,18 @@ class Session:
         self._hold(script)
         return outputs
 
-    def _new(self, init: Init) -> tuple[str, World]:
+    def _new(self, init: Init, picture: np.ndarray | None) -> tuple[str, World]:
         """A world that has its start frames, or none at all."""
         if len(self._store.names()) >= self.limits.stored_worlds:
             raise UserError(f"{self.limits.stored_worlds} worlds are stored here, and no more; go on with one of them")
+        self._check_room()
         start = start_frame(init.start)
         name, world = self._store.create(init.seed)
         try:
             size = (world.config.width, world.config.height)
-            if init.first_frame is not None:
+            if picture is not None:
+                frames, cameras = picture[None], start.camera
+            elif init.first_frame is not None:
                 frames, cameras = decode_upload(init.first_frame, *size, self.limits.upload_pixels)[None], start.camera
             elif init.known:
                 frames, cameras = known_place(init.start)
@@ -238,6 +250,12 @@ class Session:
             self._store.remove(name)
             raise
         return name, world
+
+    def _check_room(self) -> None:
+        if self._store.free_bytes() < self.limits.free_bytes:
+            if self.state is not State.NEW:
+                self._hold(frozenset())
+            raise UserError("the disk of this server is nearly full; nothing more is stored, all before is safe")
 
     def _go_on(self, branch: str) -> list[Output]:
         """Stand at the end of a branch of this world; where one was if that cannot be."""
@@ -310,6 +328,7 @@ class Session:
             compare=self._forgetful is not None,
             half_width_tan=float(cameras.half_width_tan[0]),
             upload_bytes=self.limits.upload_bytes,
+            version=__version__,
             truth=self._store.truth,
         )
         outputs: list[Output] = [ready, NewFrames(world.bank.frames_u8(last), last, poses[-1:], -1, self._event)]
@@ -353,9 +372,14 @@ class Session:
         if world is None or not self.wants_to_move:
             return []
         held = len(world.bank)
-        if held + world.chunk_frames > self.limits.history_frames:
+        file = file_of(world)
+        stored = held if file is None else file.frames_in_all()
+        if stored + world.chunk_frames > self.limits.history_frames:
             self._hold(frozenset())
-            raise UserError(f"this walk has {held} frames, the most that is stored here; begin a new one")
+            raise UserError(
+                f"this world has {stored} frames in all its branches, the most that is stored here; begin a new one"
+            )
+        self._check_room()
         try:
             chunk, path, applied = self._walked(world)
         except UserError:

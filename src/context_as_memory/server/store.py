@@ -18,6 +18,7 @@ class WorldStore(Protocol):
 
     folder: Path  # where they lie: viewers are not told
     truth: str | None  # the name of the true world that is walked in, where none is generated
+    size: tuple[int, int]  # width and height of the pictures
 
     def create(self, seed: int) -> tuple[str, World]:
         """A world with an empty memory, and the name under which it can be opened again."""
@@ -33,6 +34,10 @@ class WorldStore(Protocol):
 
     def names(self) -> list[str]:
         """The stored worlds, the last one walked in first."""
+        ...
+
+    def free_bytes(self) -> int:
+        """Room on the disk that they lie on."""
         ...
 
     def remove(self, name: str) -> None:
@@ -54,8 +59,12 @@ class StoredWorlds:
         return self.folder / name
 
     def names(self) -> list[str]:
+        self.folder.mkdir(parents=True, exist_ok=True)  # it may have been taken away while the server runs
         found = [folder for folder in self.folder.iterdir() if NAME.fullmatch(folder.name) and folder.is_dir()]
         return [folder.name for folder in sorted(found, key=lambda folder: folder.stat().st_mtime, reverse=True)]
+
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self.folder if self.folder.exists() else self.folder.anchor or ".").free
 
     def remove(self, name: str) -> None:
         shutil.rmtree(self.path(name), ignore_errors=True)
@@ -73,6 +82,7 @@ class FolderStore(StoredWorlds):
         super().__init__(folder)
         self.weights = weights
         self._networks = kind.from_pretrained(weights, device=device)
+        self.size = self._networks.config.width, self._networks.config.height
 
     def create(self, seed: int) -> tuple[str, World]:
         name = secrets.token_hex(8)
@@ -80,6 +90,8 @@ class FolderStore(StoredWorlds):
         return name, world
 
     def open(self, name: str, branch: str = MAIN) -> World:
+        if not self.path(name).is_dir():
+            raise UserError(f"this server keeps no world {name}; it may lie in another folder (--worlds)")
         return open_world(self.path(name), branch, weights=self.weights, networks=self._networks)
 
 
@@ -91,9 +103,16 @@ def chunk_of(file: WorldFile, branch: str, frame: int) -> int:
     raise UserError(f"frame {frame} is not in this walk; it has {file.branch(branch).frames}")
 
 
-def rewind(file: WorldFile, branch: str, frame: int) -> None:
+def check_branches(file: WorldFile, most: int) -> None:
+    """`UserError` if a world has as many branches as it may."""
+    if len(file.branches()) >= most:
+        raise UserError(f"this world has {most} branches, the most that are kept here; go on with one of them")
+
+
+def rewind(file: WorldFile, branch: str, frame: int, branches: int = 64) -> None:
     """Let a branch end with the chunk that holds `frame`; what came after stays as a branch of its own."""
     at = chunk_of(file, branch, frame)
     if at != file.branch_head(branch):
+        check_branches(file, branches)
         file.fork(f"before going back to frame {frame} ({len(file.branches())})", branch)
         file.rewind(branch, at)

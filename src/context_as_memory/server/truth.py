@@ -96,6 +96,7 @@ class TrueStore(StoredWorlds):
         super().__init__(folder)
         self.place, self.truth = place, place.name
         self.config = WorldConfig(width=place.width, height=place.height)
+        self.size = place.width, place.height
 
     def create(self, seed: int) -> tuple[str, World]:
         name = secrets.token_hex(8)

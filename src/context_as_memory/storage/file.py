@@ -210,6 +210,10 @@ class WorldFile:
         """All chunks, those that no branch reaches included, in the order of their making."""
         return self._chunks("", ())
 
+    def frames_in_all(self) -> int:
+        """Frames of all chunks, those of every branch and those that no branch reaches."""
+        return int(self._query("SELECT coalesce(sum(frames), 0) FROM chunk")[0][0])
+
     def history(self, head: int | None) -> list[ChunkInfo]:
         """The chunks from the root to `head`, oldest first. Raises `UserError` if they do not follow each other."""
         if head is None:

@@ -6,9 +6,12 @@ import { chooseFormat, Player } from "./player.js";
 import { drawTimeline, frameAt } from "./timeline.js";
 
 const find = (id) => document.getElementById(id);
+// Keys by their place on the keyboard, whatever stands on them; by what stands on them where no place is told.
 const ARROWS = { ArrowLeft: "j", ArrowRight: "l", ArrowUp: "w", ArrowDown: "s", PageUp: "i", PageDown: "k" };
-const OTHERS = { r: "i", f: "k" }; // beside the hand that walks
-const LOST = [1006, 1011, 1012], RETRIES = 6, HEARTBEAT_MS = 60_000, DRAG_PX = 14;
+const PLACES = { KeyW: "w", KeyA: "a", KeyS: "s", KeyD: "d", KeyJ: "j", KeyL: "l", KeyI: "i", KeyK: "k", KeyR: "i", KeyF: "k", ...ARROWS };
+const LETTERS = { r: "i", f: "k" };
+const LOST = [1006, 1011, 1012, 1013], LONGEST_WAIT_MS = 30_000, DRAG_PX = 14;
+const QUIET_MS = 4000, DEAD_MS = 10_000, BEGIN_MS = 60_000; // then the server is asked; then the line is dead
 const query = new URLSearchParams(location.search);
 
 const world = { poses: [], chunks: [], chosen: [], pictures: new Map(), halfWidthTan: 1, uploadBytes: 0, name: null, share: "" };
@@ -18,26 +21,42 @@ let socket, format, eventId = 0, latencyMs = null;
 let retries = 0, retry; // of the connection, and the timer of the next one
 let wanted = null; // what was asked for and does not stand yet
 let standing = false; // whether this connection has a world
-let explained = false; // whether the page says already why the connection ends
+let explained = ""; // why the connection ends, in the server's words
+let reached = false; // whether the server has ever answered
+let mine = null; // the world that this page walks in: it may be taken back from a dead line
+let busy = 0; // how often it was told that somebody walks there
+let lastWord = 0, askedAt = 0; // when the server spoke last, and when it was asked whether it is there
+let version = null; // of the server
 let besideChunk = -1; // the last chunk that was shown with memory off
 
 // -- connection ------------------------------------------------------------------------------------------------------
 
 const token = query.has("token") ? { token: query.get("token") } : {};
+const watches = () => query.has("watch");
 
 // One line at a time: a page with two would be refused its own world.
 function connect(what = wanted ?? inAddress()) {
   clearTimeout(retry);
+  retry = undefined;
   if (socket) {
     socket.onopen = socket.onmessage = socket.onclose = null;
     socket.close();
   }
-  const scheme = location.protocol === "https:" ? "wss" : "ws";
-  standing = explained = false;
-  socket = new WebSocket(`${scheme}://${location.host}/v1/realtime_video/generate?${new URLSearchParams(token)}`);
+  standing = false;
+  explained = "";
+  askedAt = performance.now();
+  const address = new URL(`v1/realtime_video/generate?${new URLSearchParams(token)}`, location.href); // also behind a prefix
+  address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+  address.hash = "";
+  socket = new WebSocket(address);
   socket.binaryType = "arraybuffer";
   socket.onopen = () => begin(what);
-  socket.onmessage = (packet) => receive(decode(packet.data));
+  socket.onmessage = (packet) => {
+    lastWord = performance.now();
+    askedAt = 0;
+    reached = true;
+    receive(decode(packet.data));
+  };
   socket.onclose = closed;
 }
 
@@ -49,14 +68,40 @@ function inAddress() {
 
 function closed(event) {
   document.body.dataset.state = "closed";
-  const left = query.has("watch") && world.share && [1001, 1008].includes(event.code); // the visitor may come back
-  if ((left || LOST.includes(event.code)) && retries < RETRIES) {
-    retries += 1; // the server was restarted, or the network failed: the world is stored, go on with it
-    say(left ? "the visitor has left; looking again" : `connection lost; trying again (${retries})`, true);
-    retry = setTimeout(connect, 500 * 2 ** retries);
-  } else if (!explained) {
-    say(`connection closed (${event.code}); load the page again to go on`, true);
+  standing = false;
+  askedAt = 0;
+  const left = watches() && world.share && [1001, 1008].includes(event.code); // the visitor may come back
+  if (!left && !LOST.includes(event.code)) {
+    return say(`${explained || `connection closed (${event.code})`}; hold a key to go on`, true);
   }
+  retries += 1; // the server was restarted, or the network failed: the world is stored, go on with it
+  const why = left ? "the visitor has left" : explained || (reached ? "connection lost"
+    : "the server cannot be reached; a proxy in between must pass WebSockets on");
+  say(`${why}; trying again (${retries})`, true);
+  retry = setTimeout(connect, Math.min(500 * 2 ** Math.min(retries, 8), LONGEST_WAIT_MS) * (0.8 + 0.4 * Math.random()));
+}
+
+// Somebody is there: what waits for a better time is tried now.
+function wake() {
+  if (!socket || document.body.dataset.state !== "closed" || socket.readyState === WebSocket.CONNECTING) return;
+  connect();
+}
+
+// A line can be dead without a word: ask, and go on without it if nothing comes back.
+function watchLine() {
+  if (!socket || retry !== undefined || socket.readyState > WebSocket.OPEN) return;
+  const now = performance.now();
+  if (askedAt && now - askedAt > (standing ? DEAD_MS : BEGIN_MS)) {
+    say("the line is dead; connecting again", true);
+    retries += 1;
+    connect();
+  } else if (!askedAt && now - lastWord > QUIET_MS) ask();
+}
+
+function ask() {
+  if (socket.readyState !== WebSocket.OPEN) return;
+  askedAt ||= performance.now();
+  send({ type: "event", kind: "heartbeat" });
 }
 
 function send(message) {
@@ -70,30 +115,45 @@ const whole = (id) => {
 
 function begin(what = {}) {
   wanted = what;
+  find("choice").hidden = true;
   if (socket.readyState !== WebSocket.OPEN) return connect(what);
   say("beginning");
   send({
     type: "init", realtime_output_format: format, seed: Number(whole("seed")),
-    watch: query.has("watch") ? world.share || query.get("watch") : null, start: find("start").value || null, known: find("known").checked, strategy: find("strategy").value || "coverage",
+    watch: watches() ? world.share || query.get("watch") : null, take: Boolean(what.world) && what.world === mine, start: find("start").value || null, known: find("known").checked, strategy: find("strategy").value || "coverage",
     max_context: world.share ? Number(whole("context")) : null, compare: find("compare").checked, ...what,
   });
 }
 
 function receive(message) {
-  const handlers = { ready, frame_batch: frames, context, chunk_stats: stats, error: refused };
+  const handlers = { ready, alive: () => {}, frame_batch: frames, context, chunk_stats: stats, error: refused };
   handlers[message.type]?.(message);
 }
 
 function refused(message) {
-  say(message.content, true);
-  if (!["refused", "busy"].includes(message.code)) explained = true;
-  if (standing || !inAddress().world) return;
-  if (message.code === "busy" && retries < RETRIES) {
-    retries += 1; // the server has not noticed yet that the line before is dead
-    retry = setTimeout(() => begin(inAddress()), 250 * 2 ** retries);
-  } else if (message.code === "refused") {
-    history.replaceState(null, "", location.pathname + location.search); // it is gone: begin another
-    begin();
+  if (!["refused", "busy"].includes(message.code)) {
+    explained = message.content;
+    if (message.code === "taken") mine = null;
+    return say(message.content, true);
+  }
+  const asked = standing ? null : wanted?.world;
+  if (message.code === "busy" && asked && busy < 3) {
+    busy += 1; // the server may not have noticed yet that the line before is dead
+    say("the world is still open elsewhere; trying again", true);
+    retry = setTimeout(() => { retry = undefined; begin(wanted); }, 250 * 2 ** busy);
+  } else if (message.code === "busy" && asked) {
+    busy = 0;
+    find("choice").hidden = false;
+    find("look").hidden = !message.share;
+    find("look").dataset.share = message.share ?? "";
+    document.body.dataset.state = "refused";
+    say(message.content, true);
+  } else if (asked) { // another world would take its place in the address: that is for the visitor to say
+    document.body.dataset.state = "refused";
+    say(`${message.content}. The address keeps it: load the page again when it is back, or begin a New world`, true);
+  } else {
+    if (!standing) document.body.dataset.state = "refused";
+    say(message.content, true);
   }
 }
 
@@ -106,18 +166,23 @@ function say(text, bad = false) {
 // -- what the server says --------------------------------------------------------------------------------------------
 
 function ready(message) {
+  if (version !== null && version !== message.version) return location.reload(); // another server, with a page of its own
+  version = message.version;
   Object.assign(world, { poses: message.poses, chunks: message.chunks, chosen: [], pictures: new Map(),
     halfWidthTan: message.half_width_tan, uploadBytes: message.upload_bytes, name: message.world, share: message.share });
   retries = 0;
   standing = true;
   wanted = null;
+  busy = 0;
+  find("choice").hidden = true;
   besideChunk = -1;
   find("frame").max = world.poses.length; // the last pose comes with the picture
   find("frame").value = find("frame").max; // no larger value is taken before the limit is
   if (message.driver) {
-    // The name of the world and its branch stand in the address: loading the page again goes on with them.
-    const place = `#${message.world}/${encodeURIComponent(message.branch)}`;
-    history.replaceState(null, "", location.pathname + location.search + place);
+    mine = message.world;
+    place = `#${message.world}/${encodeURIComponent(message.branch)}`;
+    // A world that nobody walked in is not stored: only from the first step on it has an address.
+    keepPlace(message.chunks.length > 1 ? place : "");
     const at = (what) => `v1/worlds/${message.world}/${what}?${new URLSearchParams({ branch: message.branch, ...token })}`;
     find("film").href = at("walk.mp4");
     find("archive").href = at("world.tar");
@@ -125,6 +190,7 @@ function ready(message) {
   if (message.driver) listWorlds();
   if (message.driver && held.size) tellKeys(); // the server forgot them when it stood the world up
   for (const id of ["controls", "history"]) find(id).disabled = !message.driver;
+  document.body.toggleAttribute("data-watching", !message.driver);
   document.querySelector(".exports").hidden = find("pad").hidden = !message.driver;
   const truth = message.truth;
   find("truth").hidden = !truth;
@@ -143,9 +209,17 @@ function ready(message) {
   say(message.driver ? "ready: hold a key" : "watching; only the visitor can walk");
 }
 
+// The name of the world and its branch stand in the address: loading the page again goes on with them.
+let place = "";
+function keepPlace(hash) {
+  if (location.hash !== hash) history.replaceState(null, "", location.pathname + location.search + hash);
+}
+
 // The worlds that are stored here, the last one walked in first.
 async function listWorlds() {
-  const names = await (await fetch(`v1/worlds?${new URLSearchParams(token)}`)).json();
+  const answer = await fetch(`v1/worlds?${new URLSearchParams(token)}`).catch(() => null);
+  if (!answer?.ok) return; // the list is a help, the walk does not need it
+  const names = await answer.json();
   find("stored").hidden = names.length === 0;
   fill(find("world"), names, world.name);
 }
@@ -181,7 +255,7 @@ function frames(message) {
 
 // Tell the server when a chunk is on the screen: it stays only a few chunks ahead.
 function shown(chunk) {
-  if (query.has("watch")) return;
+  if (watches()) return;
   const origin = socket; // answers go where the chunk came from
   players.with_memory.drawn.then(() => origin === socket && send({ type: "event", kind: "shown", payload: chunk }));
 }
@@ -243,7 +317,9 @@ function stats(message) {
     return [term, text];
   }));
   document.body.dataset.chunks = Number(document.body.dataset.chunks) + 1;
-  if (document.body.dataset.state !== "watching") say("walking");
+  if (document.body.dataset.state === "watching") return;
+  keepPlace(place);
+  say(held.size ? "walking" : "standing: hold a key");
 }
 
 // Once for all that changes before the next picture.
@@ -271,6 +347,8 @@ function press(key, down) {
 }
 
 function tellKeys() {
+  if (!standing) return wake(); // the keys that are held then are told when the world stands
+  if (performance.now() - lastWord > QUIET_MS) ask();
   eventId += 1;
   pressed.set(eventId, performance.now());
   if (pressed.size > 32) pressed.delete(pressed.keys().next().value);
@@ -279,23 +357,27 @@ function tellKeys() {
 }
 
 const releaseAll = () => {
+  down.clear();
   dragged.clear();
   [...held].forEach((key) => press(key, false));
 };
 
-const keyOf = (event) => {
-  const key = ARROWS[event.key] ?? event.key.toLowerCase();
-  return OTHERS[key] ?? key;
-};
+const keyOf = (event) => PLACES[event.code] ?? ARROWS[event.key] ?? LETTERS[event.key.toLowerCase()] ?? event.key.toLowerCase();
 const isKey = (key) => key.length === 1 && "wasdijkl".includes(key);
+const down = new Map(); // what each key was when it went down: it goes up as the same, whatever is held beside it by then
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || !isKey(keyOf(event))) return;
   if (event.target.matches("input[type=text], input[readonly]")) return; // one writes
-  if (event.target.matches("select, input[type=number], input[type=range]") && event.key in ARROWS) return; // one chooses
+  if (event.target.matches("select, input[type=number], input[type=range]") && event.code in ARROWS) return; // one chooses
   event.preventDefault();
+  down.set(event.code || event.key, keyOf(event));
   press(keyOf(event), true);
 });
-addEventListener("keyup", (event) => isKey(keyOf(event)) && press(keyOf(event), false)); // wherever the focus is by now
+addEventListener("keyup", (event) => { // wherever the focus is by now
+  const key = down.get(event.code || event.key) ?? keyOf(event);
+  down.delete(event.code || event.key);
+  if (isKey(key) && ![...down.values()].includes(key)) press(key, false);
+});
 addEventListener("blur", releaseAll);
 addEventListener("pagehide", releaseAll);
 
@@ -368,6 +450,13 @@ find("fork").addEventListener("click", () => {
   find("fork-name").value = "";
 });
 find("switch").addEventListener("click", () => send({ type: "switch", branch: find("branch").value }));
+find("take").addEventListener("click", () => {
+  mine = wanted?.world ?? null;
+  begin(wanted ?? {});
+});
+find("look").addEventListener("click", () => {
+  location.href = `${location.pathname}?${new URLSearchParams({ watch: find("look").dataset.share })}`;
+});
 find("shot").addEventListener("click", () => {
   const link = document.createElement("a");
   link.href = find("view").toDataURL("image/png");
@@ -377,11 +466,22 @@ find("shot").addEventListener("click", () => {
 find("share").addEventListener("click", () => {
   find("link").value = `${location.origin}${location.pathname}?${new URLSearchParams({ watch: world.share })}`;
   find("link").hidden = false;
+  if (["localhost", "127.0.0.1", "[::1]"].includes(location.hostname)) say("this link works on this computer only");
   navigator.clipboard?.writeText(find("link").value).catch(() => {}); // else it is there to be copied by hand
 });
 
-setInterval(() => !query.has("watch") && send({ type: "event", kind: "heartbeat" }), HEARTBEAT_MS);
+setInterval(watchLine, 2000);
+for (const [target, name] of [[window, "online"], [window, "focus"], [document, "visibilitychange"]]) {
+  target.addEventListener(name, () => document.visibilityState === "visible" && retry !== undefined && wake());
+}
 find("known").checked = query.get("known") !== "0";
 format = await chooseFormat();
-if (!query.has("watch")) listWorlds(); // also where no new one can be begun
+for (const player of Object.values(players)) {
+  player.onBroken = () => { // this browser cannot decode what it said it could
+    if (format === "jpeg") return;
+    format = "jpeg";
+    connect(standing && mine && location.hash ? inAddress() : wanted ?? inAddress());
+  };
+}
+if (!watches()) listWorlds(); // also where no new one can be begun
 connect();

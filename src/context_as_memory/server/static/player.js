@@ -1,6 +1,6 @@
 // Pictures of frame batches onto a canvas: H.264 through WebCodecs where the browser can, JPEG else.
 
-const FRAME_MS = 1000 / 30, DECODE_MS = 2000, BACKLOG = 8; // with more frames than this waiting, they are shown without a pause
+const FRAME_MS = 1000 / 30, DECODE_MS = 2000, BACKLOG = 8, MOST_BROKEN = 3; // with more frames than this waiting, they are shown without a pause
 const H264 = { codec: "avc1.42E01E", optimizeForLatency: true };
 
 // The format to ask for. WebCodecs needs a secure context: this machine or https. `?video=jpeg` asks for JPEG.
@@ -19,6 +19,8 @@ export class Player {
     this.drawn = Promise.resolve();
     this.waiting = 0;
     this.contentType = "-";
+    this.broken = 0; // batches in a row that lacked pictures
+    this.onBroken = () => {};
   }
 
   // Queue the pictures of a batch; `onFirst` is called when the first of them is seen.
@@ -58,6 +60,8 @@ export class Player {
     if ((await Promise.race([this.decoder.flush(), late])) === "late") {
       this.decoder.close(); // it hangs: the next batch gets a new one
     }
+    this.broken = images.length === pictures.length ? 0 : this.broken + 1;
+    if (this.broken === MOST_BROKEN) this.onBroken();
     return images;
   }
 }
