@@ -1,6 +1,5 @@
 """The explorer in a real browser: the page, its scripts and the application, around real but tiny networks."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,10 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from context_as_memory.errors import UserError
 from context_as_memory.formats.video import read_video
 from context_as_memory.server.app import create_app
-from context_as_memory.server.record import chromium, record, serving
+from context_as_memory.server.record import record, serving
 from context_as_memory.server.store import FolderStore
 from context_as_memory.storage import WorldFile, import_world
 from tiny import save_model
@@ -30,27 +28,6 @@ def app(tmp_path_factory):
 def address(app):
     with serving(app) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def installed():
-    """The path of Debian's Chromium. Machines of checks have it: `.ci/run` installs it, and without it fails."""
-    try:
-        return chromium()
-    except UserError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="module")
-def browser(installed):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=installed, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

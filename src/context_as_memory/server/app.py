@@ -154,14 +154,14 @@ async def _serve(socket: WebSocket, hub: Hub, may_walk: bool) -> None:
     """The first message says whether somebody wants to walk or to watch; for the latter a share link is enough. Who
     says nothing takes no place from others, and goes soon."""
     line = Line(socket, hub.limits)
-    if hub.strangers >= hub.limits.strangers:
+    if hub.silent[may_walk] >= hub.limits.strangers:
         raise TooMany("too many connections; try later")
-    hub.strangers += 1
+    hub.silent[may_walk] += 1
     try:
         async with asyncio.timeout(FIRST_S if may_walk else STRANGER_S):
             first = [await line.receive(hub.limits.upload_bytes if may_walk else MAX_MESSAGE_BYTES)]
     finally:
-        hub.strangers -= 1
+        hub.silent[may_walk] -= 1
     hub.connections += 1
     try:
         if isinstance(first[0], Init) and first[0].watch is not None:

@@ -53,7 +53,8 @@ class Hub:
         self.store, self.limits = store, limits
         self.broadcasts: set[Broadcast] = set()
         self.connections = 0  # of those who may walk, or watch
-        self.strangers = 0  # of those who have not said yet what they want, and have no token
+        # Those who have not said yet what they want, with the token and without: neither takes the other's place.
+        self.silent = {True: 0, False: 0}
         self.uploads = Uploads()
         self._numbers = itertools.count(1)
         self._turn = asyncio.Lock()  # asyncio's lock is fair

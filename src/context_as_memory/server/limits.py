@@ -34,7 +34,7 @@ class Limits:
     message_rate: int = 120
     """Messages a second that one connection is heard with; it may say more, which waits."""
     strangers: int = 128
-    """Connections without the token that have not said yet what they want."""
+    """Connections that have not said yet what they want; those with the token are counted by themselves."""
     downloads: int = 4
     """Films and world files that are made and sent at once."""
     waiting_messages: int = 64

@@ -72,10 +72,10 @@ def chromium() -> str:
 
 @contextmanager
 def serving(app: Any, settings: dict[str, Any] | None = None) -> Iterator[str]:
-    """The app on a free port of this machine, in a thread; gives its address."""
+    """The app on a port of this machine, a free one if the settings name none, in a thread; gives its address."""
     import uvicorn
 
-    server = uvicorn.Server(uvicorn.Config(app, port=0, **(settings or {"log_level": "warning"})))
+    server = uvicorn.Server(uvicorn.Config(app, **({"port": 0, "log_level": "warning"} | (settings or {}))))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
