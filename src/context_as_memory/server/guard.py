@@ -101,5 +101,5 @@ class Pace:
         now = time.monotonic()
         self._room = min(self.rate, self._room + (now - self._at) * self.rate)
         self._at = now
-        self._room -= min(1 + size / 1024, 2 * self.rate)
+        self._room -= min(1 + size / 128, 2 * self.rate)
         return max(0.0, -self._room / self.rate)
