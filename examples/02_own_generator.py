@@ -54,7 +54,8 @@ def main() -> None:
             frames_u8, latents = your_generator(bank.frames_u8(found.frame_ids), target, seed=start)
             bank.append(frames_u8, target, latents, {"step": start, "context": found.frame_ids.tolist()})
             if start > 48:
-                print(f"frames {start} to {start + CHUNK - 1}: second time, memory gives {found.frame_ids.tolist()}")
+                context = found.frame_ids.tolist()
+                print(f"frames {start} to {start + CHUNK - 1}: second time around, memory gives {context}")
         print(f"{len(bank)} frames kept; a fork of all of them costs one row: {world.fork('other', MAIN)}")
         world.close()
 
