@@ -152,7 +152,7 @@ def _turned_away(socket, code: int = 1008) -> None:
     assert end.value.code == code
 
 
-def test_too_many_walkers_are_told_so_and_strangers_are_turned_away(client, store):
+def test_too_many_visitors_are_told_so_and_strangers_are_turned_away(client, store):
     with contextlib.ExitStack() as stack:
         for _ in range(2):
             visitor = stack.enter_context(client.websocket_connect(PATH))

@@ -206,7 +206,7 @@ def test_looking_up_and_walking_stays_on_the_ground_also_over_chunks(sessions):
     assert np.ptp(cameras.position[:, 2]) < 1e-9 and np.linalg.norm(cameras.position[-1] - cameras.position[12]) > 0.5
 
 
-def test_a_world_that_cannot_be_opened_leaves_the_walker_where_he_is(sessions):
+def test_a_world_that_cannot_be_opened_leaves_the_visitor_where_he_is(sessions):
     first, second = sessions(), sessions()
     taken = first.receive(Init())[0].world
     second.receive(Init())
@@ -371,7 +371,7 @@ def test_a_session_is_not_closed_in_the_middle_of_a_chunk(sessions, monkeypatch)
     assert order == ["chunk", "closed"]
 
 
-def test_the_share_link_is_the_same_when_the_walker_comes_back(sessions):
+def test_the_share_link_is_the_same_when_the_visitor_comes_back(sessions):
     first = sessions()
     ready = first.receive(Init())[0]
     first.receive(hold("w"))
