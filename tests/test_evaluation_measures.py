@@ -92,7 +92,7 @@ def test_the_longest_mirror_counts():
 
 @pytest.mark.parametrize(
     ("actions", "rotation_deg", "direction_deg"),
-    [("j-8", 0.2, None), ("i-8,k-8", 0.3, None), ("d-8", 1.0, 6.0), ("w-8", 2.0, 8.0)],
+    [("j-8", 0.2, None), ("i-8,k-8", 0.3, None), ("d-8", 1.0, 6.0), ("w-8", 3.0, 20.0)],
 )
 def test_the_true_camera_is_found_in_true_pictures(actions, rotation_deg, direction_deg):
     cameras = path(actions)

@@ -65,6 +65,21 @@ def test_04_train_tiny_ends_with_a_walk(capsys):
     assert "walked 16 frames" in capsys.readouterr().out
 
 
+def test_05_liveframe_keeps_the_harness_contract(weights, monkeypatch):
+    session = pytest.importorskip("liveframe.world.session")
+    from liveframe.world.actions import ActionScript
+
+    monkeypatch.setenv("MODEL", str(weights))
+    adapter = runpy.run_path(str(EXAMPLES / "05_liveframe.py"))["ContextAsMemory"]()
+    script = ActionScript.from_segments([(0, "W+L", 8), (8, "0", 4)])
+    case = session.WorldCase("turn", tiny.pictures(1)[0], script)
+    adapter.load()
+    result = session.run_case(adapter, case)
+    assert (result.status, result.error) == ("ok", None) and result.metrics["native_frames"] == 12
+    walked = adapter.world.bank.cameras
+    assert walked.forward[8] @ -walked.right[0] > 0.3, "L turns to the left"
+
+
 @pytest.mark.slow
 @pytest.mark.weights
 def test_the_notebook_runs_and_memory_brings_it_back(capsys):
