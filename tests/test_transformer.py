@@ -19,7 +19,7 @@ from context_as_memory.errors import UserError
 from context_as_memory.retrieval import Retrieval
 from context_as_memory.tokens import CameraTensors, ModelInputs, TokenLayout, build_model_inputs
 from context_as_memory.transformer import TransformerConfig, WorldTransformer
-from context_as_memory.transformer.placement import Place, projections, ray_table
+from context_as_memory.transformer.placement import Place, projections, ray_angles
 from tiny import transformed
 
 
@@ -241,7 +241,8 @@ def test_projections_are_inverse_and_project_points():
 def _ray_codes(config: TransformerConfig, cameras: Cameras, anchor: Cameras, grid: tuple[int, int]) -> np.ndarray:
     c2w = torch.from_numpy(anchor.w2c @ cameras.c2w).float()
     tensors = CameraTensors(c2w[None], torch.from_numpy(cameras.normalized_K())[None].float())
-    return ray_table(config, (0,) * len(cameras), grid, torch.device("cpu"), tensors)[0].numpy()
+    angle = ray_angles(config, (0,) * len(cameras), grid, torch.device("cpu"), tensors)[0]
+    return torch.polar(torch.ones_like(angle), angle).numpy()
 
 
 def test_ray_codes_equal_a_plain_reference():

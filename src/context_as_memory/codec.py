@@ -27,31 +27,25 @@ class VideoCodec(Protocol):
     @property
     def temporal_factor(self) -> int:
         """r: a clip of 1 + n r frames has 1 + n latents."""
-        ...
 
     @property
     def spatial_factor(self) -> int:
         """How many times smaller latents are than pictures, in either direction."""
-        ...
 
     @property
     def latent_channels(self) -> int:
         """C of latents [B, C, F, h, w]."""
-        ...
 
     def encode_frames(self, video: Float[Tensor, "b 3 t H W"]) -> Float[Tensor, "b c t h w"]:
         """Encode each frame alone: [B, 3, T, H, W] -> [B, C, T, h, w]."""
-        ...
 
     def decode(self, latents: Float[Tensor, "b c f h w"]) -> Float[Tensor, "b 3 t H W"]:
         """Decode a whole clip: [B, C, 1 + n, h, w] -> [B, 3, 1 + n r, H, W]."""
-        ...
 
     def decode_next(
         self, latents: Float[Tensor, "b c f h w"], cache: Any = None
     ) -> tuple[Float[Tensor, "b 3 t H W"], Any]:
         """Decode the next latents of a stream; `cache=None` starts a clip. Equal to `decode` over any split."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,17 +14,17 @@ Only `rays` cameras with `per_frame` context and without text are rewritten; the
 import copy
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from context_as_memory.tokens import CameraTensors
 from context_as_memory.transformer import TransformerConfig, WorldTransformer
 from context_as_memory.transformer.model import Block
-from context_as_memory.transformer.placement import pixel_features, projections, ray_table
+from context_as_memory.transformer.placement import pixel_features, projections, ray_angles
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ def why_not(config: TransformerConfig) -> str | None:
         return f"cameras {config.camera!r}"
     if config.context_mode != "per_frame":
         return f"context mode {config.context_mode!r}"
+    if config.camera_heads:
+        return "camera heads"
     return None if config.text_dim is None else "conditioning on text"
 
 
@@ -89,7 +91,8 @@ class Folded:
         self._tables, self.layers = [], []
         for block in model.blocks:
             assert isinstance(block, Block)
-            attention, up, down = block.attn1, block.ffn.net[0], block.ffn.net[2]
+            attention, net = block.attn1, cast(nn.Sequential, block.ffn.net)
+            up, down = cast(Any, net[0]), net[2]
             parts = [_copied(part) for part in (attention.to_q, attention.to_k, attention.to_v)]
             qkv = Linear(
                 torch.cat([part.weight[order] for part in parts]), torch.cat([part.bias[order] for part in parts])
@@ -140,7 +143,8 @@ class Folded:
 
     def places(self, frames: tuple[int, ...], grid: tuple[int, int], cameras: CameraTensors | None) -> Places:
         """Places of the tokens of F frames with cameras [1, F]; without cameras, as a context frame sees itself."""
-        table = ray_table(self.config, frames, grid, self.device, cameras)[0]
+        angle = ray_angles(self.config, frames, grid, self.device, cameras)[0]
+        table = torch.polar(torch.ones_like(angle), angle)
         plain = torch.zeros(*table.shape[:-1], self.head_dim // 2, device=self.device)
         cosine = torch.cat((plain, table.real, table.real), dim=-1)
         sine = torch.cat((plain + 1, table.imag, table.imag), dim=-1)

@@ -57,7 +57,8 @@ class CompiledDenoiser:
 
     @staticmethod
     def fits(config: TransformerConfig) -> bool:
-        return config.camera == "rays" and config.context_mode == "per_frame" and config.text_dim is None
+        plain = config.text_dim is None and not config.camera_heads
+        return plain and config.camera == "rays" and config.context_mode == "per_frame"
 
     def _tokens(self, latents: Tensor) -> tuple[Tensor, tuple[int, int]]:
         _, height, width = self.model.config.patch_size
@@ -132,14 +133,13 @@ def _embed(patches: nn.Conv3d, pixels: nn.Linear, latents: Tensor, features: Ten
 
 def _read(block: nn.Module, x: Tensor, modulation: Tensor, place: Place) -> tuple[Tensor, Tensor, Tensor]:
     """One block over context frames; returns tokens, and keys and values before they are placed."""
-    kept: list[Tensor] = []
 
     def attend(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        kept.extend((k, v))
         q, k, v = (turn(y, None, place.angle) for y in (q, k, v))
         return turn(_attention(q, k, v, None), None, -place.angle)
 
-    return block(x, modulation, 0, attend, None, None), kept[0], kept[1]
+    found: tuple[Tensor, Tensor, Tensor] = block(x, modulation, 0, attend, None, None)
+    return found
 
 
 def _write(
@@ -167,7 +167,8 @@ def _write(
         q = turn(q, place.to_image.mT, place.angle)
         return turn(_attention(q, k, v, bias), place.to_image, -place.angle)
 
-    return block(x, modulation, 0, attend, None, None)
+    result: Tensor = block(x, modulation, 0, attend, None, None)[0]
+    return result
 
 
 def _head(model: WorldTransformer, tokens: Tensor, embedding: Tensor) -> Tensor:

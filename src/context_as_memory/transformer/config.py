@@ -22,6 +22,7 @@ class TransformerConfig:
     eps: float = 1e-6
 
     camera: str = "rays"  # none | additive | prope | rays
+    camera_heads: int = 0  # heads beside the pre-trained ones that carry the camera; 0: all heads do
     context_mode: str = "per_frame"  # joint | cached | per_frame
     translation_scale_m: float = 4.0  # metres that count as 1 inside the model: about the distance of a wall
     ray_depths_m: tuple[float, float] = (1.5, 12.0)  # `rays`: the depths that the first and the last head suppose
@@ -37,6 +38,8 @@ class TransformerConfig:
             raise UserError(
                 "transformer config: per_frame context needs camera=prope or rays; an additive pose is not relative"
             )
+        if self.camera_heads and not self.relative_cameras:
+            raise UserError(f"transformer config: camera heads need camera=prope or rays, not {self.camera}")
         if self.patch_size[0] != 1:
             raise UserError("transformer config: patches must span one frame, since frames are the unit of memory")
         if self.attention_head_dim % 8:

@@ -1,13 +1,16 @@
 """The network: blocks with diffusers' names, and the three ways to read the context."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import gelu, silu
+from torch.utils.checkpoint import checkpoint
 
 from context_as_memory.compute import attention_kernel
 from context_as_memory.errors import UserError
@@ -17,6 +20,7 @@ from context_as_memory.transformer.config import TransformerConfig
 from context_as_memory.transformer.placement import PIXEL_OCTAVES, RAY_FRAME_PAIRS, Placement, pixel_features
 
 KeysValues = list[tuple[Tensor, Tensor]]  # one pair per layer
+Kept = KeysValues | None  # a list to put them in
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]  # (layer, q, k, v), each [B, F, n, heads, hd] -> same as q
 
 
@@ -50,14 +54,16 @@ class _LayerNorm(nn.LayerNorm):
 
 
 class Attention(nn.Module):
-    """Projections of one attention layer; queries and keys are normalised across all heads, as in Wan."""
+    """Projections of one attention layer; queries and keys are normalised across all heads, as in Wan. Camera heads
+    stand behind the pre-trained ones, with projections and norms of their own."""
 
-    def __init__(self, width: int, heads: int, eps: float) -> None:
+    def __init__(self, width: int, heads: int, head_dim: int, eps: float, camera_heads: int = 0) -> None:
         super().__init__()
-        self.heads = heads
-        self.to_q, self.to_k, self.to_v = (nn.Linear(width, width) for _ in range(3))
-        self.to_out = nn.ModuleList([nn.Linear(width, width)])
-        self.norm_q, self.norm_k = _RMSNorm(width, eps), _RMSNorm(width, eps)
+        self.heads, inner = heads, heads * head_dim
+        self.to_q, self.to_k, self.to_v = (nn.Linear(width, inner) for _ in range(3))
+        self.to_out = nn.ModuleList([nn.Linear(inner, width)])
+        self.norm_q, self.norm_k = _RMSNorm(inner, eps), _RMSNorm(inner, eps)
+        self.camera_heads = Attention(width, camera_heads, head_dim, eps) if camera_heads else None
 
     def project(
         self, x: Float[Tensor, "b f n d"], source: Tensor | None = None
@@ -66,19 +72,22 @@ class Attention(nn.Module):
         source = x if source is None else source
         q, k, v = self.norm_q(self.to_q(x)), self.norm_k(self.to_k(source)), self.to_v(source)
         q, k, v = (y.unflatten(-1, (self.heads, -1)) for y in (q, k, v))
+        if self.camera_heads is not None:
+            others = self.camera_heads.project(x, source)
+            q, k, v = (torch.cat((own, other), dim=-2) for own, other in zip((q, k, v), others, strict=True))
         return q.to(v.dtype), k.to(v.dtype), v
 
     def merge(self, o: Float[Tensor, "b f n heads hd"]) -> Float[Tensor, "b f n d"]:
-        result: Tensor = self.to_out[0](o.flatten(-2))
-        return result
+        result: Tensor = self.to_out[0](o[..., : self.heads, :].flatten(-2))
+        return result if self.camera_heads is None else result + self.camera_heads.merge(o[..., self.heads :, :])
 
 
 @torch.no_grad()
-def _look_along_rays(attention: Attention, config: TransformerConfig) -> None:
+def look_along_rays(attention: Attention, config: TransformerConfig) -> None:
     """Give queries and keys a constant part in the ray codes: attention starts out near the token's own ray."""
     first = config.attention_head_dim - config.rotary_dim + 2 * RAY_FRAME_PAIRS
     for layer in (attention.to_q, attention.to_k):
-        layer.bias.view(config.num_attention_heads, -1)[:, first::2] = 1.0
+        layer.bias.view(attention.heads, -1)[:, first::2] = 1.0
 
 
 class _GELUProjection(nn.Module):
@@ -90,16 +99,6 @@ class _GELUProjection(nn.Module):
         return gelu(self.proj(x), approximate="tanh")
 
 
-class FeedForward(nn.Module):
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.net = nn.Sequential(_GELUProjection(width, hidden), nn.Identity(), nn.Linear(hidden, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.net(x)
-        return result
-
-
 class Block(nn.Module):
     """Self-attention, optional attention to text, feed-forward; modulated by the timestep of each frame."""
 
@@ -107,11 +106,13 @@ class Block(nn.Module):
         super().__init__()
         width, eps = config.width, config.eps
         self.norm1 = nn.LayerNorm(width, eps, elementwise_affine=False)
-        self.attn1 = Attention(width, config.num_attention_heads, eps)
+        heads, head_dim = config.num_attention_heads, config.attention_head_dim
+        self.attn1 = Attention(width, heads, head_dim, eps, config.camera_heads)
         if config.text_dim is not None:
-            self.attn2 = Attention(width, config.num_attention_heads, eps)
+            self.attn2 = Attention(width, heads, head_dim, eps)
             self.norm2 = _LayerNorm(width, eps) if config.cross_attn_norm else nn.Identity()
-        self.ffn = FeedForward(width, config.ffn_dim)
+        hidden, out = _GELUProjection(width, config.ffn_dim), nn.Linear(config.ffn_dim, width)
+        self.ffn = nn.Sequential(OrderedDict(net=nn.Sequential(hidden, nn.Identity(), out)))
         self.norm3 = nn.LayerNorm(width, eps, elementwise_affine=False)
         self.scale_shift_table = nn.Parameter(torch.randn(1, 6, width) / width**0.5)
         if config.camera == "additive":
@@ -119,19 +120,20 @@ class Block(nn.Module):
 
     def forward(
         self, x: Tensor, modulation: Tensor, layer: int, attend: Attend, pose: Tensor | None, text: Tensor | None
-    ) -> Tensor:
-        """x [B, F, n, d]; modulation [B, F, 6, d]; pose [B, F, 12] for additive cameras; text [B, 1, T, d]."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B, F, n, d]; modulation [B, F, 6, d]; pose [B, F, 12] for additive cameras; text [B, 1, T, d]. Returns x,
+        and keys and values before any position is applied to them."""
         table = (self.scale_shift_table + modulation.float()).type_as(x)
         shift1, scale1, gate1, shift2, scale2, gate2 = (y.unsqueeze(2) for y in table.unbind(2))
         y = torch.addcmul(shift1, self.norm1(x), 1 + scale1)
         if pose is not None:
             y = y + self.camera_encoder(pose.to(y.dtype)).unsqueeze(2)
-        x = torch.addcmul(x, self.attn1.merge(attend(layer, *self.attn1.project(y))), gate1)
+        q, k, v = self.attn1.project(y)
+        x = torch.addcmul(x, self.attn1.merge(attend(layer, q, k, v)), gate1)
         if text is not None:
-            q, k, v = self.attn2.project(self.norm2(x), text)
-            x = x + self.attn2.merge(_attention(q, k, v))
+            x = x + self.attn2.merge(_attention(*self.attn2.project(self.norm2(x), text)))
         y = torch.addcmul(shift2, self.norm3(x), 1 + scale2)
-        return torch.addcmul(x, self.ffn(y), gate2)
+        return torch.addcmul(x, self.ffn(y), gate2), k, v
 
 
 class _TwoLayers(nn.Module):
@@ -181,7 +183,8 @@ class WorldTransformer(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.checkpointing = config, False  # True: blocks are computed again for their gradients
+        self.words: Any = None  # what turns a prompt into rows [1, T, text_dim], for weights that read text
         self.patch_embedding = nn.Conv3d(config.in_channels, config.width, config.patch_size, config.patch_size)
         self.condition_embedder = ConditionEmbedder(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
@@ -208,7 +211,11 @@ class WorldTransformer(nn.Module):
             if self.config.camera == "additive":
                 nn.init.zeros_(block.camera_encoder.weight)
             if self.config.camera == "rays":
-                _look_along_rays(block.attn1, self.config)
+                look_along_rays(block.attn1.camera_heads or block.attn1, self.config)
+            if block.attn1.camera_heads is not None:  # the network begins as the one that they are added to
+                nn.init.zeros_(self.pixel_embedding.weight)
+                for parameter in block.attn1.camera_heads.to_out.parameters():
+                    nn.init.zeros_(parameter)
 
     # -- shared pieces -------------------------------------------------------------------------------------------
 
@@ -222,17 +229,23 @@ class WorldTransformer(nn.Module):
         return tokens, grid
 
     def _run(
-        self, tokens: Tensor, timestep: Tensor, attend: Attend, pose: Tensor | None = None, text: Tensor | None = None
+        self, x: Tensor, times: Tensor, attend: Attend, pose: Tensor | None, text: Tensor | None, kept: Kept = None
     ) -> tuple[Tensor, Tensor]:
-        """All blocks; returns tokens and the timestep embedding for the output layer."""
-        embedding, modulation = self.condition_embedder(timestep)
+        """All blocks, on tokens x; returns them and the timestep embedding for the output layer. Keys and values go to `kept`."""
+        embedding, modulation = self.condition_embedder(times)
         if self.config.text_dim is not None:
             if text is None:
                 raise UserError("transformer: these weights are conditioned on text; give encoder_hidden_states")
             text = self.condition_embedder.text_embedder(text).unsqueeze(1)
         for layer, block in enumerate(self.blocks):
-            tokens = block(tokens, modulation, layer, attend, pose, text)
-        return tokens, embedding
+            arguments = (x, modulation, layer, attend, pose, text)
+            if self.checkpointing and torch.is_grad_enabled():
+                x, k, v = checkpoint(block, *arguments, use_reentrant=False)
+            else:
+                x, k, v = block(*arguments)
+            if kept is not None:
+                kept.append((k, v))
+        return x, embedding
 
     def _head(
         self, tokens: Float[Tensor, "b f n d"], embedding: Float[Tensor, "b f d"], grid: tuple[int, int]
@@ -262,12 +275,13 @@ class WorldTransformer(nn.Module):
         frame_positions: tuple[int, ...] | None = None,
         cameras: CameraTensors | None = None,
         bias: Tensor | None = None,
+        kept: Kept = None,
     ) -> Float[Tensor, "b out f h w"]:
         """All frames attend to all frames; without the keyword arguments this is `WanTransformer3DModel.forward`.
 
         hidden_states [B, C, F, h, w]; timestep [B] or, one per frame, [B, F], in [0, 1000]; encoder_hidden_states
         [B, T, text_dim]; frame_positions F integers (0 .. F-1 if None); cameras [B, F]; bias [B, 1, 1, F n] added to
-        the attention scores. Returns the predicted velocity, [B, C, F, h, w].
+        the attention scores; kept: a list that keys and values go to. Returns the predicted velocity, [B, C, F, h, w].
         """
         frames = hidden_states.shape[2]
         tokens, grid = self._embed(hidden_states)
@@ -277,7 +291,7 @@ class WorldTransformer(nn.Module):
             return place.output(_attention(place.query(q), place.key(k), place.value(v), bias))
 
         timestep = timestep.unsqueeze(1).expand(-1, frames) if timestep.ndim == 1 else timestep
-        tokens, embedding = self._run(tokens, timestep, attend, self._pose(cameras), encoder_hidden_states)
+        tokens, embedding = self._run(tokens, timestep, attend, self._pose(cameras), encoder_hidden_states, kept)
         return self._head(tokens, embedding, grid)
 
     # -- memory --------------------------------------------------------------------------------------------------
@@ -301,15 +315,9 @@ class WorldTransformer(nn.Module):
             latents = rearrange(latents, "b c k h w -> (b k) c 1 h w")
             frame_positions, cameras, bias = (0,), None, None
             text = None if text is None else text.repeat_interleave(frames, dim=0)
-        tokens, grid = self._embed(latents)
-        place = Placement(self.config, frame_positions or tuple(range(frames)), grid, tokens.device, cameras)
         kept: KeysValues = []
-
-        def attend(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            kept.append((k, v))
-            return place.output(_attention(place.query(q), place.key(k), place.value(v), bias))
-
-        self._run(tokens, tokens.new_zeros(tokens.shape[:2]), attend, self._pose(cameras), text)
+        clean = latents.new_zeros(len(latents))
+        self(latents, clean, text, frame_positions=frame_positions, cameras=cameras, bias=bias, kept=kept)
         if per_frame:
             kept = [(k.view(batch, frames, *k.shape[2:]), v.view(batch, frames, *v.shape[2:])) for k, v in kept]
         return kept
@@ -389,10 +397,7 @@ class WorldTransformer(nn.Module):
         """The paper's way: targets and context in one sequence through all layers, in every step."""
         latents = context.latents
         assert latents is not None
-        cameras = CameraTensors(
-            torch.cat((inputs.target_cameras.c2w, inputs.context_cameras.c2w), dim=2).flatten(0, 1),
-            torch.cat((inputs.target_cameras.K, inputs.context_cameras.K), dim=2).flatten(0, 1),
-        )
+        cameras = CameraTensors.cat((inputs.target_cameras, inputs.context_cameras), dim=2).flatten(0, 1)
         bias = context.bias
         if bias is not None:
             tokens = bias.shape[-1] // latents.shape[2] * noisy.shape[2]

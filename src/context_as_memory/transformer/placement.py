@@ -37,25 +37,13 @@ def rotary_table(
     return torch.polar(torch.ones_like(angle), angle).to(torch.complex64).to(device)
 
 
-def ray_table(
-    config: TransformerConfig,
-    frames: tuple[int, ...],
-    grid: tuple[int, int],
-    device: torch.device,
-    cameras: CameraTensors | None,
-) -> Complex[Tensor, "b f n heads pairs"]:
-    """Unit complex numbers [B, F, n, heads, pairs] at the angles of `ray_angles`."""
-    angle = ray_angles(config, frames, grid, device, cameras)
-    return torch.polar(torch.ones_like(angle), angle)
-
-
 def ray_angles(
     config: TransformerConfig,
     frames: tuple[int, ...],
     grid: tuple[int, int],
     device: torch.device,
     cameras: CameraTensors | None,
-) -> Tensor:
+) -> Float[Tensor, "b f n heads pairs"]:
     """Angles [B, F, n, heads, pairs] of the rotary code over frame, and yaw and pitch of ray points.
 
     Two tokens show the same thing where their rays meet the same surface. Its depth is not known, so every head
@@ -75,7 +63,8 @@ def ray_angles(
     direction = torch.stack(torch.broadcast_tensors((x - cx) / fx, (y - cy) / fy, torch.ones_like(x)), dim=-1)  # type: ignore[no-untyped-call]
     direction = nn.functional.normalize(direction, dim=-1) @ c2w[..., :3, :3].mT
     near, far = config.ray_depths_m
-    depth = near * (far / near) ** torch.linspace(0, 1, config.num_attention_heads, device=device)
+    heads = config.camera_heads or config.num_attention_heads
+    depth = near * (far / near) ** torch.linspace(0, 1, heads, device=device)
     point = c2w[..., None, None, :3, 3] + depth.view(-1, 1) * direction.unsqueeze(-2)  # [B, F, n, heads, 3]
     yaw = torch.atan2(point[..., 0], point[..., 2])
     pitch = torch.atan2(point[..., 1], torch.hypot(point[..., 0], point[..., 2]))
@@ -148,7 +137,8 @@ def _place(x: Tensor, matrix: Tensor | None, table: Tensor | None, split: int) -
 
 
 class Placement:
-    """Where frames stand in time and space: rotary code and relative cameras, for queries, keys, values and outputs."""
+    """Where frames stand in time and space: rotary code and relative cameras, for queries, keys, values and outputs.
+    Where there are camera heads, the pre-trained ones before them turn by Wan's rotary code and know no camera."""
 
     def __init__(
         self,
@@ -160,26 +150,34 @@ class Placement:
     ) -> None:
         self.split = config.attention_head_dim - config.rotary_dim
         self.rays = config.camera == "rays"
-        self.to_image = self.to_world = None
+        self.to_image = self.to_world = self.stock_table = None
+        self.stock = config.num_attention_heads if config.camera_heads else 0  # pre-trained heads, which come first
+        if self.stock:
+            self.stock_table = rotary_table(frames, *grid, config.attention_head_dim, device)
         with torch.autocast(
             device.type, enabled=False
         ):  # geometry stays in fp32: bf16 loses metres far from the anchor
             if self.rays:
-                self.table = ray_table(config, frames, grid, device, cameras)
+                angle = ray_angles(config, frames, grid, device, cameras)
+                self.table = torch.polar(torch.ones_like(angle), angle)
             else:
                 self.table = rotary_table(frames, *grid, config.rotary_dim, device)
             if self.split and cameras is not None:
                 self.to_image, self.to_world = projections(cameras, config.translation_scale_m)
 
-    def _apply(self, x: Tensor, matrix: Tensor | None, table: Tensor | None) -> Tensor:
-        placed: Tensor = Place.apply(x, matrix, table, self.split)  # type: ignore[no-untyped-call]
-        return placed
+    def _apply(self, x: Tensor, matrix: Tensor | None, table: Tensor | None, stock: Tensor | None = None) -> Tensor:
+        before, heads = x[..., : self.stock, :], x[..., self.stock :, :]
+        placed: Tensor = Place.apply(heads, matrix, table, self.split)  # type: ignore[no-untyped-call]
+        if not self.stock:
+            return placed
+        before = before if stock is None else Place.apply(before, None, stock, 0)  # type: ignore[no-untyped-call]
+        return torch.cat((before, placed), dim=-2)
 
     def query(self, q: Float[Tensor, "b f n heads hd"]) -> Float[Tensor, "b f n heads hd"]:
-        return self._apply(q, None if self.to_image is None else self.to_image.mT, self.table)
+        return self._apply(q, None if self.to_image is None else self.to_image.mT, self.table, self.stock_table)
 
     def key(self, k: Float[Tensor, "b f n heads hd"]) -> Float[Tensor, "b f n heads hd"]:
-        return self._apply(k, self.to_world, self.table)
+        return self._apply(k, self.to_world, self.table, self.stock_table)
 
     def value(self, v: Float[Tensor, "b f n heads hd"]) -> Float[Tensor, "b f n heads hd"]:
         if self.rays:
