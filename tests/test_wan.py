@@ -9,6 +9,7 @@ import torch
 
 from context_as_memory.adapters import wan as codec_wan
 from context_as_memory.adapters.wan import WanCodec
+from context_as_memory.compute import fast
 from context_as_memory.errors import UserError
 
 pytest.importorskip("diffusers")
@@ -169,6 +170,16 @@ def test_half_precision_casts_its_inputs(codec, tmp_path):
     assert latents.dtype == torch.bfloat16
     torch.testing.assert_close(latents.float(), codec.encode_clip(random_video(codec, 5)), rtol=0, atol=0.05)
     assert half.decode(random_latents(codec, 2)).dtype == torch.bfloat16
+
+
+def test_fast_keeps_the_encoder_exact(codec, style):
+    """What a GPU gets: the decoder in bf16, and an encoder that gives the very same latents."""
+    video, latents = random_video(codec, 5), random_latents(codec, 2)
+    quick = fast(WanCodec.tiny(style), torch.device("cpu"), torch.bfloat16)
+    assert torch.equal(quick.encode_clip(video), codec.encode_clip(video))
+    pictures = quick.decode(latents)
+    assert pictures.dtype == torch.bfloat16
+    torch.testing.assert_close(pictures.float(), codec.decode(latents), rtol=0, atol=0.05)
 
 
 def test_tiny_is_seeded_and_leaves_the_global_generator_alone():

@@ -59,13 +59,16 @@ def fast_dtype(device: str) -> torch.dtype:
     return torch.bfloat16 if torch.device(device).type != "cpu" or machine.has_bf16() else torch.float32
 
 
-def fast(module: nn.Module, device: torch.device) -> Any:
-    """The module on a device, in its fast number format and, with bf16 on a CPU, in the layout that its convolutions
-    are fast in (fp32 convolutions were six times slower in it on one machine). A module that says `fp32_on_cpu` knows
-    better."""
-    dtype = fast_dtype(device.type)
-    if device.type == "cpu" and getattr(module, "fp32_on_cpu", False):
-        dtype = torch.float32
+def fast(module: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> Any:
+    """The module on a device, in its fast number format (or in `dtype`) and, with bf16 on a CPU, in the layout that its
+    convolutions are fast in (fp32 convolutions were six times slower in it on one machine). A module that says
+    `fp32_on_cpu` knows better; one that has a method `cast` knows which of its parts must stay exact."""
+    if dtype is None:
+        exact = device.type == "cpu" and getattr(module, "fp32_on_cpu", False)
+        dtype = torch.float32 if exact else fast_dtype(device.type)
+    cast: Callable[[torch.device, torch.dtype], Any] | None = getattr(module, "cast", None)
+    if cast is not None:
+        return cast(device, dtype)
     if device.type == "cpu" and dtype == torch.bfloat16:
         for convolution in (part for part in module.modules() if isinstance(part, nn.Conv2d)):
             convolution.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -4,6 +4,7 @@ A checkpoint describes itself: the config names the class and holds every argume
 no flags, and an unknown key or a tensor of another shape is an error, never a guess. Nothing is unpickled.
 
 A model folder holds `transformer/`, `vae/` and `model.json` (frame size, chunk length, steps, retrieval settings).
+What it lacks is taken from its backbone, if `model.json` names one (`adapters.backbone`).
 """
 
 import hashlib
@@ -14,25 +15,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .adapters import backbone, lora
+from .adapters.cache import remembered
+from .adapters.hub import fetch, is_hub_name
+from .adapters.shards import WEIGHTS_FILE, Shards, check_shapes, fill, has_weights, open_file, open_shards, shapes_of
+from .adapters.text import open_words
+from .adapters.wan import from_diffusers_config
 from .codec import ImageAutoencoder, ImageAutoencoderConfig, VideoCodec
-from .compute import fast
+from .compute import fast, fast_dtype
 from .errors import UserError
 from .formats.files import atomic, write_text
 from .formats.settings import FORMER_FIELDS, build_config
 from .transformer import TransformerConfig, WorldTransformer
 
 MODEL_FILE, FORMER_FILE = "model.json", "world.json"  # the settings of a model; their name before it was this
-WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+MEMORY_FILE = "memory.safetensors"  # in `transformer/`: what a backbone's weights lack
 _CLASSES: dict[str, tuple[type[nn.Module], type]] = {
     "ImageAutoencoder": (ImageAutoencoder, ImageAutoencoderConfig),
     "WorldTransformer": (WorldTransformer, TransformerConfig),
 }
 
+_SILENT = ("text_encoder", "tokenizer", "scheduler")  # components that no picture comes from
 _COVERAGE = "parallax_rad scale_band min_gain layers alike_m alike_rad fill_share recorded_bonus visible_parallax_rad"
 _PAPER = {"paper_" + name: name for name in ("near_m", "far_m", "parallel_rad", "far_share")}
 # Files of before the groups have these settings side by side: where each belongs.
@@ -72,6 +79,20 @@ def _settings_file(folder: Path) -> Path:
     return folder / MODEL_FILE
 
 
+def backbone_of(folder: Path) -> Path | None:
+    """The backbone of a model folder, None if it has none. `UserError` if it is missing or another one."""
+    if not (Path(folder) / MODEL_FILE).exists():
+        return None
+    told = read_settings(folder).get("backbone")
+    return None if told is None else backbone.find(told, Path(folder))
+
+
+def component(folder: Path, name: str) -> Path:
+    """The folder of a component (`vae`, `text_encoder` ...): of a model folder itself, else of its backbone."""
+    base = None if (Path(folder) / name).is_dir() else backbone_of(folder)
+    return (base or Path(folder)) / name
+
+
 def _nested(flat: dict[str, Any]) -> dict[str, Any]:
     """Settings of retrieval in groups; what is in a group already, or is unknown, stays where it is."""
     rule: dict[str, Any] = {}
@@ -104,33 +125,39 @@ def save_pretrained(
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
 
 
-def from_pretrained(folder: Path, *, expect: type[nn.Module] | None = None, dtype: torch.dtype = torch.float32) -> Any:
-    """Load a codec or transformer from its folder, in evaluation mode.
+def from_pretrained(
+    folder: Path, *, expect: type[nn.Module] | None = None, dtype: torch.dtype | None = torch.float32
+) -> Any:
+    """Load a codec or transformer from its folder, in evaluation mode; a stock `WanTransformer3DModel` too. Floats
+    become `dtype`, None: they stay as they are stored. One file is in memory at a time beside the network.
 
     Raises `UserError` when files are missing or damaged, or when the weights belong to another architecture.
     """
     folder = Path(folder)
-    config = read_json(folder / "config.json", "weights")
-    name = config.pop("_class_name", None)
+    name, config = _network(folder, expect)
+    sources = _sources(folder)
+    shapes = {key: shape for source in sources for key, shape in source.shapes.items()}
+    _check_sizes(_CLASSES[name][0], config, shapes, str(folder))
+    with _Unstarted():
+        model = _CLASSES[name][0](config)
+    fill(model, sources, dtype, str(folder))
+    if (folder / lora.FILE).exists():
+        lora.merge(model, lora.read(folder))
+    return model.eval()
+
+
+def _network(folder: Path, expect: type[nn.Module] | None) -> tuple[str, Any]:
+    """The class name of the network in a folder, and its configuration."""
+    values = read_json(folder / "config.json", "weights")
+    name = found = values.pop("_class_name", None)
+    if name == "WanTransformer3DModel":  # the class of stock weights; ours has its names and computes the same
+        name, config = "WorldTransformer", from_diffusers_config(values)
     if name not in _CLASSES or (expect is not None and name != expect.__name__):
         wanted = expect.__name__ if expect is not None else " or ".join(_CLASSES)
-        raise UserError(f"weights: {folder} holds a {name}, not a {wanted}")
-    model_class, config_class = _CLASSES[name]
-    settings = build_config(config_class, config, f"weights: {folder / 'config.json'}")
-    path = folder / WEIGHTS_FILE
-    try:
-        with safe_open(path, "pt") as header:
-            shapes = {key: tuple(header.get_slice(key).get_shape()) for key in header.keys()}  # noqa: SIM118
-        _check_sizes(model_class, settings, shapes, str(folder))
-        state = load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"weights: {path} is missing; copy it beside its config.json") from None
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"weights: {path} is damaged ({error}); fetch or train it again") from error
-    with _Unstarted():
-        model = model_class(settings)
-    load_weights(model, state, str(folder))
-    return model.to(dtype).eval()
+        raise UserError(f"weights: {folder} holds a {found}, not a {wanted}")
+    if found == name:
+        config = build_config(_CLASSES[name][1], values, f"weights: {folder / 'config.json'}")
+    return name, config
 
 
 def _check_sizes(model_class: type[nn.Module], settings: Any, shapes: dict[str, tuple[int, ...]], where: str) -> None:
@@ -146,27 +173,17 @@ def _check_sizes(model_class: type[nn.Module], settings: Any, shapes: dict[str, 
             raise UserError(f"weights: {where}: {key} is {value}, and the weights hold no such network")
     try:
         with torch.device("meta"), _Unstarted():
-            wanted = {key: tuple(value.shape) for key, value in model_class(settings).state_dict().items()}
+            wanted = shapes_of(model_class(settings))
     except UserError:
         raise
     except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:  # sizes that no layer can have
         raise UserError(f"weights: {where}: its config.json describes no network ({error})") from error
-    _compare(wanted, shapes, where)
-
-
-def _compare(own: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], where: str) -> None:
-    """`UserError` for the first missing, unexpected or wrongly shaped tensor."""
-    for key in sorted(set(own) | set(found)):
-        if key not in found:
-            raise UserError(f"weights: {where} lacks {key}; it belongs to another architecture")
-        if key not in own:
-            raise UserError(f"weights: {where} has {key}, which this architecture does not; check its config.json")
-        if own[key] != found[key]:
-            raise UserError(f"weights: {where}: {key} has shape {found[key]}, the config asks for {own[key]}")
+    check_shapes(wanted, shapes, where)
 
 
 class _Unstarted(TorchFunctionMode):
-    """Networks are built without their random start, which weights from a file would replace at once."""
+    """Networks are built without their random start, which weights from a file would replace at once. Their tensors
+    are then memory that was asked for but never touched: it costs nothing, and less time than the device `meta`."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
@@ -175,11 +192,19 @@ class _Unstarted(TorchFunctionMode):
         return function(*args, **named)
 
 
+def _sources(folder: Path) -> list[Shards]:
+    """Where the tensors of a network lie: in its folder, or in its backbone and what is added to it in its folder."""
+    added = [open_file(folder / MEMORY_FILE)] if (folder / MEMORY_FILE).exists() else []
+    base = None if has_weights(folder) else backbone_of(folder.parent)
+    return [open_shards(folder if base is None else base / folder.name), *added]
+
+
 def open_codec(folder: Path) -> VideoCodec:
     """Load the codec in a folder: our image autoencoder, or Wan's video autoencoder as diffusers saves it.
 
     Raises `UserError` when files are missing or damaged, or hold something else.
     """
+    folder = component(Path(folder).parent, Path(folder).name)
     if read_json(Path(folder) / "config.json", "weights").get("_class_name") == "AutoencoderKLWan":
         from .adapters.wan import WanCodec  # needs diffusers
 
@@ -202,8 +227,12 @@ def open_model(name: str | Path, kind: type, device: torch.device) -> ModelFolde
     """Open a model folder by name (see `resolve`); `model.json` fills the dataclass `kind`. Raises `UserError` for
     missing, damaged or foreign weights."""
     folder = resolve(name)
-    settings = build_config(kind, read_settings(folder), str(folder / MODEL_FILE))
-    model = fast(from_pretrained(folder / "transformer", expect=WorldTransformer), device)
+    values = {key: value for key, value in read_settings(folder).items() if key != "backbone"}
+    settings = build_config(kind, values, str(folder / MODEL_FILE))
+    number = fast_dtype(device.type)
+    model = fast(from_pretrained(folder / "transformer", expect=WorldTransformer, dtype=number), device)
+    if model.config.text_dim is not None:
+        model.words = open_words(folder, backbone_of(folder), model.config.text_dim)
     codec: Any = open_codec(folder / "vae")
     return ModelFolder(model, fast(codec, device), settings, fingerprint(folder))
 
@@ -211,8 +240,7 @@ def open_model(name: str | Path, kind: type, device: torch.device) -> ModelFolde
 def load_weights(model: nn.Module, state: dict[str, Tensor], where: str) -> None:
     """Copy tensors into a model; the first one that is missing, unexpected, wrongly shaped or not finite is named."""
     own = model.state_dict()
-    shapes = [{key: tuple(value.shape) for key, value in tensors.items()} for tensors in (own, state)]
-    _compare(shapes[0], shapes[1], where)
+    check_shapes(shapes_of(model), {key: tuple(value.shape) for key, value in state.items()}, where)
     for key, value in state.items():
         if not bool(value.isfinite().all()):
             raise UserError(f"weights: {where}: {key} has values that are not finite; fetch or train it again")
@@ -220,28 +248,47 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], where: str) -> None
 
 
 def resolve(name: str | Path) -> Path:
-    """The folder of a weights name: `default` is shipped with the package, anything else is a path."""
+    """The folder of a weights name: `default` is shipped with the package, anything else is a path, or, where there is
+    none, `owner/name` or `owner/name@revision` on the hub."""
     if str(name) == "default":
         path = Path(str(resources.files("context_as_memory"))) / "assets" / "weights"
         if not (path / MODEL_FILE).exists():
             raise UserError("weights: this installation ships no default weights; give --weights FOLDER")
         return path
     path = Path(name)
+    if not path.is_dir() and is_hub_name(str(name)):
+        return fetch(str(name))
     if not path.is_dir():
         raise UserError(f"weights: {path} is no folder; give `default` or a folder made by `cam train`")
     return path
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over all weight and config files of a folder, in sorted order of their relative paths.
+    """SHA-256 over all weight and config files of a folder that generate, in sorted order of their relative paths.
 
-    `model.json` counts under its former name, so that worlds and reports made before still name their weights.
+    `model.json` counts under its former name, so that worlds and reports made before still name their weights. Where a
+    backbone lies is left out, its hash is not. Files are read in pieces; large ones not again while their sizes and times
+    of change stay.
     """
     found = [path for path in Path(folder).rglob("*") if path.suffix in (".json", ".safetensors")]
     names = {path.relative_to(folder).as_posix(): path for path in found}
+    names = {name: path for name, path in names.items() if name.split("/")[0] not in _SILENT}
     if MODEL_FILE in names:
         names[FORMER_FILE] = names.pop(MODEL_FILE)
+    names = {name: names[name] for name in sorted(names, key=lambda name: name.split("/"))}
+    state = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in names.values()]
+    return remembered(state, lambda: _digest(names))
+
+
+def _digest(names: dict[str, Path]) -> str:
     digest = hashlib.sha256()
-    for name in sorted(names, key=lambda name: name.split("/")):
-        digest.update(name.encode() + names[name].read_bytes())
+    for name, path in names.items():
+        digest.update(name.encode())
+        if name == FORMER_FILE and "backbone" in (settings := read_json(path, "weights")):
+            settings["backbone"] = settings["backbone"].get("sha256")
+            digest.update(json.dumps(settings, sort_keys=True).encode())
+            continue
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
     return digest.hexdigest()

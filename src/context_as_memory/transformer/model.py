@@ -231,7 +231,7 @@ class WorldTransformer(nn.Module):
     def _run(
         self, x: Tensor, times: Tensor, attend: Attend, pose: Tensor | None, text: Tensor | None, kept: Kept = None
     ) -> tuple[Tensor, Tensor]:
-        """All blocks, on tokens x; returns them and the timestep embedding for the output layer. Keys and values go to `kept`."""
+        """All blocks, on tokens x; returns them and the timestep embedding for the output layer, fills `kept`."""
         embedding, modulation = self.condition_embedder(times)
         if self.config.text_dim is not None:
             if text is None:
