@@ -29,6 +29,24 @@ def weights(tmp_path_factory):
     return save_model(tmp_path_factory.mktemp("weights"))
 
 
+@pytest.fixture(scope="session")
+def pipelines(tmp_path_factory):
+    """Tiny pipelines in the layouts of Wan 2.1 and 2.2, by kind."""
+    pytest.importorskip("diffusers")
+    pytest.importorskip("transformers")
+    import tiny_wan
+
+    folder = tmp_path_factory.mktemp("pipelines")
+    return {kind: tiny_wan.save_pipeline(folder / kind, kind) for kind in tiny_wan.KINDS}
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """Nothing is read from, or left in, the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "context-as-memory"
+
+
 @pytest.fixture
 def store(tmp_path, weights):
     """Worlds of the explorer, painted instead of generated."""

@@ -90,3 +90,12 @@ def save_pipeline(folder: Path, kind: str, seed: int = 0) -> Path:
         warnings.simplefilter("ignore")
         pipeline.save_pretrained(folder, max_shard_size="2MB")
     return folder
+
+
+def adapted(pipeline: Path, out: Path, kind: str, **changes: Any) -> Path:
+    """A model of a tiny pipeline by `cam adapt`."""
+    from context_as_memory.cli.adapt import Adapt, adapt
+
+    width, height = SIZE[kind]
+    adapt(Adapt(backbone=str(pipeline), out=out, **{"size": f"{width}x{height}", **changes}))
+    return out

@@ -106,15 +106,16 @@ def _nested(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 def save_pretrained(
-    model: nn.Module, folder: Path, *, state: dict[str, Tensor] | None = None, dtype: torch.dtype = torch.float16
+    model: nn.Module, folder: Path, *, state: dict[str, Tensor] | None = None, dtype: torch.dtype | None = torch.float16
 ) -> None:
-    """Write config and weights (or `state`, e.g. averaged weights) of a codec or transformer, floats as `dtype`."""
+    """Write config and weights (or `state`, e.g. averaged weights) of a codec or transformer, floats as `dtype`; None:
+    as they are."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     settings: Any = model.config
     config = {"_class_name": type(model).__name__} | asdict(settings)
     tensors = {
-        key: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype).contiguous()
+        key: value.detach().cpu().to(dtype if dtype and value.is_floating_point() else value.dtype).contiguous()
         for key, value in (state if state is not None else model.state_dict()).items()
     }
     for key, value in tensors.items():

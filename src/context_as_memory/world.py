@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .adapters.text import said
 from .camera import Cameras
 from .codec import VideoCodec
 from .compute import pick_device
@@ -49,6 +50,9 @@ class WorldConfig:
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     memory_noise: float = 0.0  # on generated frames in the context: faults are not copied on and on (arXiv 2502.06764)
     cached_frames: int = 32  # frames whose keys and values are cached from chunk to chunk (`per_frame` only)
+    prompt: str = ""  # and what to lead away from by which guidance, for weights that read text; 1: by none
+    negative: str = ""
+    guidance: float = 1.0
     engine: str = "auto"  # what runs the networks, one of `engine.ENGINES`; a world file says which it was
 
     @property
@@ -87,6 +91,7 @@ class World(FrontDoor):
         self.model, self.codec, self.config = model, codec, config
         self.depth: Callable[[np.ndarray, Cameras], np.ndarray] | None = None
         self.weights_sha256: str | None = None  # of the folder that the networks were read from
+        self.prompt, self.guidance = config.prompt, config.guidance  # of the next chunk; noted with each
         self.bank = MemoryBank(store)
         self.steps = self.bank.store.steps  # numbers the noise of a chunk; with the seed it is the whole random state
         self.first_entry = 0  # what the first entry of the bank was called before a copy: numbers the noise of entries
@@ -106,8 +111,7 @@ class World(FrontDoor):
         `retrieval=RetrievalConfig(strategy="paper")`. Raises `UserError` for missing, damaged or foreign weights.
         """
         found = open_model(name, WorldConfig, pick_device(device))
-        config = replace(found.settings, **changes)
-        world = cls(found.model, found.codec, config, device)
+        world = cls(found.model, found.codec, replace(found.settings, **changes), device)
         world.weights_sha256 = found.sha256
         return world
 
@@ -177,24 +181,23 @@ class World(FrontDoor):
         rule = retrieval or self.config.retrieval
         found = rule if isinstance(rule, Retrieval) else self._retrieve(targets, rule, seed)
         clock.lap("retrieve")
-
         layout = replace(self.config.layout, max_context=max(self.config.layout.max_context, len(found.frame_ids)))
         inputs = build_model_inputs(layout, self.bank.cameras, targets, found)
         latents = self._denoise(inputs, seed)
         clock.lap("denoise")
-
         frames_u8 = self.engine.pictures.decode(self.bank.latents(np.array([recent])), latents)[:wanted]
         clock.lap("decode")
         if commit:
             # Memory is made of pictures (paper section 1.1): what is stored is what a viewer saw, encoded alone.
             stored = self.engine.pictures.encode(frames_u8)
-            note = {
+            note: dict[str, object] = {
                 "step": self.steps,
                 "context": found.frame_ids.tolist(),
                 "scores": [round(score, 4) for score in found.scores.tolist()],
                 "retrieval": "given" if isinstance(rule, Retrieval) else asdict(rule),
                 "made_with": self.engine.made_with,
             }
+            note |= {} if self.model.words is None else {"prompt": self.prompt, "guidance": self.guidance}
             self.bank.append(frames_u8, cameras, stored, note, self._profiles_m(frames_u8, cameras))
             self.steps += 1
         clock.lap("encode")
@@ -236,9 +239,8 @@ class World(FrontDoor):
         noise = torch.zeros_like(latents)
         for row, entry in enumerate(entries):
             if self.bank.generated[entry]:
-                generator = torch.Generator().manual_seed(
-                    self.config.seed * 1_000_003 - 1 - self.first_entry - entry  # chunks count upwards from there
-                )
+                number = self.config.seed * 1_000_003 - 1 - self.first_entry - entry  # chunks count upwards from there
+                generator = torch.Generator().manual_seed(number)
                 noise[:, row] = torch.randn(latents[:, row].shape, generator=generator)
         return latents + self.config.memory_noise * noise
 
@@ -248,7 +250,8 @@ class World(FrontDoor):
         context = self._context_latents(entries)
         denoiser, flow = self.engine.denoiser, self.config.flow
         cached = self._read.read(self.bank, entries, lambda some: denoiser.read(self._context_latents(some)))
-        network = denoiser.place(context, inputs, cached)
+        told = said(self.model.words, self.prompt, self.config.negative, self.guidance)
+        network = denoiser.place(context, inputs, cached, told)
         channels, _, rows, columns = context.shape
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(1, channels, self.config.chunk_latents, rows, columns, generator=generator).to(self.device)
@@ -256,5 +259,4 @@ class World(FrontDoor):
         def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
             return flow.velocity_of(network(noisy, float(timestep[0])), noisy, timestep / TIMESTEPS)
 
-        sigmas = flow.sampling_sigmas(self.config.num_steps)
-        return sample_flow(predict, noise, sigmas, self.config.multistep)
+        return sample_flow(predict, noise, flow.sampling_sigmas(self.config.num_steps), self.config.multistep)

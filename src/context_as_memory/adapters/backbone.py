@@ -39,10 +39,10 @@ def locate(name: str | Path, near: Path | None = None) -> Path:
     return path
 
 
-def described(name: str | Path, folder: Path) -> dict[str, Any]:
-    """What `model.json` in `folder` says of a backbone."""
-    at = str(name) if not Path(name).is_dir() else os.path.relpath(Path(name).resolve(), folder.resolve())
-    return {"path": at, "sha256": identity(locate(name))}
+def described(name: str | Path, found: Path, folder: Path) -> dict[str, Any]:
+    """What `model.json` in `folder` says of the backbone of that name, which was found in `found`."""
+    at = os.path.relpath(found.resolve(), folder.resolve()) if Path(name).is_dir() else str(name)
+    return {"path": at, "sha256": identity(found)}
 
 
 def find(told: dict[str, Any], folder: Path) -> Path:
@@ -52,9 +52,10 @@ def find(told: dict[str, Any], folder: Path) -> Path:
     except KeyError as error:
         raise UserError(f"{folder / 'model.json'}: the backbone has no {error}; run `cam adapt` again") from None
     found = locate(path, folder)
-    if identity(found) != wanted:
+    hashed = identity(found)
+    if hashed != wanted:
         raise UserError(
-            f"the backbone in {found} is not the one that {folder} was adapted to: its hash is {identity(found)}, "
-            f"not {wanted}; give that one, or run `cam adapt` again"
+            f"the backbone in {found} is not the one that {folder} was adapted to: its hash is {hashed}, not {wanted}; "
+            "give that one, or run `cam adapt` again"
         )
     return found

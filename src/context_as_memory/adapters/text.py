@@ -11,7 +11,9 @@ import hashlib
 import html
 import re
 import threading
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +121,35 @@ def pad(rows: Tensor, count: int = ROWS) -> Tensor:
     return torch.cat((rows, rows.new_zeros(count - len(rows), rows.shape[1])))
 
 
+@dataclass(frozen=True)
+class Said:
+    """What a chunk is told in words, as rows [1, T, D]: the prompt, and with guidance what to lead away from."""
+
+    text: Tensor
+    against: Tensor | None
+    guidance: float
+
+    def led(self, predict: Callable[[Tensor], Tensor]) -> Tensor:
+        """A prediction from rows, led from the one against it by `guidance`."""
+        found = predict(self.text)
+        if self.against is None:
+            return found
+        without = predict(self.against)
+        return without + self.guidance * (found - without)
+
+
+def said(words: Words | None, prompt: str, negative: str, guidance: float) -> Said | None:
+    """What a network with these words is told; None for one that reads none. Raises `UserError` for words that a
+    network cannot read, and for a guidance below 1."""
+    if words is None:
+        if prompt or guidance != 1.0:
+            raise UserError("these weights read no text; leave the prompt and the guidance away")
+        return None
+    if not guidance >= 1.0:
+        raise UserError(f"guidance is {guidance}; give 1 (none) or more")
+    return Said(words(prompt), None if guidance == 1.0 else words(negative), guidance)
+
+
 @torch.inference_mode()
 def encode(base: Path, prompt: str) -> Tensor:
     """The rows of a prompt by the encoder in `base`, [T, D], at most `ROWS`; the encoder is loaded for it and dropped.
@@ -126,7 +157,8 @@ def encode(base: Path, prompt: str) -> Tensor:
     Raises `UserError` if it is missing, or its weights do not fit: early releases of transformers 5 read public UMT5
     weights as zeros without a word.
     """
-    model, tokenizer = _load(base)
+    with _quiet():
+        model, tokenizer = _load(base)
     tokens = tokenizer(prompt, max_length=ROWS, truncation=True, return_attention_mask=True, return_tensors="pt")
     found: Tensor = model(tokens.input_ids, tokens.attention_mask).last_hidden_state[0]
     return found.clone()
@@ -152,6 +184,23 @@ def _load(base: Path) -> tuple[Any, Any]:
     if float(empty) > 0.5:
         raise UserError(f"the text encoder in {folder} was read as zeros; install transformers 5.24 or newer")
     return model.eval(), tokenizer
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars of transformers."""
+    with suppress(ImportError):
+        from transformers.utils import logging
+
+        shown = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            if shown:
+                logging.enable_progress_bar()
+        return
+    yield
 
 
 def _short(error: BaseException) -> str:

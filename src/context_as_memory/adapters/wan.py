@@ -8,7 +8,7 @@ inside the model, where a second stream would overwrite the first.
 import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,11 +16,20 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from context_as_memory.adapters.shards import Shards
 from context_as_memory.errors import UserError
 from context_as_memory.transformer import TransformerConfig
+from context_as_memory.transformer.model import Attention, look_along_rays
+from context_as_memory.transformer.placement import PIXEL_OCTAVES
 
 # Frames encoded alone go through the network this many at a time, so that a long history does not fill the memory.
 _FRAMES_AT_ONCE = 16
+# Fields of a transformer's configuration that diffusers has as well.
+_STOCK = {
+    *("patch_size", "num_attention_heads", "attention_head_dim", "in_channels", "out_channels", "text_dim"),
+    *("freq_dim", "ffn_dim", "num_layers", "cross_attn_norm", "eps"),
+}
+_SEEING = [f"to_{name}.{kind}" for name in "qkv" for kind in ("weight", "bias")] + ["norm_q.weight", "norm_k.weight"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +63,7 @@ class WanCodec(nn.Module):
         self.vae: Any = vae
         self.temporal_factor: int = 2 ** sum(config.temperal_downsample)  # (sic)
         self.patch_size: int = config.patch_size or 1
-        self.spatial_factor: int = self.patch_size * 2 ** (len(config.dim_mult) - 1)
+        self.spatial_factor: int = spatial_factor(config)
         self.latent_channels: int = config.z_dim
         for name in ("latents_mean", "latents_std"):
             values = torch.tensor(getattr(config, name), dtype=torch.float32)
@@ -200,6 +209,11 @@ class WanCodec(nn.Module):
             raise UserError(f"frames of {width}x{height} pixels do not fit the Wan VAE: {usable}")
 
 
+def spatial_factor(config: Mapping[str, Any]) -> int:
+    """How many times smaller latents are than pictures, by the configuration of an `AutoencoderKLWan`."""
+    return int((config.get("patch_size") or 1) * 2 ** (len(config.get("dim_mult", "1244")) - 1))
+
+
 def _count_convolutions(network: nn.Module) -> int:
     """Room for one cache entry per causal 3D convolution (shortcut convolutions leave theirs unused)."""
     return sum(isinstance(module, nn.Conv3d) for module in network.modules())
@@ -224,3 +238,38 @@ def from_diffusers_config(config: dict[str, object], **changes: object) -> Trans
     values = {key: tuple(v) if isinstance(v := config[key], (list, tuple)) else v for key in names}
     settings: dict[str, Any] = {"camera": "none", "context_mode": "joint"} | values | changes
     return TransformerConfig(**settings)
+
+
+def to_diffusers_config(config: TransformerConfig) -> dict[str, Any] | None:
+    """The `WanTransformer3DModel` config of a network that stock Wan could be; None for one that it could not."""
+    if config.camera != "none" or config.context_mode != "joint":
+        return None
+    values = {name: value for name, value in asdict(config).items() if name in _STOCK}
+    return {"_class_name": "WanTransformer3DModel", "qk_norm": "rms_norm_across_heads"} | values
+
+
+def added_tensors(config: TransformerConfig, stock: Shards) -> dict[str, Tensor]:
+    """What stock weights lack, as it begins: without any effect on what they predict.
+
+    Camera heads see as the first pre-trained heads do, along the rays of their tokens, and write nothing yet.
+    """
+    tensors: dict[str, Tensor] = {}
+    inner = config.camera_heads * config.attention_head_dim
+    for number in range(config.num_layers):
+        block = f"blocks.{number}."
+        if config.camera == "additive":
+            tensors[block + "camera_encoder.weight"] = torch.zeros(config.width, 12)
+            tensors[block + "camera_encoder.bias"] = torch.zeros(config.width)
+        if not config.camera_heads:
+            continue
+        heads = Attention(config.width, config.camera_heads, config.attention_head_dim, config.eps)
+        state = {name: stock.rows(block + "attn1." + name, inner) for name in _SEEING}
+        state |= {f"to_out.0.{name}": torch.zeros_like(value) for name, value in heads.to_out[0].state_dict().items()}
+        heads.load_state_dict(state, assign=True)
+        if config.camera == "rays":
+            look_along_rays(heads, config)
+        tensors |= {block + "attn1.camera_heads." + name: value for name, value in heads.state_dict().items()}
+    if config.relative_cameras:
+        tensors["pixel_embedding.weight"] = torch.zeros(config.width, 2 + 4 * PIXEL_OCTAVES)
+        tensors["pixel_embedding.bias"] = torch.zeros(config.width)
+    return tensors

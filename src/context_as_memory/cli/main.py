@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from context_as_memory import __version__
-from context_as_memory.cli import renamed
+from context_as_memory.cli import adapt, renamed
 from context_as_memory.cli import world as worlds
 from context_as_memory.cli.bench import Bench, bench
 from context_as_memory.cli.explore import Explore, explore, view
@@ -206,6 +206,7 @@ Command = (
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Render, tyro.conf.subcommand("render")]
     | Annotated[Check, tyro.conf.subcommand("check")]
+    | Annotated[adapt.Adapt, tyro.conf.subcommand("adapt")]
     | Annotated[Encode, tyro.conf.subcommand("encode")]
     | Annotated[Fetch, tyro.conf.subcommand("fetch")]
     | worlds.WorldCommand
@@ -460,6 +461,7 @@ _RUN: dict[type, Callable[[Any], int]] = {
     Render: _render,
     Check: _check,
     Encode: _encode,
+    adapt.Adapt: adapt.run,
     Fetch: _fetch,
     **worlds.RUN,
     TrainCodec: _train_codec,

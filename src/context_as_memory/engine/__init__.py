@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from context_as_memory import machine
+from context_as_memory.adapters.text import Said
 from context_as_memory.codec import ImageAutoencoder, VideoCodec
 from context_as_memory.compute import attention_kernel
 from context_as_memory.engine.context_cache import ContextCache
@@ -43,11 +44,14 @@ class Denoiser(Protocol):
         frames cannot be read one by one."""
         ...
 
-    def place(self, latents: Tensor, inputs: ModelInputs, cached: Any) -> Callable[[Tensor, float], Tensor]:
+    def place(
+        self, latents: Tensor, inputs: ModelInputs, cached: Any, said: Said | None = None
+    ) -> Callable[[Tensor, float], Tensor]:
         """The network for one chunk, as a function of noisy targets [1, C, P, h, w] and a timestep in [0, 1000], giving
         its output of the same shape. It holds until the next call.
 
-        latents: the context [C, K, h, w]; inputs: of one chunk, slot i is frame i; cached: what `read` gave for them.
+        latents: the context [C, K, h, w]; inputs: of one chunk, slot i is frame i; cached: what `read` gave for them;
+        said: the prompt, for weights that read text.
         """
         ...
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, linear, rms_norm
 
 from context_as_memory import machine
+from context_as_memory.adapters.text import Said
 from context_as_memory.compute import attention_kernel
 from context_as_memory.engine.folded import Folded, Layer, Linear, Places
 from context_as_memory.tokens import ModelInputs
@@ -131,7 +132,9 @@ class EagerDenoiser:
     def _turned_back(self, attended: Tensor, place: Places) -> Tensor:
         return _placed(attended, place.cosine, place.sine, place.output)
 
-    def place(self, latents: Tensor, inputs: ModelInputs, cached: list[Tensor]) -> Callable[[Tensor, float], Tensor]:
+    def place(
+        self, latents: Tensor, inputs: ModelInputs, cached: list[Tensor], said: Said | None = None
+    ) -> Callable[[Tensor, float], Tensor]:
         """The network for one chunk; see `Denoiser.place`."""
         return self.place_together([(latents, inputs, cached)])
 

@@ -18,6 +18,7 @@ import openvino.opset13 as op
 import torch
 from torch import Tensor, nn
 
+from context_as_memory.adapters.text import Said
 from context_as_memory.codec import ImageAutoencoder, ResidualBlock, Shortcut
 from context_as_memory.engine.finite import refuse
 from context_as_memory.engine.folded import Folded, Layer, Linear, Places
@@ -237,7 +238,7 @@ class GraphDenoiser:
         return [frame.copy() for frame in request.get_output_tensor(0).data]
 
     def place(
-        self, latents: Tensor, inputs: ModelInputs, cached: list[np.ndarray]
+        self, latents: Tensor, inputs: ModelInputs, cached: list[np.ndarray], said: Said | None = None
     ) -> Callable[[Tensor, float], Tensor]:
         """The network for one chunk; see `Denoiser.place`."""
         return self.place_together([(latents, inputs, cached)])

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from context_as_memory.adapters.text import Said, Words
 from context_as_memory.codec import VideoCodec
 from context_as_memory.formats.video import to_frames, to_video
 from context_as_memory.tokens import ModelInputs
@@ -27,12 +28,17 @@ class PlainDenoiser:
         context frames see each other and nothing can be cached."""
         if self.model.config.context_mode != "per_frame":
             return None
-        latents = latents.unsqueeze(0).to(self.device, self.dtype)
-        alone = (self.model.encode_context(latents[:, :, [frame]]) for frame in range(latents.shape[2]))
+        latents, unsaid = latents.unsqueeze(0).to(self.device, self.dtype), self._unsaid()
+        alone = (self.model.encode_context(latents[:, :, [frame]], text=unsaid) for frame in range(latents.shape[2]))
         return [[(k[0, 0], v[0, 0]) for k, v in frame] for frame in alone]
 
+    def _unsaid(self) -> Tensor | None:
+        """The words that memory is read with: none. Then its keys do not depend on the prompt, which may change."""
+        words: Words | None = self.model.words
+        return None if words is None else words("").to(self.device, self.dtype)
+
     def place(
-        self, latents: Tensor, inputs: ModelInputs, cached: list[KeysValues] | None
+        self, latents: Tensor, inputs: ModelInputs, cached: list[KeysValues] | None, said: Said | None = None
     ) -> Callable[[Tensor, float], Tensor]:
         """The network for one chunk; see `Denoiser.place`."""
         slots = torch.arange(latents.shape[1]).view(1, 1, -1)
@@ -42,11 +48,17 @@ class PlainDenoiser:
             layers = zip(*cached, strict=True)
             found = [tuple(torch.stack(parts).unsqueeze(0) for parts in zip(*layer, strict=True)) for layer in layers]
             encoded = [(k, v) for k, v in found]
-        context = self.model.prepare(latents.unsqueeze(0).to(self.device, self.dtype), inputs, encoded=encoded)
+        pool = latents.unsqueeze(0).to(self.device, self.dtype)
+        context = self.model.prepare(pool, inputs, self._unsaid(), encoded)
 
         def output(noisy: Tensor, timestep: float) -> Tensor:
             time = torch.full((1,), timestep, device=self.device)
-            return self.model.denoise(noisy.to(self.dtype), time, context, inputs).float()
+
+            def predict(text: Tensor | None) -> Tensor:
+                text = None if text is None else text.to(self.device, self.dtype)
+                return self.model.denoise(noisy.to(self.dtype), time, context, inputs, text).float()
+
+            return predict(None) if said is None else said.led(predict)
 
         return output
 

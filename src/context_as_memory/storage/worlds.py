@@ -86,6 +86,7 @@ def open_world(
         store = BranchStore(file, branch)
         store.latent_shape = _latent_shape(fresh, config)
         world = _in_store(fresh, config, store)
+        _say_on(world)
         made = [note["made_with"] for _, note in world.bank.store.notes() if "made_with" in note]
         before = made[-1] if made else settings.get("made_with")
         notice = differences(before if isinstance(before, dict) else {}, world.engine.made_with)
@@ -95,6 +96,14 @@ def open_world(
     except BaseException:
         file.close()
         raise
+
+
+def _say_on(world: World) -> None:
+    """What was said last is said on: prompt and guidance of the last chunk that notes them."""
+    for _, note in world.bank.store.notes():
+        prompt, guidance = note.get("prompt"), note.get("guidance")
+        if isinstance(prompt, str) and isinstance(guidance, float):
+            world.prompt, world.guidance = prompt, guidance
 
 
 def file_of(world: World) -> WorldFile | None:
