@@ -1,4 +1,4 @@
-"""Stock weights of Wan in our network, camera heads, words and LoRA beside diffusers itself, on tiny random pipelines."""
+"""Stock weights of Wan in our network, camera heads and a whole pipeline beside diffusers, on tiny random weights."""
 
 import copy
 from dataclasses import replace

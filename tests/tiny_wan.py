@@ -62,7 +62,7 @@ def text_encoder(seed: int = 0) -> Any:
 @cache
 def _pieces() -> list[tuple[str, float]]:
     letters = [chr(code) for code in range(33, 127)]
-    words = ["▁", *("▁" + word for word in "a an the old temple room of stone red blue in with and light".split())]
+    words = ["▁", *("▁" + word for word in ("a", "an", "the", "old", "temple", "room", "of", "stone", "red", "blue"))]
     scores = [(piece, -2.0 - 0.01 * number) for number, piece in enumerate(words)]
     return [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *scores, *((letter, -6.0) for letter in letters)]
 

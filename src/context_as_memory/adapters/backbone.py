@@ -36,7 +36,7 @@ def locate(name: str | Path, near: Path | None = None) -> Path:
         if not is_hub_name(str(name)):
             raise UserError(f"backbone: {path} is no folder; give a pipeline in the diffusers layout")
         path = fetch(str(name))
-    return path
+    return path.resolve()
 
 
 def described(name: str | Path, found: Path, folder: Path) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def open_shards(folder: Path) -> Shards:
         return open_file(folder / WEIGHTS_FILE)
     try:
         places = {str(name): str(file) for name, file in json.loads(index.read_text())["weight_map"].items()}
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"weights: {index} is no index of weights ({error}); fetch it again") from error
     files: dict[str, Path] = {}
     shapes: dict[str, tuple[int, ...]] = {}

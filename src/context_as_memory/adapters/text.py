@@ -96,7 +96,7 @@ def read_rows(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Rows by `key_of` their prompt, and the prompts, of a file that `Words.save` wrote."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, tuple((file.metadata() or {}).values())  # noqa: SIM118
+            return {key: file.get_tensor(key) for key in file.keys()}, tuple(sorted((file.metadata() or {}).values()))  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise UserError(f"prompts: {path} is damaged ({error}); make it again") from error
 
