@@ -274,7 +274,10 @@ def test_what_is_not_allowed_is_refused_and_the_walk_goes_on(sessions):
     session.receive(Init())
     for message, words in (
         (hold("q"), "unknown keys"),
-        (Event(kind="prompt", payload="x"), "mean nothing"),
+        (Event(kind="dance", payload="x"), "mean nothing"),
+        (Event(kind="prompt", payload="x"), "read no text"),
+        (Event(kind="prompt", payload=["x"]), "the payload is a text"),
+        (Event(kind="prompt", payload="x" * 4001), "4001 letters"),
         (Settings(strategy="nonsense", max_context=2), "nonsense"),
         (Settings(strategy="paper", max_context=5), "max_context"),
         (Failure(content="x"), "message of the server"),

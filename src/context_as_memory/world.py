@@ -176,7 +176,6 @@ class World(FrontDoor):
             )
         path = self._padded(cameras)
         targets = path[self.codec.temporal_factor - 1 :: self.codec.temporal_factor]  # one camera per latent
-        recent = len(self.bank) - 1
         seed = self.config.seed * 1_000_003 + self.steps
         rule = retrieval or self.config.retrieval
         found = rule if isinstance(rule, Retrieval) else self._retrieve(targets, rule, seed)
@@ -185,7 +184,7 @@ class World(FrontDoor):
         inputs = build_model_inputs(layout, self.bank.cameras, targets, found)
         latents = self._denoise(inputs, seed)
         clock.lap("denoise")
-        frames_u8 = self.engine.pictures.decode(self.bank.latents(np.array([recent])), latents)[:wanted]
+        frames_u8 = self.engine.pictures.decode(self.bank.latents(np.array([len(self.bank) - 1])), latents)[:wanted]
         clock.lap("decode")
         if commit:
             # Memory is made of pictures (paper section 1.1): what is stored is what a viewer saw, encoded alone.
@@ -252,9 +251,8 @@ class World(FrontDoor):
         cached = self._read.read(self.bank, entries, lambda some: denoiser.read(self._context_latents(some)))
         told = said(self.model.words, self.prompt, self.config.negative, self.guidance)
         network = denoiser.place(context, inputs, cached, told)
-        channels, _, rows, columns = context.shape
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(1, channels, self.config.chunk_latents, rows, columns, generator=generator).to(self.device)
+        shape = (1, len(context), self.config.chunk_latents, *context.shape[2:])
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(self.device)
 
         def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
             return flow.velocity_of(network(noisy, float(timestep[0])), noisy, timestep / TIMESTEPS)

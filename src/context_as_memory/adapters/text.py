@@ -138,6 +138,20 @@ class Said:
         return without + self.guidance * (found - without)
 
 
+def check(words: Words | None, stored: float, prompt: str | None, guidance: float | None) -> None:
+    """Raise `UserError` for a prompt or guidance that weights with these words and this stored guidance cannot take."""
+    if words is None and (prompt or guidance not in (None, 1.0)):
+        raise UserError("these weights read no text; leave the prompt and the guidance away")
+    if guidance is not None and not guidance >= 1.0:
+        raise UserError(f"guidance is {guidance}; give 1 (none) or more")
+    if stored == 1.0 and guidance not in (None, 1.0):
+        raise UserError(
+            f"guidance is {guidance}, but these weights were distilled to need none; leave it away, or give 1"
+        )
+    if words is not None and prompt:
+        words.rows(prompt)  # says what is wrong before anything is generated
+
+
 def said(words: Words | None, prompt: str, negative: str, guidance: float) -> Said | None:
     """What a network with these words is told; None for one that reads none. Raises `UserError` for words that a
     network cannot read, and for a guidance below 1."""
@@ -157,8 +171,7 @@ def encode(base: Path, prompt: str) -> Tensor:
     Raises `UserError` if it is missing, or its weights do not fit: early releases of transformers 5 read public UMT5
     weights as zeros without a word.
     """
-    with _quiet():
-        model, tokenizer = _load(base)
+    model, tokenizer = _load(base)
     tokens = tokenizer(prompt, max_length=ROWS, truncation=True, return_attention_mask=True, return_tensors="pt")
     found: Tensor = model(tokens.input_ids, tokens.attention_mask).last_hidden_state[0]
     return found.clone()
@@ -167,15 +180,17 @@ def encode(base: Path, prompt: str) -> Tensor:
 def _load(base: Path) -> tuple[Any, Any]:
     try:
         from transformers import AutoTokenizer, UMT5EncoderModel
+        from transformers.utils import logging
     except ImportError as error:
         raise UserError("prompts need transformers: pip install 'context-as-memory[wan]'") from error
     folder = base / "text_encoder"
     try:
         tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer", local_files_only=True)
         encoder: Any = UMT5EncoderModel
-        model, info = encoder.from_pretrained(
-            folder, dtype="auto", local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
+        with _quiet(logging):
+            model, info = encoder.from_pretrained(
+                folder, dtype="auto", local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
     except (ImportError, OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"the text encoder in {base} cannot be loaded ({_short(error)})") from error
     if missing := sorted(info["missing_keys"]):
@@ -187,20 +202,15 @@ def _load(base: Path) -> tuple[Any, Any]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars of transformers."""
-    with suppress(ImportError):
-        from transformers.utils import logging
-
-        shown = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()
-        try:
-            yield
-        finally:
-            if shown:
-                logging.enable_progress_bar()
-        return
-    yield
+def _quiet(logging: Any) -> Iterator[None]:
+    """No progress bars of transformers, whose `utils.logging` is given."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _short(error: BaseException) -> str:

@@ -31,7 +31,9 @@ class Explore:
     port: int = 8000
     """Port to listen on."""
     weights: str = "default"
-    """`default` or a folder made by `cam train denoiser`."""
+    """`default`, a folder made by `cam train denoiser` or `cam adapt`, or a name on the hub."""
+    prompt: str | None = None
+    """What new worlds are to look like, for weights that read text; it can be changed while walking."""
     token: str | None = None
     """What visitors must give as ?token=..., at least 16 characters. Made up if none is given, here or in the
     environment variable CAM_TOKEN, which other users of this computer cannot see."""
@@ -104,7 +106,7 @@ def explore(command: Explore, store: "Callable[[], WorldStore] | None" = None) -
         _log_to(command.log)
     listening = None if command.record else listen(command.host, command.port)  # before networks are loaded
     hosts = [*LOOPBACK, *command.allow_host] if token is None else ["*"]  # else the token guards the door
-    worlds = store() if store else FolderStore(command.worlds, command.weights)
+    worlds = store() if store else FolderStore(command.worlds, command.weights, prompt=command.prompt)
     app = create_app(worlds, limits, token, hosts, command.root_path)
     # Sizes are judged again when a message is read; a little room is left so that the answer can say what is wrong.
     settings: dict[str, Any] = {

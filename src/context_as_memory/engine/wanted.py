@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from context_as_memory.adapters.text import Said
 from context_as_memory.engine import Denoiser
 from context_as_memory.tokens import ModelInputs
 
@@ -39,8 +40,10 @@ class _Asking:
     def read(self, latents: Tensor) -> list[Any] | None:
         return self._denoiser.read(latents)
 
-    def place(self, latents: Tensor, inputs: ModelInputs, kept: Any) -> Callable[[Tensor, float], Tensor]:
-        return self._asking(self._denoiser.place(latents, inputs, kept))
+    def place(
+        self, latents: Tensor, inputs: ModelInputs, cached: Any, said: Said | None = None
+    ) -> Callable[[Tensor, float], Tensor]:
+        return self._asking(self._denoiser.place(latents, inputs, cached, said))
 
     def place_together(self, chunks: Sequence[tuple[Tensor, ModelInputs, Any]]) -> Callable[[Tensor, float], Tensor]:
         return self._asking(self._denoiser.place_together(chunks))

@@ -14,6 +14,6 @@ def forgetful(world: World, frames: int) -> World:
         latents = world.bank.latents(np.array([entry]))
         profiles_m = world.bank.profiles_m[[entry]]
         copy.bank.append(world.bank.frames_u8(entry), world.bank.cameras[entry], latents, note, profiles_m)
-    copy.depth = world.depth
+    copy.depth, copy.prompt, copy.guidance = world.depth, world.prompt, world.guidance
     copy.steps, copy.first_entry = world.steps, world.first_entry + first
     return copy

@@ -15,6 +15,7 @@ from context_as_memory.errors import UserError
 MAX_MESSAGE_BYTES = 64 * 1024  # of any message but `init`, which may carry a picture
 KEYS = frozenset("wasdijkl")
 MAX_SCRIPT = 10_000  # frames
+MAX_PROMPT = 4_000  # letters
 FORMATS = ("jpeg", "h264", "raw")  # of the pictures in frame batches
 VIEWS = ("with_memory", "without_memory")  # of a walk: the walk itself, and the same with memory off
 
@@ -49,16 +50,18 @@ class Init:
     strategy: str = "coverage"  # the rule that chooses the context
     max_context: int | None = None
     compare: bool = False  # generate the same walk with memory off beside it
+    prompt: str | None = None  # what the world is to look like; ignored by weights that read no text
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something happened: `kind` is `camera_actions`, `shown` or `heartbeat` (any other is refused).
+    """Something happened: `kind` is `camera_actions`, `prompt`, `shown` or `heartbeat` (any other is refused).
 
     The payload of `camera_actions` is either the keys that are held from now on, as {"mode": "state", "transitions":
     [{"actions": ["w"]}, ...]} of which the last counts, or a script of keys for each coming frame, [["w"], ["w", "j"],
-    []]. Only the event with the largest id counts; it takes effect at the next chunk. The payload of `shown` is the
-    index of a chunk that the viewer has shown: from the first one on the server runs only a few chunks ahead of it.
+    []]. The payload of `prompt` is a text that the world is to look like from now on. Of each kind only the event with
+    the largest id counts; it takes effect at the next chunk. The payload of `shown` is the index of a chunk
+    that the viewer has shown: from the first one on the server runs only a few chunks ahead of it.
     """
 
     type: ClassVar[str] = "event"
@@ -129,6 +132,7 @@ class Ready:
     upload_bytes: int  # at most, of a picture to start from
     version: str = ""  # of the server: a page of another one loads itself again
     truth: str | None = None  # the name of the true world, where frames are rendered and not generated
+    prompt: str | None = None  # what the world is told; None where the weights read no text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,6 +280,15 @@ def _parts(data: bytes) -> dict[str, bytes]:
     if unpacker.tell() != len(data):
         raise ValueError("more than one value")
     return parts
+
+
+def told_prompt(payload: object) -> str:
+    """The text in the payload of a `prompt` event. `UserError` for anything else."""
+    if not isinstance(payload, str):
+        raise UserError("prompt: the payload is a text")
+    if len(payload) > MAX_PROMPT:
+        raise UserError(f"prompt: a text of {len(payload)} letters; at most {MAX_PROMPT} are taken")
+    return payload
 
 
 def held_keys(payload: object) -> list[frozenset[str]] | frozenset[str]:

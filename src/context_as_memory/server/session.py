@@ -18,6 +18,7 @@ from enum import Enum
 import numpy as np
 
 from context_as_memory import __version__
+from context_as_memory.adapters.text import Words
 from context_as_memory.camera import Cameras, cameras_from_keys, coordinates
 from context_as_memory.engine.wanted import GivenUp, wanted_while
 from context_as_memory.errors import UserError
@@ -43,6 +44,7 @@ from context_as_memory.server.protocol import (
     Settings,
     Switch,
     held_keys,
+    told_prompt,
 )
 from context_as_memory.server.store import WorldStore, check_branches, chunk_of, rewind
 from context_as_memory.storage import MAIN, file_of
@@ -101,6 +103,8 @@ class Session:
         self._keys: frozenset[str] = frozenset()
         self._script: deque[frozenset[str]] = deque()
         self._event: int | None = None  # the newest event
+        self._newest: dict[str, int] = {}  # of each kind
+        self._prompt: str | None = None  # to be told with the next chunk
         self._chunks, self._chunks_left = 0, -1  # made since the world stands, and left to make (-1: no end)
         self._shown = -1  # the last of them that the visitor says to have shown
         self._all_shown_at = 0.0  # when all that was made will have been seen, by this machine's clock
@@ -164,16 +168,31 @@ class Session:
         if event.kind == "shown":
             self._note_shown(event.payload)
             return
-        if event.kind != "camera_actions":
+        if event.kind not in ("camera_actions", "prompt"):
             raise UserError(
-                f"events of kind {event.kind[:40]!r} mean nothing here; send camera_actions, shown or heartbeat"
+                f"events of kind {event.kind[:40]!r} mean nothing here; send camera_actions, prompt, shown or heartbeat"
             )
-        held = held_keys(event.payload)
+        prompt = event.kind == "prompt"
+        heard = self._readable(told_prompt(event.payload)) if prompt else held_keys(event.payload)
         if event.event_id is not None:
-            if self._event is not None and event.event_id < self._event:
+            if event.event_id < self._newest.get(event.kind, event.event_id):
                 return  # latest wins, whatever order the network keeps
-            self._event = event.event_id
-        self._hold(held)
+            self._newest[event.kind] = event.event_id
+            self._event = max(event.event_id, self._event or 0)
+        if isinstance(heard, str):
+            self._prompt = heard
+        else:
+            self._hold(heard)
+
+    def _readable(self, prompt: str) -> str:
+        """A prompt that these weights can read; their text encoder begins to, while the chunk before is being made."""
+        words = _words(self._world)
+        if words is None:
+            raise UserError("these weights read no text, so the prompt is not taken")
+        if not words.knows(prompt):
+            words.rows(prompt)  # says what is missing
+        threading.Thread(target=_quietly, args=(words.rows, prompt), daemon=True).start()
+        return prompt
 
     def _note_shown(self, chunk_index: object) -> None:
         """The visitor has shown this chunk. Whoever says so once is never far behind from then on: what was sent but
@@ -225,6 +244,8 @@ class Session:
         outputs = self._standing(init.compare)
         self._chunks_left = -1 if init.max_chunks is None else max(0, init.max_chunks)
         self._hold(script)
+        if init.prompt is not None and init.world is None and _words(world) is not None:
+            self._prompt = self._readable(told_prompt(init.prompt))
         return outputs
 
     def _new(self, init: Init, picture: np.ndarray | None) -> tuple[str, World]:
@@ -330,6 +351,7 @@ class Session:
             upload_bytes=self.limits.upload_bytes,
             version=__version__,
             truth=self._store.truth,
+            prompt=None if _words(world) is None else world.prompt,
         )
         outputs: list[Output] = [ready, NewFrames(world.bank.frames_u8(last), last, poses[-1:], -1, self._event)]
         if self._forgetful is not None:
@@ -418,6 +440,7 @@ class Session:
         done it is begun anew, once, so that they need not wait for its end."""
         for again in (False, True):
             applied, script, keys = self._event, len(self._script), self._keys
+            self._tell(world)
             path = cameras_from_keys(world.bank.cameras[-1], self._coming(world.chunk_frames), up=self._up())
             if again or script or self._store.truth is not None:
                 break
@@ -425,6 +448,18 @@ class Session:
             with contextlib.suppress(GivenUp), wanted_while(world, self._still(keys, half)):
                 return world.step(path, retrieval=self._rule), path, applied
         return world.step(path, retrieval=self._rule), path, applied
+
+    def _tell(self, world: World) -> None:
+        """A prompt that was heard is told to the world, and to the one beside it; it stays what it was if it cannot be
+        read after all."""
+        prompt, self._prompt = self._prompt, None
+        words = _words(world)
+        if prompt is None or words is None:
+            return
+        words.rows(prompt)
+        for told in (world, self._forgetful):
+            if told is not None:
+                told.prompt = prompt
 
     def _still(self, keys: frozenset[str], half: float) -> Callable[[int], bool]:
         """Whether these keys are still what is wanted, by how many evaluations are done. A key that was pressed for a
@@ -472,6 +507,18 @@ def resident_mb() -> int | None:
     with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * 4096 // 1_000_000
     return None
+
+
+def _words(world: World | None) -> Words | None:
+    """What reads prompts for a world; None where nothing does, as in one that is drawn."""
+    words: Words | None = None if world is None else getattr(world.model, "words", None)
+    return words
+
+
+def _quietly(work: Callable[[str], object], what: str) -> None:
+    """Whoever needs the result meets the error again."""
+    with contextlib.suppress(UserError):
+        work(what)
 
 
 def _poses(cameras: Cameras, up: np.ndarray) -> list[list[float]]:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Protocol
 
+from context_as_memory.adapters.text import check
 from context_as_memory.errors import UserError
 from context_as_memory.storage import MAIN, WorldFile, create_world, open_world
 from context_as_memory.world import World
@@ -73,20 +74,28 @@ class StoredWorlds:
 class FolderStore(StoredWorlds):
     """Generated worlds. The networks are loaded once and shared by all of them.
 
-    kind: the class of the worlds.
+    kind: the class of the worlds. prompt: of new worlds, None: as stored with the weights; `UserError` if the weights
+    cannot read it.
     """
 
     def __init__(
-        self, folder: Path, weights: str | Path = "default", device: str = "auto", kind: type[World] = World
+        self,
+        folder: Path,
+        weights: str | Path = "default",
+        device: str = "auto",
+        kind: type[World] = World,
+        prompt: str | None = None,
     ) -> None:
         super().__init__(folder)
         self.weights = weights
         self._networks = kind.from_pretrained(weights, device=device)
         self.size = self._networks.config.width, self._networks.config.height
+        self._prompt = self._networks.config.prompt if prompt is None else prompt
+        check(self._networks.model.words, self._networks.config.guidance, self._prompt, None)
 
     def create(self, seed: int) -> tuple[str, World]:
         name = secrets.token_hex(8)
-        world = create_world(self.path(name), self.weights, networks=self._networks, seed=seed)
+        world = create_world(self.path(name), self.weights, networks=self._networks, seed=seed, prompt=self._prompt)
         return name, world
 
     def open(self, name: str, branch: str = MAIN) -> World:

@@ -47,7 +47,12 @@ class GenerateConfig:
     seed: int = 0
     """Same seed, same video."""
     weights: str = "default"
-    """`default` or a folder made by `cam train denoiser`."""
+    """`default`, a folder made by `cam train denoiser` or `cam adapt`, or a name on the hub."""
+    prompt: str | None = None
+    """What the world is to look like, for weights that read text; as stored with them, or with the world, if not
+    given."""
+    guidance: float | None = None
+    """How far pictures are led to the prompt, 1: not at all; as stored with the weights if not given."""
     hfov_deg: float | None = None
     """Horizontal field of view of the picture as given, in degrees; 90 where nothing says it. Not together with a
     trajectory that has a lens."""

@@ -88,7 +88,9 @@ def open_worlds(config: GenerateConfig, request: Request) -> Iterator[dict[str, 
     if config.world is not None and request.start.past:
         note("the world's own settings are used: seed, memory, steps; there is nothing to compare with")
         weights = None if config.weights == "default" else config.weights
-        worlds = {"with_memory": open_world(config.world, config.branch, weights=weights)}
+        world = open_world(config.world, config.branch, weights=weights)
+        worlds = {"with_memory": world}
+        world.prompt, world.guidance = tell(config, world, world.prompt, world.guidance)
     else:
         worlds = _new_worlds(config, request.start.up)
     worlds["with_memory"].depth = depth
@@ -109,7 +111,10 @@ def _new_worlds(config: GenerateConfig, up: np.ndarray) -> dict[str, "World"]:
         strategy=config.strategy,
         max_context=config.max_context or stored.retrieval.max_context,
     )
-    settings = replace(stored, retrieval=rule, num_steps=config.steps or stored.num_steps, seed=config.seed)
+    prompt, guidance = tell(config, base, stored.prompt, stored.guidance)
+    changes: dict[str, Any] = {"num_steps": config.steps or stored.num_steps, "seed": config.seed, "retrieval": rule}
+    changes |= {"prompt": prompt, "guidance": guidance}
+    settings = replace(stored, **changes)
 
     def fresh(settings: Any) -> World:
         world = World(base.model, base.codec, settings)
@@ -119,13 +124,23 @@ def _new_worlds(config: GenerateConfig, up: np.ndarray) -> dict[str, "World"]:
     if config.world is None:
         worlds = {"with_memory": fresh(settings)}
     else:
-        changes: dict[str, Any] = {"retrieval": rule, "num_steps": settings.num_steps, "seed": config.seed}
         worlds = {"with_memory": create_world(config.world, config.weights, networks=base, up=up, **changes)}
     if config.compare and config.strategy == "recent":
         note("--strategy recent is what a comparison would compare with; comparison.mp4 is left out")
     elif config.compare:
         worlds["without_memory"] = fresh(replace(settings, retrieval=replace(rule, strategy="recent")))
     return worlds
+
+
+def tell(config: GenerateConfig, world: "World", prompt: str, guidance: float) -> tuple[str, float]:
+    """The prompt and guidance that are asked for, else the given ones; `UserError` if the weights cannot take them."""
+    from context_as_memory.adapters.text import check
+
+    check(world.model.words, world.config.guidance, config.prompt, config.guidance)
+    return (
+        prompt if config.prompt is None else config.prompt,
+        guidance if config.guidance is None else config.guidance,
+    )
 
 
 def describe(config: GenerateConfig, request: Request, world: "World") -> dict[str, Any]:

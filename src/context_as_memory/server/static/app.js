@@ -27,6 +27,7 @@ let mine = null; // the world that this page walks in: it may be taken back from
 let busy = 0; // how often it was told that somebody walks there
 let lastWord = 0, askedAt = 0; // when the server spoke last, and when it was asked whether it is there
 let version = null; // of the server
+let promptId = null; // of the event that told the prompt, until it is applied
 let besideChunk = -1; // the last chunk that was shown with memory off
 
 // -- connection ------------------------------------------------------------------------------------------------------
@@ -121,7 +122,8 @@ function begin(what = {}) {
   send({
     type: "init", realtime_output_format: format, seed: Number(whole("seed")),
     watch: watches() ? world.share || query.get("watch") : null, take: Boolean(what.world) && what.world === mine, start: find("start").value || null, known: find("known").checked, strategy: find("strategy").value || "coverage",
-    max_context: world.share ? Number(whole("context")) : null, compare: find("compare").checked, ...what,
+    max_context: world.share ? Number(whole("context")) : null, compare: find("compare").checked,
+    prompt: find("tell").hidden ? null : find("prompt").value, ...what,
   });
 }
 
@@ -202,6 +204,8 @@ function ready(message) {
   fill(find("branch"), message.branches, message.branch);
   find("context").value = message.max_context;
   find("compare").checked = message.compare;
+  find("tell").hidden = message.prompt === null || message.prompt === undefined;
+  if (document.activeElement !== find("prompt") && promptId === null) find("prompt").value = message.prompt ?? "";
   find("beside").hidden = !message.compare;
   find("memories").replaceChildren();
   if (document.activeElement === document.body) find("view").focus();
@@ -310,6 +314,10 @@ function stats(message) {
     "pictures": players.with_memory.contentType,
   };
   find("beside").hidden = besideChunk !== message.chunk_index;
+  if (promptId !== null && message.event_id >= promptId) {
+    promptId = null;
+    find("prompt").dataset.state = "applied";
+  }
   find("stats").replaceChildren(...Object.entries(rows).flatMap(([name, value]) => {
     const [term, text] = [document.createElement("dt"), document.createElement("dd")];
     term.textContent = name;
@@ -437,6 +445,11 @@ for (const id of ["strategy", "context", "compare"]) {
       compare: find("compare").checked });
   });
 }
+find("prompt").addEventListener("change", () => {
+  promptId = eventId += 1;
+  find("prompt").dataset.state = "sent";
+  send({ type: "event", kind: "prompt", event_id: eventId, payload: find("prompt").value });
+});
 find("frame").addEventListener("input", redraw);
 find("timeline").addEventListener("pointerdown", (event) => {
   find("frame").value = frameAt(find("timeline"), world, event);
