@@ -57,7 +57,8 @@ class Denoiser(Protocol):
 
     def place_together(self, chunks: Sequence[tuple[Tensor, ModelInputs, Any]]) -> Callable[[Tensor, float], Tensor]:
         """The network for B chunks at once, as a function of noisy targets [B, C, P, h, w] that all stand at the same
-        timestep. chunks: what `place` is given, for each; pictures of one size, and as many targets each."""
+        timestep. chunks: what `place` is given, for each (words only where there are); pictures of one size, and as
+        many targets each."""
         ...
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from context_as_memory.adapters.text import Said
 from context_as_memory.engine import Engine
 from context_as_memory.tokens import ModelInputs
 
@@ -123,9 +124,11 @@ class _Denoiser(_Member):
         found: list[Any] | None = self.ask(("read", tuple(latents.shape[2:])), latents)
         return found
 
-    def place(self, latents: Tensor, inputs: ModelInputs, cached: Any) -> Callable[[Tensor, float], Tensor]:
+    def place(
+        self, latents: Tensor, inputs: ModelInputs, cached: Any, said: Said | None = None
+    ) -> Callable[[Tensor, float], Tensor]:
         kind = ("place", tuple(latents.shape[2:]), inputs.target_positions)
-        network, number = self.ask(kind, (latents, inputs, cached))
+        network, number = self.ask(kind, (latents, inputs, cached, *([said] if said is not None else [])))
 
         def output(noisy: Tensor, timestep: float) -> Tensor:
             found: Tensor = self.ask(("network", network, timestep), (number, noisy))
