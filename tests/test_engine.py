@@ -13,8 +13,8 @@ import torch
 import tiny
 from context_as_memory import engine, machine
 from context_as_memory.codec import ImageAutoencoder, ImageAutoencoderConfig
-from context_as_memory.compute import attention_kernel, blocked_attention, fused_attention
-from context_as_memory.engine import ContextCache, differences, open_engine
+from context_as_memory.compute import attention_kernel, blocked_attention, free_bytes, fused_attention
+from context_as_memory.engine import ContextCache, context_cache, differences, open_engine
 from context_as_memory.engine.folded import Linear
 from context_as_memory.errors import UserError
 from context_as_memory.retrieval import Retrieval
@@ -261,6 +261,30 @@ def _environment(program: str, **changes: str) -> list[str]:
     )
     assert run.returncode == 0, run.stderr
     return run.stdout.split()
+
+
+def test_the_cache_keeps_less_where_memory_is_short(monkeypatch):
+    """Half of what nobody uses, what the cache itself holds counted in."""
+    cache, asked, memory = ContextCache(8), [], object()
+
+    def read(entries):
+        asked.extend(entries)
+        return [[(torch.zeros(25), torch.zeros(25))] for _ in entries]  # 200 bytes a frame
+
+    free = {"bytes": 10**6}
+    monkeypatch.setattr(context_cache, "free_bytes", lambda device: free["bytes"])
+    cache.read(memory, [0, 1, 2, 3, 4, 5], read)
+    assert len(cache) == 6
+    free["bytes"] = 100
+    found = cache.read(memory, [4, 5, 6], read)  # seven frames of 200 bytes, and 100 bytes: room for three
+    assert len(found) == 3 and len(cache) == 3 and asked == [0, 1, 2, 3, 4, 5, 6]
+    free["bytes"] = None
+    cache.read(memory, list(range(8)), read)
+    assert len(cache) == 8
+
+
+def test_free_memory_is_told():
+    assert 10**6 < free_bytes(CPU) < 10**14
 
 
 def test_threads_wait_asleep_unless_the_user_says_otherwise():

@@ -9,6 +9,7 @@ go on bit by bit, whatever else the machine is doing.
 import os
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -73,6 +74,18 @@ def fast(module: nn.Module, device: torch.device, dtype: torch.dtype | None = No
         for convolution in (part for part in module.modules() if isinstance(part, nn.Conv2d)):
             convolution.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return module.to(device, dtype)
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory of a device that nobody uses; None where nothing tells."""
+    if device.type == "cuda":
+        spare = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + spare
+    try:
+        told = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return 1024 * int(told["MemAvailable"].split()[0])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def use_threads(count: int | None) -> None:

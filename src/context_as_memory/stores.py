@@ -106,7 +106,8 @@ class RamStore:
         latents: Float[Tensor, "c t h w"],
         note: Mapping[str, Any],
     ) -> None:
-        own = [frame.copy() for frame in frames_u8], [latent.detach().clone() for latent in latents.unbind(1)]
+        # Latents of a long walk fill a GPU; few of them are read for a chunk.
+        own = [frame.copy() for frame in frames_u8], [latent.clone() for latent in latents.detach().cpu().unbind(1)]
         self._frames.extend(own[0])  # all of it is there: from here on nothing fails
         self._latents.extend(own[1])
         self._cameras.extend([cameras])

@@ -4,9 +4,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from context_as_memory.compute import free_bytes
+
+SHARE = 0.5  # of the memory that nobody uses, to be filled
+
 
 class ContextCache:
-    """What was read of the entries of a memory that were used last, at most `frames` of them."""
+    """What was read of the entries of a memory that were used last, at most `frames` of them; fewer where memory is
+    short: those of a frame take 335 MB in a network of 1.3 billion weights at 832x480."""
 
     def __init__(self, frames: int) -> None:
         self._frames = frames
@@ -33,6 +42,23 @@ class ContextCache:
         found = [self._cached[entry] for entry in entries]
         for entry in entries:
             self._cached.move_to_end(entry)
-        while len(self._cached) > self._frames:
+        most = self._most(found[0]) if missing else self._frames
+        while len(self._cached) > most:
             self._cached.popitem(last=False)
         return found
+
+    def _most(self, entry: Any) -> int:
+        """How many entries of this size may be cached."""
+        tensors = _tensors(entry)
+        device = next((tensor.device for tensor in tensors if isinstance(tensor, Tensor)), torch.device("cpu"))
+        free, size = free_bytes(device), sum(tensor.nbytes for tensor in tensors)
+        if free is None or not size:
+            return self._frames
+        held = len(self._cached) * size
+        return min(self._frames, int(SHARE * (free + held) / size))
+
+
+def _tensors(entry: Any) -> list[Tensor | np.ndarray]:
+    if isinstance(entry, (Tensor, np.ndarray)):
+        return [entry]
+    return [tensor for part in entry for tensor in _tensors(part)] if isinstance(entry, (list, tuple)) else []
