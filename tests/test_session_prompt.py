@@ -7,8 +7,8 @@ import tiny_wan
 from context_as_memory.errors import UserError
 from context_as_memory.server.limits import Limits
 from context_as_memory.server.protocol import ChunkStats, Event, Init, Ready, Rewind
-from context_as_memory.server.session import Frames, Session
-from context_as_memory.server.shelf import FolderShelf
+from context_as_memory.server.session import NewFrames, Session
+from context_as_memory.server.store import FolderStore
 from tiny import hold
 
 pytest.importorskip("diffusers")
@@ -23,7 +23,7 @@ def model(pipelines, tmp_path_factory):
 
 @pytest.fixture
 def session(model, tmp_path):
-    made = Session(FolderShelf(tmp_path / "worlds", model, "cpu", prompt="old stone"), Limits())
+    made = Session(FolderStore(tmp_path / "worlds", model, "cpu", prompt="old stone"), Limits())
     yield made
     made.close()
 
@@ -31,7 +31,7 @@ def session(model, tmp_path):
 def stepped(session):
     told = session.step()
     frames, (stats,) = (
-        [item for item in told if isinstance(item, Frames)],
+        [item for item in told if isinstance(item, NewFrames)],
         [i for i in told if isinstance(i, ChunkStats)],
     )
     return [item.frames_u8 for item in frames], stats
@@ -60,7 +60,7 @@ def test_it_is_taken_at_the_next_chunk_and_acknowledged(session):
 
 
 def test_pictures_follow_it(session, model, tmp_path):
-    other = Session(FolderShelf(tmp_path / "others", model, "cpu", prompt="old stone"), Limits())
+    other = Session(FolderStore(tmp_path / "others", model, "cpu", prompt="old stone"), Limits())
     for one in (session, other):
         one.receive(Init())
         one.receive(hold("w", 1))
@@ -92,6 +92,6 @@ def test_a_prompt_that_nothing_can_read_is_refused_and_the_walk_goes_on(session)
     assert prompts(session)[-1] == "old stone"
 
 
-def test_a_shelf_refuses_a_prompt_for_weights_that_read_none(weights, tmp_path):
+def test_a_store_refuses_a_prompt_for_weights_that_read_none(weights, tmp_path):
     with pytest.raises(UserError, match="read no text"):
-        FolderShelf(tmp_path / "worlds", weights, "cpu", prompt="a temple")
+        FolderStore(tmp_path / "worlds", weights, "cpu", prompt="a temple")

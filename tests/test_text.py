@@ -153,13 +153,13 @@ def test_memory_is_read_without_words_once_a_frame(model):
     world.model.encode_context = lambda latents, **more: read.append(latents.shape[2]) or encode(latents, **more)
     path = tiny.walk(9).resized(64, 64)
     world.step(path[1:5])
-    kept = list(world._read._kept.values())[0]
+    kept = list(world._read._cached.values())[0]
     world.prompt = "red stone"
     world.step(path[5:])
     assert sum(read) == len(world._read)
     other = begun(model, prompt="blue room")
     other.step(path[1:5])
-    for (k, v), (k_other, v_other) in zip(kept, list(other._read._kept.values())[0], strict=True):
+    for (k, v), (k_other, v_other) in zip(kept, list(other._read._cached.values())[0], strict=True):
         assert torch.equal(k, k_other) and torch.equal(v, v_other)
 
 

@@ -268,8 +268,8 @@ def fingerprint(folder: Path) -> str:
     """SHA-256 over all weight and config files of a folder that generate, in sorted order of their relative paths.
 
     `model.json` counts under its former name, so that worlds and reports made before still name their weights. Where a
-    backbone lies is left out, its hash is not. Files are read in pieces; large ones not again while their sizes and times
-    of change stay.
+    backbone lies is left out, its hash is not. Files are read in pieces; large ones not again while their sizes and
+    times of change stay.
     """
     found = [path for path in Path(folder).rglob("*") if path.suffix in (".json", ".safetensors")]
     names = {path.relative_to(folder).as_posix(): path for path in found}

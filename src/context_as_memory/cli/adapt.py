@@ -60,10 +60,10 @@ def adapt(command: Adapt) -> str:
     """Write the model; returns what to tell. Raises `UserError` for what is no such backbone, before anything is
     written; `command.out` is there whole or not at all."""
     from context_as_memory.adapters.backbone import locate
-    from context_as_memory.weights import settings_file
+    from context_as_memory.weights import MODEL_FILE
 
     base = locate(command.backbone)
-    is_model = settings_file(base).exists()
+    is_model = (base / MODEL_FILE).exists()
     if command.out.exists() and (not command.out.is_dir() or any(command.out.iterdir())):
         raise UserError(f"adapt: {command.out} is there already; give another folder with --out")
     if is_model and not command.merge:
@@ -98,7 +98,7 @@ def _write(command: Adapt, base: Path, folder: Path) -> str | None:
     from context_as_memory.adapters.wan import from_diffusers_config, spatial_factor
     from context_as_memory.diffusion import FlowMatching
     from context_as_memory.formats.files import write_text
-    from context_as_memory.weights import SETTINGS_FILES, read_json
+    from context_as_memory.weights import MODEL_FILE, read_json
     from context_as_memory.world import WorldConfig
 
     values = read_json(base / "transformer" / "config.json", "backbone")
@@ -133,7 +133,7 @@ def _write(command: Adapt, base: Path, folder: Path) -> str | None:
     if command.prompts:
         words = open_words(folder, base, stock.text_dim or 0)
         words.save(folder / FILE, tuple(dict.fromkeys(("", command.negative, *command.prompts))))
-    write_text(folder / SETTINGS_FILES[0], json.dumps(told, indent=2) + "\n")
+    write_text(folder / MODEL_FILE, json.dumps(told, indent=2) + "\n")
     index = base / "model_index.json"
     starts_from_pictures = index.exists() and bool(read_json(index, "backbone").get("expand_timesteps"))
     if starts_from_pictures:
@@ -194,7 +194,7 @@ def _merge(model: Path, base: Path, folder: Path) -> None:
     from context_as_memory.transformer import WorldTransformer
     from context_as_memory.weights import (
         MEMORY_FILE,
-        SETTINGS_FILES,
+        MODEL_FILE,
         component,
         from_pretrained,
         read_settings,
@@ -217,7 +217,7 @@ def _merge(model: Path, base: Path, folder: Path) -> None:
     if (model / "text").is_dir() and model != folder:
         shutil.copytree(model / "text", folder / "text")
     settings.pop("backbone", None)
-    write_text(folder / SETTINGS_FILES[0], json.dumps(settings, indent=2) + "\n")
+    write_text(folder / MODEL_FILE, json.dumps(settings, indent=2) + "\n")
 
 
 def run(command: Adapt) -> int:
