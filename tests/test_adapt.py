@@ -238,3 +238,12 @@ def test_a_backbone_without_a_picture_at_birth_says_so(pipelines, tmp_path, caps
     words = ["adapt", "--backbone", str(pipelines["t2v"]), "--size", "32x32", "--out", str(tmp_path / "model")]
     assert main(words) == 0
     assert "never seen a clean first frame" in capsys.readouterr().out
+
+
+def test_a_pipeline_that_is_no_model_yet_is_told_how_to_become_one(backbone, tmp_path, capsys):
+    words = ["generate", "--start", "courtyard", "--actions", "w-4", "--out", str(tmp_path / "out")]
+    assert main([*words, "--weights", str(backbone)]) == 2
+    said = capsys.readouterr().err
+    assert (
+        f"cam adapt --backbone {backbone} --size WIDTHxHEIGHT --out MODEL" in said
+    )

@@ -457,9 +457,7 @@ def test_the_program_says_where_one_walks_when_that_is_so(tmp_path, weights):
     with listen("127.0.0.1", 0) as probe:
         port = probe.getsockname()[1]
     words = ["explore", "--no-browser", "--port", str(port), "--weights", str(weights), "--worlds", str(tmp_path / "w")]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "context_as_memory", *words], stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-m", "context_as_memory", *words], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()

@@ -76,6 +76,11 @@ def _settings_file(folder: Path) -> Path:
     """`model.json` of a model folder; `UserError` if only a file of its former name is there."""
     if (folder / FORMER_FILE).exists() and not (folder / MODEL_FILE).exists():
         raise UserError(f"weights: {folder / FORMER_FILE} is called {MODEL_FILE} now; rename the file")
+    if (folder / "model_index.json").exists() and not (folder / MODEL_FILE).exists():
+        raise UserError(
+            f"weights: {folder} is a pipeline of diffusers, not a model yet; make one of it with "
+            f"`cam adapt --backbone {folder} --size WIDTHxHEIGHT --out MODEL`"
+        )
     return folder / MODEL_FILE
 
 

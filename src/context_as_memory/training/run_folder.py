@@ -1,9 +1,9 @@
 """The folder of a training run: one owner, a record of what the run was made with, and a log without repeats.
 
-    run.lock        held by the process that trains
-    made_with.json  data, settings and versions of the first call
-    resumes.jsonl   one row for every later call: its step, and what it changed
-    metrics.jsonl   figures, in the order of steps
+run.lock        held by the process that trains
+made_with.json  data, settings and versions of the first call
+resumes.jsonl   one row for every later call: its step, and what it changed
+metrics.jsonl   figures, in the order of steps
 """
 
 import json
