@@ -156,14 +156,17 @@ def _network(folder: Path, expect: type[nn.Module] | None) -> tuple[str, Any]:
     """The class name of the network in a folder, and its configuration."""
     values = read_json(folder / "config.json", "weights")
     name = found = values.pop("_class_name", None)
+    where = f"weights: {folder / 'config.json'}"
     if name == "WanTransformer3DModel":  # the class of stock weights; ours has its names and computes the same
-        name, config = "WorldTransformer", from_diffusers_config(values)
+        name = "WorldTransformer"
+        try:
+            values = asdict(from_diffusers_config(values))
+        except (TypeError, ValueError, IndexError) as error:
+            raise UserError(f"{where}: it describes no network ({error}); fetch it again") from error
     if name not in _CLASSES or (expect is not None and name != expect.__name__):
         wanted = expect.__name__ if expect is not None else " or ".join(_CLASSES)
         raise UserError(f"weights: {folder} holds a {found}, not a {wanted}")
-    if found == name:
-        config = build_config(_CLASSES[name][1], values, f"weights: {folder / 'config.json'}")
-    return name, config
+    return name, build_config(_CLASSES[name][1], values, where)
 
 
 def _check_sizes(model_class: type[nn.Module], settings: Any, shapes: dict[str, tuple[int, ...]], where: str) -> None:
@@ -174,7 +177,7 @@ def _check_sizes(model_class: type[nn.Module], settings: Any, shapes: dict[str, 
         parts = value if isinstance(value, tuple) else (value,)
         numbers = [part for part in parts if isinstance(part, int) and not isinstance(part, bool)]
         most = len(shapes) if key == "num_layers" or key.endswith("blocks") else max(widest, 1024)
-        least = 0 if key.endswith("blocks") else 1
+        least = 0 if key.endswith("blocks") or key == "camera_heads" else 1
         if any(not least <= number <= most for number in numbers) or (numbers and sum(numbers) > most + len(numbers)):
             raise UserError(f"weights: {where}: {key} is {value}, and the weights hold no such network")
     try:
