@@ -26,7 +26,8 @@ class Hub(ThreadingHTTPServer):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.folder, self.asked = folder, []
+        self.folder = folder
+        self.asked: list[tuple[str, str]] = []
         self.address = f"http://127.0.0.1:{self.server_address[1]}"
         (folder / "README.md").write_text("not to be fetched")
         threading.Thread(target=self.serve_forever, daemon=True).start()

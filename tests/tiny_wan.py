@@ -26,7 +26,7 @@ def transformer(kind: str, seed: int = 0) -> Any:
     from diffusers import WanTransformer3DModel
 
     torch.manual_seed(seed)
-    model = WanTransformer3DModel(
+    model: Any = WanTransformer3DModel(
         num_attention_heads=HEADS, attention_head_dim=HEAD_DIM, in_channels=CHANNELS[kind], out_channels=CHANNELS[kind],
         text_dim=TEXT_DIM, freq_dim=256, ffn_dim=512, num_layers=2,
     )  # fmt: skip
@@ -47,7 +47,8 @@ def vae(kind: str, seed: int = 0) -> Any:
         config |= {"out_channels": 12, "scale_factor_spatial": 16}
         config |= {"latents_mean": torch.linspace(-0.2, 0.2, 48).tolist()}
         config |= {"latents_std": torch.linspace(0.3, 0.9, 48).tolist()}
-    return AutoencoderKLWan(**config).eval()
+    made: Any = AutoencoderKLWan(**config)
+    return made.eval()
 
 
 def text_encoder(seed: int = 0) -> Any:
@@ -55,7 +56,7 @@ def text_encoder(seed: int = 0) -> Any:
     from transformers import UMT5Config, UMT5EncoderModel
 
     torch.manual_seed(seed)
-    sizes = {"d_model": TEXT_DIM, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+    sizes: dict[str, Any] = {"d_model": TEXT_DIM, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
     return UMT5EncoderModel(UMT5Config(vocab_size=len(_pieces()), **sizes)).eval()
 
 
@@ -83,7 +84,7 @@ def save_pipeline(folder: Path, kind: str, seed: int = 0) -> Path:
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift, num_train_timesteps=1000
     )
     parts = {"tokenizer": tokenizer(), "text_encoder": text_encoder(seed), "vae": vae(kind, seed)}
-    pipeline = WanPipeline(
+    pipeline: Any = WanPipeline(
         **parts, scheduler=scheduler, transformer=transformer(kind, seed), expand_timesteps=kind == "ti2v"
     )
     with warnings.catch_warnings():

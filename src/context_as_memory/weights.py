@@ -22,7 +22,8 @@ from torch.overrides import TorchFunctionMode
 from .adapters import backbone, lora
 from .adapters.cache import remembered
 from .adapters.hub import fetch, is_hub_name
-from .adapters.shards import WEIGHTS_FILE, Shards, check_shapes, fill, has_weights, open_file, open_shards, shapes_of
+from .adapters.shards import WEIGHTS_FILE as WEIGHTS_FILE
+from .adapters.shards import Shards, check_shapes, fill, has_weights, open_file, open_shards, shapes_of
 from .adapters.text import open_words
 from .adapters.wan import from_diffusers_config
 from .codec import ImageAutoencoder, ImageAutoencoderConfig, VideoCodec
