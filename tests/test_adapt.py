@@ -244,6 +244,4 @@ def test_a_pipeline_that_is_no_model_yet_is_told_how_to_become_one(backbone, tmp
     words = ["generate", "--start", "courtyard", "--actions", "w-4", "--out", str(tmp_path / "out")]
     assert main([*words, "--weights", str(backbone)]) == 2
     said = capsys.readouterr().err
-    assert (
-        f"cam adapt --backbone {backbone} --size WIDTHxHEIGHT --out MODEL" in said
-    )
+    assert f"cam adapt --backbone {backbone} --size WIDTHxHEIGHT --out MODEL" in said

@@ -108,6 +108,30 @@ def test_other_keys_in_the_first_half_of_a_chunk_begin_it_anew(sessions, pressed
     assert len(evaluations) == 4 + (before + 1 if anew else 0)
 
 
+def test_poses_are_walked_and_the_last_one_is_stood_on(sessions):
+    session = sessions()
+    session.receive(Init(seed=3))
+    start = session.poses(0)[0]
+    poses = np.repeat(start[None], 6, axis=0)
+    poses[:, 1, 3] += 0.1 * np.arange(1, 7)
+    session.receive(Event(kind="camera_poses", payload=poses.tolist(), event_id=4))
+    seen = session.step() + session.step()
+    assert [item.event_id for item in _of(seen, NewFrames)] == [4, 4] and session.state is State.STANDING
+    np.testing.assert_array_equal(session.poses(1), poses[[0, 1, 2, 3, 4, 5, 5, 5]])
+    session.receive(hold("w", 3))
+    assert not session.wants_to_move, "keys that came before the poses are late"
+
+
+@pytest.mark.parametrize(
+    "payload", [None, [], [[[1.0]]], [np.ones((4, 4)).tolist()], [np.full((4, 4), np.nan).tolist()]]
+)
+def test_what_is_no_pose_is_refused(sessions, payload):
+    session = sessions()
+    session.receive(Init())
+    with pytest.raises(UserError):
+        session.receive(Event(kind="camera_poses", payload=payload))
+
+
 def test_the_gaze_goes_up_and_down_to_85_degrees_and_turns_while_tilted(sessions):
     session = sessions()
     session.receive(Init())

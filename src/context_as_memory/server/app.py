@@ -23,6 +23,7 @@ from context_as_memory.server.guard import Guard, Pace, is_own_page
 from context_as_memory.server.hub import Broadcast, Hub, TooMany, log_event
 from context_as_memory.server.limits import Limits
 from context_as_memory.server.outbox import Packed
+from context_as_memory.server.programs import Programs
 from context_as_memory.server.protocol import (
     CLIENT,
     MAX_MESSAGE_BYTES,
@@ -40,7 +41,7 @@ from context_as_memory.server.session import picture_format
 from context_as_memory.server.store import WorldStore
 from context_as_memory.storage import MAIN, BranchStore, LeaseTaken, WorldFile, export_world
 
-PATH = "/v1/realtime_video/generate"
+PATH, OPENAPI = "/v1/realtime_video/generate", "/v1/openapi.json"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 MOVIE_FPS = 20
 FIRST_S, STRANGER_S = 20.0, 2.0  # within which one must say what one wants, with the token and without
@@ -64,19 +65,22 @@ def create_app(
     root_path: a prefix that a proxy leaves in front of every path.
     """
     hub = Hub(store, limits or Limits())
+    programs = Programs(hub, token, hosts)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         log_event("started")
-        yield
+        async with programs.sweeping():
+            yield
         # The sockets are closed by now, and every session with them; each chunk was committed when it was made.
         log_event("stopped", chunks=hub.chunks)
 
     app = FastAPI(
-        title="Context as Memory: explorer", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan
+        title="Context as Memory: explorer", docs_url=None, redoc_url=None, openapi_url=OPENAPI, lifespan=lifespan
     )
     app.add_middleware(Guard, hosts=hosts, root_path=root_path)
     app.state.hub = hub
+    app.include_router(programs.router)
     exporting = asyncio.Semaphore(1)
     sending = Counter()
 

@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
+import numpy as np
+
 from context_as_memory.errors import UserError
 from context_as_memory.server.limits import Limits
 from context_as_memory.server.outbox import Output, Packed, Viewer, pack
@@ -147,12 +149,12 @@ class Hub:
         broadcast.rests_until = time.perf_counter() + seconds
         return packed
 
-    async def step(self, broadcast: Broadcast) -> Packed:
-        """The next chunk of a walk."""
+    async def step(self, broadcast: Broadcast, path: frozenset[str] | np.ndarray | None = None) -> Packed:
+        """The next chunk of a walk: along the keys that are held, or along given ones or poses."""
 
         def timed() -> tuple[Packed, float]:
             began = time.perf_counter()
-            outputs = broadcast.session.step()
+            outputs = broadcast.session.step() if path is None else broadcast.session.step_along(path)
             if self.chunks % TRIM_EVERY == 0:
                 give_back_memory()
             return broadcast.pack(outputs), time.perf_counter() - began

@@ -9,7 +9,9 @@ from types import GenericAlias, UnionType
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 import msgpack
+import numpy as np
 
+from context_as_memory.camera import Cameras, pinhole
 from context_as_memory.errors import UserError
 
 MAX_MESSAGE_BYTES = 64 * 1024  # of any message but `init`, which may carry a picture
@@ -59,8 +61,10 @@ class Event:
 
     The payload of `camera_actions` is either the keys that are held from now on, as {"mode": "state", "transitions":
     [{"actions": ["w"]}, ...]} of which the last counts, or a script of keys for each coming frame, [["w"], ["w", "j"],
-    []]. The payload of `prompt` is a text that the world is to look like from now on. Of each kind only the event with
-    the largest id counts; it takes effect at the next chunk. The payload of `shown` is the index of a chunk
+    []]. The payload of `camera_poses` is a list of poses for the coming frames, each a camera-to-world matrix of 4x4
+    numbers in rows (OpenCV axes, metres). The payload of `prompt` is a text that the world is to look like from now on.
+    Of each kind only the event with the largest id counts; keys and poses are one kind. It takes effect at the next
+    chunk. The payload of `shown` is the index of a chunk
     that the viewer has shown: from the first one on the server runs only a few chunks ahead of it.
     """
 
@@ -304,6 +308,24 @@ def held_keys(payload: object) -> list[frozenset[str]] | frozenset[str]:
     if len(payload) > MAX_SCRIPT:
         raise UserError(f"camera_actions: a script of {len(payload)} frames; at most {MAX_SCRIPT} are taken")
     return [_keys(actions) for actions in payload]
+
+
+def poses_of(payload: object) -> np.ndarray:
+    """The camera-to-world matrices in the payload of a `camera_poses` event, float64 [n, 4, 4]; `UserError` for
+    anything else, poses that are none included."""
+    if not isinstance(payload, list) or not payload:
+        raise UserError("camera_poses: the payload is a list of 4x4 matrices, camera to world, one for each frame")
+    if len(payload) > MAX_SCRIPT:
+        raise UserError(f"camera_poses: a script of {len(payload)} frames; at most {MAX_SCRIPT} are taken")
+    for number, matrix in enumerate(payload):
+        rows = matrix if isinstance(matrix, list) and len(matrix) == 4 else [None]
+        if not all(
+            isinstance(row, list) and len(row) == 4 and all(type(x) in (int, float) for x in row) for row in rows
+        ):
+            raise UserError(f"camera_poses: pose {number} is no matrix of 4x4 numbers")
+    poses = np.array([[[float(max(min(x, 1e300), -1e300)) for x in row] for row in matrix] for matrix in payload])
+    Cameras(poses, pinhole(90, 2, 2), 2, 2)  # says what is wrong with a pose
+    return poses
 
 
 def _keys(actions: object) -> frozenset[str]:

@@ -11,7 +11,7 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import Enum
 
@@ -44,6 +44,7 @@ from context_as_memory.server.protocol import (
     Settings,
     Switch,
     held_keys,
+    poses_of,
     told_prompt,
 )
 from context_as_memory.server.store import WorldStore, check_branches, chunk_of, rewind
@@ -101,7 +102,7 @@ class Session:
     def _rest(self) -> None:
         """No key is held and no event was received."""
         self._keys: frozenset[str] = frozenset()
-        self._script: deque[frozenset[str]] = deque()
+        self._script: deque[frozenset[str] | np.ndarray] = deque()  # keys or poses of the coming frames
         self._event: int | None = None  # the newest event
         self._newest: dict[str, int] = {}  # of each kind
         self._prompt: str | None = None  # to be told with the next chunk
@@ -168,16 +169,23 @@ class Session:
         if event.kind == "shown":
             self._note_shown(event.payload)
             return
-        if event.kind not in ("camera_actions", "prompt"):
+        heard: str | frozenset[str] | list[frozenset[str]] | np.ndarray
+        if event.kind == "prompt":
+            heard = self._readable(told_prompt(event.payload))
+        elif event.kind == "camera_actions":
+            heard = held_keys(event.payload)
+        elif event.kind == "camera_poses":
+            heard = poses_of(event.payload)
+        else:
             raise UserError(
-                f"events of kind {event.kind[:40]!r} mean nothing here; send camera_actions, prompt, shown or heartbeat"
+                f"events of kind {event.kind[:40]!r} mean nothing here; "
+                "send camera_actions, camera_poses, prompt, shown or heartbeat"
             )
-        prompt = event.kind == "prompt"
-        heard = self._readable(told_prompt(event.payload)) if prompt else held_keys(event.payload)
+        kind = "prompt" if event.kind == "prompt" else "camera"
         if event.event_id is not None:
-            if event.event_id < self._newest.get(event.kind, event.event_id):
+            if event.event_id < self._newest.get(kind, event.event_id):
                 return  # latest wins, whatever order the network keeps
-            self._newest[event.kind] = event.event_id
+            self._newest[kind] = event.event_id
             self._event = max(event.event_id, self._event or 0)
         if isinstance(heard, str):
             self._prompt = heard
@@ -205,7 +213,7 @@ class Session:
             if self._shown == self._chunks - 1:
                 self._all_shown_at = time.monotonic()
 
-    def _hold(self, held: list[frozenset[str]] | frozenset[str]) -> None:
+    def _hold(self, held: list[frozenset[str]] | frozenset[str] | np.ndarray) -> None:
         with self._holding:
             if isinstance(held, frozenset):
                 self._keys, self._script = held, deque()
@@ -250,8 +258,7 @@ class Session:
 
     def _new(self, init: Init, picture: np.ndarray | None) -> tuple[str, World]:
         """A world that has its start frames, or none at all."""
-        if len(self._store.names()) >= self.limits.stored_worlds:
-            raise UserError(f"{self.limits.stored_worlds} worlds are stored here, and no more; go on with one of them")
+        self._check_count()
         self._check_room()
         start = start_frame(init.start)
         name, world = self._store.create(init.seed)
@@ -271,6 +278,10 @@ class Session:
             self._store.remove(name)
             raise
         return name, world
+
+    def _check_count(self) -> None:
+        if len(self._store.names()) >= self.limits.stored_worlds:
+            raise UserError(f"{self.limits.stored_worlds} worlds are stored here, and no more; go on with one of them")
 
     def _check_room(self) -> None:
         if self._store.free_bytes() < self.limits.free_bytes:
@@ -387,12 +398,46 @@ class Session:
     def step(self) -> list[Output]:
         """Make the next chunk along the held keys; returns what the viewers are sent. Slow: it runs the model."""
         with self._alone:
-            return self._step()
+            if self._world is None or not self.wants_to_move:
+                return []
+            return self._made(self._world, self._walked)
 
-    def _step(self) -> list[Output]:
-        world = self._world
-        if world is None or not self.wants_to_move:
-            return []
+    def step_along(self, path: frozenset[str] | np.ndarray) -> list[Output]:
+        """Make one chunk with these keys held, or along a pose for each of its frames [n, 4, 4], whatever else is
+        held."""
+        with self._alone:
+            world = self._world
+            if world is None:
+                raise UserError("there is no world yet; begin one first")
+            keys = [path] * world.chunk_frames if isinstance(path, frozenset) else path
+            if len(keys) != world.chunk_frames:
+                raise UserError(f"{len(keys)} poses; a chunk of this world has {world.chunk_frames} frames")
+            self._tell(world)
+            cameras = self._cameras(world, keys)
+            return self._made(world, lambda _: (world.step(cameras, retrieval=self._rule), cameras, self._event))
+
+    def _cameras(self, world: World, path: Sequence[frozenset[str]] | np.ndarray) -> Cameras:
+        """Keys or poses of the next frames as cameras."""
+        here = world.bank.cameras[-1]
+        if isinstance(path, np.ndarray):
+            return Cameras(path, here.K[0], here.width, here.height)
+        return cameras_from_keys(here, path, up=self._up())
+
+    def copied(self) -> str:
+        """The name of a copy of this world, for another session. `UserError` where no more worlds are stored."""
+        with self._alone:
+            if self._world is None:
+                raise UserError("there is no world yet; begin one first")
+            self._check_count()
+            self._check_room()
+            return self._store.copy(self._name)
+
+    def poses(self, first: int) -> np.ndarray:
+        """Camera to world of the frames from `first` on, [n, 4, 4]."""
+        with self._alone:
+            return np.empty((0, 4, 4)) if self._world is None else self._world.bank.cameras.c2w[first:].copy()
+
+    def _made(self, world: World, walked: Callable[[World], tuple[Chunk, Cameras, int | None]]) -> list[Output]:
         held = len(world.bank)
         file = file_of(world)
         stored = held if file is None else file.frames_in_all()
@@ -403,7 +448,7 @@ class Session:
             )
         self._check_room()
         try:
-            chunk, path, applied = self._walked(world)
+            chunk, path, applied = walked(world)
         except UserError:
             self._hold(frozenset())  # or it would be tried again at once, and again
             raise
@@ -441,7 +486,7 @@ class Session:
         for again in (False, True):
             applied, script, keys = self._event, len(self._script), self._keys
             self._tell(world)
-            path = cameras_from_keys(world.bank.cameras[-1], self._coming(world.chunk_frames), up=self._up())
+            path = self._cameras(world, self._coming(world.chunk_frames))
             if again or script or self._store.truth is not None:
                 break
             half = world.config.num_steps / 2
@@ -466,16 +511,18 @@ class Session:
         moment only has its chunk."""
         return lambda done: done > half or not self._keys or self._keys == keys
 
-    def _coming(self, frames: int) -> list[frozenset[str]]:
-        """The keys of each of the next frames; a script that has ended stands still."""
+    def _coming(self, frames: int) -> list[frozenset[str]] | np.ndarray:
+        """The keys, or the poses, of each of the next frames; a script that has ended stands still."""
         with self._holding:
             script = self._script
             if not script:
                 return [self._keys] * frames
-            coming = [script.popleft() if script else frozenset() for _ in range(frames)]
+            last = frozenset[str]() if isinstance(script[0], frozenset) else script[-1]
+            coming = [script.popleft() if script else last for _ in range(frames)]
             if not script:
                 self._move(State.STANDING)
-        return coming
+        keys = [one for one in coming if isinstance(one, frozenset)]
+        return keys if keys else np.stack([one for one in coming if not isinstance(one, frozenset)])
 
     def _remembered(self, world: World, chunk: Chunk, held: int) -> ContextFrames:
         found = chunk.retrieval

@@ -3,12 +3,13 @@
 import re
 import secrets
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Protocol
 
 from context_as_memory.adapters.text import check
 from context_as_memory.errors import UserError
-from context_as_memory.storage import MAIN, WorldFile, create_world, open_world
+from context_as_memory.storage import MAIN, WorldFile, create_world, export_world, import_world, open_world
 from context_as_memory.world import World
 
 NAME = re.compile(r"[0-9a-f]{16}")  # names are made here and never by a viewer
@@ -41,6 +42,10 @@ class WorldStore(Protocol):
         """Room on the disk that they lie on."""
         ...
 
+    def copy(self, name: str) -> str:
+        """A copy of a stored world, which may be in use; its name."""
+        ...
+
     def remove(self, name: str) -> None:
         """Throw a world away that nobody walked in; it must be closed."""
         ...
@@ -66,6 +71,15 @@ class StoredWorlds:
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self.folder if self.folder.exists() else self.folder.anchor or ".").free
+
+    def copy(self, name: str) -> str:
+        """A copy of a stored world, which may be in use; its name."""
+        twin = secrets.token_hex(8)
+        with tempfile.TemporaryDirectory(prefix="copy-", dir=self.folder) as folder:
+            with WorldFile.open(self.path(name), write=False) as file:
+                archive = export_world(file, Path(folder) / "world.tar")
+            import_world(archive, self.path(twin))
+        return twin
 
     def remove(self, name: str) -> None:
         shutil.rmtree(self.path(name), ignore_errors=True)
