@@ -49,7 +49,7 @@ class PlainDenoiser:
             found = [tuple(torch.stack(parts).unsqueeze(0) for parts in zip(*layer, strict=True)) for layer in layers]
             encoded = [(k, v) for k, v in found]
         pool = latents.unsqueeze(0).to(self.device, self.dtype)
-        context = self.model.prepare(pool, inputs, self._unsaid(), encoded)
+        context = self.model.prepare(pool, inputs, text=self._unsaid(), encoded=encoded)
 
         def output(noisy: Tensor, timestep: float) -> Tensor:
             time = torch.full((1,), timestep, device=self.device)
