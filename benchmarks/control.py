@@ -62,9 +62,9 @@ def main() -> None:
         for walk, actions in WALKS.items():
             cameras = Cameras.concat([start, cameras_from_actions(start, actions, up=Z_UP)])
             frames = renderer.render(cameras)
-            true = measure_control(lambda rows, frames=frames: frames[rows], cameras)
+            true = measure_control(frames.__getitem__, cameras)
             asked = commanded_half(cameras)
-            half = measure_control(lambda rows, frames=frames: frames[rows], asked[: len(asked) // 2])
+            half = measure_control(frames.__getitem__, asked[: len(asked) // 2])
             told.append(Told(name, walk, true, half))
             print(f"{name:14s} {walk:14s} " + "  ".join(f"{key[8:]} {value:.3f}" for key, value in true.items()))
     print()

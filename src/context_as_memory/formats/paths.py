@@ -158,7 +158,8 @@ def _up() -> tuple[float, float, float]:
 def _rotation(yaw: float, pitch: float) -> np.ndarray:
     """Turned to the right by `yaw` and then up by `pitch`, radians, in OpenCV's axes."""
     (sy, sp), (cy, cp) = np.sin([yaw, pitch]), np.cos([yaw, pitch])
-    return np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]]) @ np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
+    turned, tilted = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]]), np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
+    return np.asarray(turned @ tilted)
 
 
 def _walk(motions: Sequence[Mapping[str, float] | None]) -> np.ndarray:

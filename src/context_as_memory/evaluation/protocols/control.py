@@ -121,7 +121,7 @@ def _matches(a_u8: np.ndarray, b_u8: np.ndarray) -> tuple[np.ndarray, np.ndarray
     import cv2
 
     enlarge = max(1.0, WIDEST / a_u8.shape[1])
-    sift: Any = cv2.SIFT_create(nfeatures=2000, contrastThreshold=0.01)
+    sift: Any = cv2.SIFT.create(nfeatures=2000, contrastThreshold=0.01)
 
     def points(picture: np.ndarray) -> tuple[Any, Any]:
         grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
@@ -180,12 +180,12 @@ def _translation(a: np.ndarray, b: np.ndarray, turn: np.ndarray, near_rad: float
     from scipy.optimize import least_squares
 
     flat_a, flat_b = a[:, :2] / a[:, 2:], b[:, :2] / b[:, 2:]
-    starts = [(turn, axis) for axis in np.eye(3)]
+    starts: list[tuple[np.ndarray, np.ndarray]] = [(turn, axis) for axis in np.eye(3)]
     cv2.setRNGSeed(0)
     E, _ = cv2.findEssentialMat(flat_a, flat_b, np.eye(3), cv2.USAC_MAGSAC, 0.999, near_rad)
     if E is not None and E.shape == (3, 3):
-        for rotation in cv2.decomposeEssentialMat(E)[:2]:
-            starts.append((rotation, cv2.decomposeEssentialMat(E)[2].ravel()))
+        one, other, along = (np.asarray(part, np.float64) for part in cv2.decomposeEssentialMat(E))
+        starts += [(one, along.ravel()), (other, along.ravel())]
 
     def away(values: np.ndarray, rotation: np.ndarray, axes: np.ndarray) -> np.ndarray:
         return _off(a, b, _rotated(values[:3]) @ rotation, axes @ [values[3], values[4], 1.0])
