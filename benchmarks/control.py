@@ -73,8 +73,8 @@ def main() -> None:
         for label, values in (("true", [row.true for row in rows]), ("half", [row.half for row in rows])):
             keys = dict.fromkeys(key for value in values for key in value)
             means = {key: [float(value[key]) for value in values if value.get(key) is not None] for key in keys}  # type: ignore[arg-type]
-            line = "  ".join(f"{key[8:]} {np.mean(found):.3f} ({np.max(found):.3f})" for key, found in means.items())
-            print(f"{walk:14s} {label}: {line}")
+            parts = [f"{key[8:]} {np.mean(v):.3f} ({np.min(v):.3f} to {np.max(v):.3f})" for key, v in means.items()]
+            print(f"{walk:14s} {label}: {'  '.join(parts)}")
     if options.json:
         options.json.write_text(json.dumps([vars(row) for row in told], indent=1))
 
