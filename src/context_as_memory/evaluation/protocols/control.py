@@ -24,7 +24,7 @@ NEAR = 1.5  # pixels at `WIDEST` between a match and a motion that explains it
 TURNED = 0.85  # of the matches that a motion explains, so many must fit the rotation alone for it to be one
 SMALL_TURN_DEG, SMALL_STEP_M = 2.0, 0.1  # commanded motions below these are not asked about
 DRAWS = 300
-MOST, MOST_OF_A_WALK = 64, 12  # pairs of a video, and of each of many walks in a suite; spread evenly
+MOST, MOST_OF_A_WALK = 64, 8  # pairs of a video, and of each of many walks in a suite; spread evenly
 
 Read = Callable[[np.ndarray], np.ndarray | None]
 
@@ -131,12 +131,13 @@ def _matches(a_u8: np.ndarray, b_u8: np.ndarray) -> tuple[np.ndarray, np.ndarray
     (a_keys, a_looks), (b_keys, b_looks) = points(a_u8), points(b_u8)
     if a_looks is None or b_looks is None or min(len(a_keys), len(b_keys)) < 2:
         return np.empty((0, 2)), np.empty((0, 2))
-    there = cv2.BFMatcher(cv2.NORM_L2).knnMatch(a_looks, b_looks, k=2)
-    back = {match.queryIdx: match.trainIdx for match in cv2.BFMatcher(cv2.NORM_L2).match(b_looks, a_looks)}
-    good = [pair[0] for pair in there if len(pair) == 2 and pair[0].distance < 0.8 * pair[1].distance]
-    good = [match for match in good if back[match.trainIdx] == match.queryIdx]
-    a_points = np.array([a_keys[match.queryIdx].pt for match in good], np.float64).reshape(-1, 2)
-    b_points = np.array([b_keys[match.trainIdx].pt for match in good], np.float64).reshape(-1, 2)
+    away = (a_looks**2).sum(1)[:, None] + (b_looks**2).sum(1) - 2 * a_looks @ b_looks.T  # squared; SIFT's are whole
+    rows, nearest, back = np.arange(len(away)), away.argmin(1), away.argmin(0)
+    best = away[rows, nearest]
+    away[rows, nearest] = np.inf
+    good = np.flatnonzero((best < 0.8**2 * away.min(1)) & (back[nearest] == rows))
+    a_points = np.array([a_keys[row].pt for row in good], np.float64).reshape(-1, 2)
+    b_points = np.array([b_keys[nearest[row]].pt for row in good], np.float64).reshape(-1, 2)
     return (a_points + 0.5) / enlarge, (b_points + 0.5) / enlarge
 
 
