@@ -56,6 +56,31 @@ def store(tmp_path, weights):
     return FolderStore(tmp_path / "worlds", weights, "cpu", PaintedWorld)
 
 
+@pytest.fixture(scope="session")
+def installed():
+    """The path of Debian's Chromium. Machines of checks have it: `.ci/run` installs it, and without it fails."""
+    from context_as_memory.errors import UserError
+    from context_as_memory.server.record import chromium
+
+    try:
+        return chromium()
+    except UserError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def browser(installed):
+    """A real browser, for the tests of the explorer's page."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=installed, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
     skips = {"gpu": (_no_gpu, "no CUDA device"), "weights": (_no_weights, "no weights in assets/")}
     for name, (missing, reason) in skips.items():

@@ -11,7 +11,7 @@ from context_as_memory.camera import look, pinhole
 from context_as_memory.errors import UserError
 from context_as_memory.formats.files import clear_partials, partial_path
 from context_as_memory.formats.pictures import fit_frame, read_image, write_image
-from context_as_memory.formats.video import VideoWriter, read_video, to_frames, to_video
+from context_as_memory.formats.video import VideoWriter, measure_video, read_frames, read_video, to_frames, to_video
 
 
 def smooth_frames(number: int = 12, width: int = 32, height: int = 24) -> np.ndarray:
@@ -111,6 +111,45 @@ def test_unreadable_videos_are_named(tmp_path: Path) -> None:
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 3])
     with pytest.raises(UserError, match="cut.mp4"):
         read_video(tmp_path / "cut.mp4")
+
+
+@pytest.mark.parametrize("hidden", [0, 1, 7, 13])
+def test_frames_that_an_edit_list_hides_are_not_there(tmp_path: Path, hidden: int) -> None:
+    """Cut without encoding again, as many tools do: the file holds all frames, and says from which one on it shows."""
+    import av
+
+    frames = smooth_frames(20)
+    with VideoWriter(tmp_path / "whole.mp4", 32, 24, 10, lossless=True) as writer:
+        writer.write(frames)
+    with av.open(str(tmp_path / "whole.mp4")) as whole, av.open(str(tmp_path / "cut.mp4"), "w", format="mp4") as cut:
+        stream = whole.streams.video[0]
+        copy = cut.add_stream_from_template(stream)
+        packets = [packet for packet in whole.demux(stream) if packet.size]
+        times = sorted(packet.pts for packet in packets if packet.pts is not None)
+        for packet in packets:
+            assert packet.pts is not None and packet.dts is not None
+            packet.pts -= hidden * (times[1] - times[0])
+            packet.dts -= hidden * (times[1] - times[0])
+            packet.stream = copy
+            cut.mux(packet)
+    assert b"elst" in (tmp_path / "cut.mp4").read_bytes()
+    facts = measure_video(tmp_path / "cut.mp4")
+    assert facts.num_frames == 20 - hidden
+    np.testing.assert_array_equal(read_video(tmp_path / "cut.mp4"), frames[hidden:])
+    numbers = [facts.num_frames - 1, 0, 3, 0]
+    np.testing.assert_array_equal(read_frames(tmp_path / "cut.mp4", numbers, facts), frames[hidden:][numbers])
+
+
+def test_a_small_file_that_holds_very_much_is_not_unpacked(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "v.mp4", 320, 192, 15) as writer:
+        for _ in range(60):
+            writer.write(np.zeros((192, 320, 3), np.uint8))
+    assert (tmp_path / "v.mp4").stat().st_size < 10_000
+    with pytest.raises(UserError, match="unpacks to more than 10 MB"):
+        read_video(tmp_path / "v.mp4", 10_000_000)
+    facts = measure_video(tmp_path / "v.mp4")
+    assert facts.num_frames == 60 and read_frames(tmp_path / "v.mp4", [59], facts).max() == 0
+    assert read_video(tmp_path / "v.mp4", 60 * 192 * 320 * 3).shape == (60, 192, 320, 3)
 
 
 def test_images_are_read_upright_and_opaque(tmp_path: Path) -> None:

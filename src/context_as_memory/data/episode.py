@@ -10,6 +10,7 @@ An episode appears under its name only when it is complete: it is written to a h
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -82,8 +83,8 @@ class Episode:
     def frames(self) -> np.ndarray:
         """All frames, uint8 [N, H, W, 3]. Raises `UserError` for a missing or damaged video."""
         raw = self.folder / _RAW
-        frames = read_array(raw) if raw.exists() else read_video(self.folder / _VIDEO)
         expected = (self.num_frames, self.meta["height"], self.meta["width"], 3)
+        frames = read_array(raw) if raw.exists() else read_video(self.folder / _VIDEO, math.prod(expected))
         if frames.shape != expected or frames.dtype != np.uint8:
             raise UserError(
                 f"frames of {self.folder} are {frames.dtype} {list(frames.shape)}, expected {list(expected)}"

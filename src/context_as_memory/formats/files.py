@@ -1,6 +1,7 @@
 """Files in general: written whole or not at all; arrays, JSON and text read by one reader each."""
 
 import contextlib
+import hashlib
 import json
 import os
 import time
@@ -163,6 +164,12 @@ def read_json(path: str | Path) -> Any:
     text = read_text(path)
     with reading(path):
         return json.loads(text)
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_litter(path: Path) -> bool:

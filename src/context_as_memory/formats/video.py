@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 CONTAINERS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}  # FFmpeg's names, by suffix: what can be written
 VIDEOS = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".gif", ".ts", ".mpg", ".mpeg", ".ogv", ".flv", ".wmv")
+MOST_BYTES = 2_000_000_000  # of a video that is unpacked as a whole
 _STRICT = {"err_detect": "explode"}  # FFmpeg's decoders otherwise hide damage behind guessed pictures
 _AS_STORED = (1, 0, 0, 1)
 _UNTAGGED, _BT709 = 2, "ITU709"
@@ -87,13 +88,18 @@ def measure_video(path: str | Path) -> VideoFacts:
     )
 
 
-def read_video(path: str | Path) -> np.ndarray:
-    """Decode a whole video file to uint8 [T, H, W, 3]. Raises `UserError` as `measure_video` does."""
+def read_video(path: str | Path, most_bytes: int = MOST_BYTES) -> np.ndarray:
+    """Decode a whole video file to uint8 [T, H, W, 3]. Raises `UserError` as `measure_video` does, and for a video that
+    is larger than `most_bytes` when it is unpacked: a small file can hold very many frames."""
     path = Path(path)
     frames: list[np.ndarray] = []
     matrix = _AS_STORED
     with _opened(path) as (container, stream):
         for number, frame in enumerate(container.decode(stream)):
+            if frame.width * frame.height * 3 * (number + 1) > most_bytes:
+                raise UserError(
+                    f"video {path} unpacks to more than {most_bytes / 1e6:.0f} MB; cut it, or make it smaller"
+                )
             matrix = matrix if number else _matrix(frame)
             frames.append(_picture(frame, matrix))
             _check_size(path, number, frames[-1].shape[1::-1], frames[0].shape[1::-1])

@@ -11,6 +11,7 @@ import numpy as np
 
 from context_as_memory.camera import Cameras
 from context_as_memory.evaluation.report import environment, peak_memory_mib, write_json
+from context_as_memory.formats.files import sha256_of
 from context_as_memory.formats.pictures import fit_frame
 from context_as_memory.signals import StopOnSignal
 from context_as_memory.walk.config import GenerateConfig
@@ -53,6 +54,7 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
         write_json(config.out / "report.json", report)
         recorder.draw(request.start.name)
         report["files"] = recorder.files()
+        report["sha256"] = {name: sha256_of(config.out / name) for name in ("video.mp4", "poses.npy")}
         report |= {"wall_seconds": round(time.perf_counter() - began, 2), "peak_memory_mib": peak_memory_mib()}
         write_json(config.out / "report.json", report)
     return report

@@ -1,15 +1,16 @@
 """Videos of other systems, or our own output folders, scored by their returns: protocol `videos`."""
 
-import json
 from functools import partial
 from pathlib import Path
 
+from context_as_memory.errors import UserError
 from context_as_memory.evaluation.config import EvaluateConfig
 from context_as_memory.evaluation.foreign import CONTROL, MEASURES, conclude, empty_report, score_video
 from context_as_memory.evaluation.protocols.control import has_opencv
 from context_as_memory.evaluation.suite.result import Case, ClipStore, Measured, Report, fetched
 from context_as_memory.evaluation.suite.write import Table, number, titles, write_reports
 from context_as_memory.formats.cameras import read_cameras
+from context_as_memory.formats.files import read_json, sha256_of
 from context_as_memory.formats.importers import ImportedVideo, import_videos
 
 MIRROR = "A path out and back: the way back against its mirror"
@@ -46,7 +47,15 @@ def own_output(folder: Path) -> list[ImportedVideo]:
         return []
     width = height = None
     if note.is_file():
-        world = json.loads(note.read_text()).get("world", {})
+        said = read_json(note)
+        said = said if isinstance(said, dict) else {}
+        for name, written in (said.get("sha256") or {}).items():
+            if sha256_of(folder / Path(name).name) != written:
+                raise UserError(
+                    f"{folder / name} is not the file that was written; generate it again, or remove {note.name} to "
+                    "score it as any other video"
+                )
+        world = said.get("world") or {}
         width, height = world.get("width"), world.get("height")
     cameras = read_cameras(folder, width=width, height=height)
     return [ImportedVideo(folder.resolve().name, (video,), cameras, recorded=1)]
