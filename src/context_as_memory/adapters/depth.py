@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 
 from context_as_memory.camera import Z_UP, Cameras, eye_level, horizon_profile
 from context_as_memory.compute import pick_device
-from context_as_memory.errors import UserError
+from context_as_memory.errors import UserError, install
 
 _FILES = ["config.json", "preprocessor_config.json", "model*.safetensors*"]  # all that is fetched from a hub
 _IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
@@ -50,7 +50,7 @@ class DepthEstimator:
             from huggingface_hub import snapshot_download
             from transformers import AutoConfig, AutoModelForDepthEstimation
         except ImportError as error:
-            raise UserError("depth from pictures needs transformers: pip install 'context-as-memory[depth]'") from error
+            raise UserError(f"depth from pictures needs transformers: {install('depth')}") from error
         options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
             folder = Path(name) if Path(name).is_dir() else Path(snapshot_download(str(name), allow_patterns=_FILES))

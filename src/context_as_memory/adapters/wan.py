@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from context_as_memory.adapters.shards import Shards
-from context_as_memory.errors import UserError
+from context_as_memory.errors import UserError, install
 from context_as_memory.transformer import TransformerConfig
 from context_as_memory.transformer.model import Attention, look_along_rays
 from context_as_memory.transformer.placement import PIXEL_OCTAVES
@@ -96,7 +96,12 @@ class WanCodec(nn.Module):
                 raise UserError(f"{folder / 'config.json'} describes a model {name}, not {vae_class.__name__}")
             # low_cpu_mem_usage=True would need the accelerate package, for a model of a few hundred million weights.
             vae, info = vae_class.from_pretrained(
-                folder, torch_dtype=dtype, low_cpu_mem_usage=False, local_files_only=True, output_loading_info=True
+                folder,
+                torch_dtype=dtype,
+                low_cpu_mem_usage=False,
+                local_files_only=True,
+                output_loading_info=True,
+                use_safetensors=True,  # never a pickle, also where there is no other file
             )
         except FileNotFoundError as error:
             raise UserError(f"no Wan VAE at {path}: expected config.json, or vae/config.json, and weights") from error
@@ -223,7 +228,7 @@ def _vae_class() -> Any:
     try:
         from diffusers import AutoencoderKLWan
     except ImportError as error:
-        raise UserError("the Wan codec needs diffusers: pip install 'context-as-memory[wan]'") from error
+        raise UserError(f"the Wan codec needs diffusers: {install('wan')}") from error
     return AutoencoderKLWan
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from context_as_memory.errors import UserError
+from context_as_memory.errors import UserError, install
 from context_as_memory.server.limits import Limits
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def explore(command: Explore, store: "Callable[[], WorldStore] | None" = None) -
 
         from context_as_memory.server.app import LOOPBACK, create_app
     except ImportError as error:
-        raise UserError(f"{error.name} is not installed; pip install 'context-as-memory[explore]'") from error
+        raise UserError(f"{error.name} is not installed; {install('explore')}") from error
     from context_as_memory.compute import use_threads
     from context_as_memory.server.store import FolderStore
 

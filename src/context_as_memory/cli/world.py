@@ -13,7 +13,7 @@ import tyro
 class List:
     """The world files in a folder."""
 
-    folder: Annotated[Path, tyro.conf.Positional] = Path("worlds")
+    folder: Annotated[Path, tyro.conf.Positional] = Path("outputs/worlds")
     """Folder whose subfolders are world files."""
 
 

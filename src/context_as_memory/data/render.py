@@ -26,7 +26,7 @@ from context_as_memory.data import wad
 from context_as_memory.data.batch import FPS, RenderSummary, episode_seed, make_episodes
 from context_as_memory.data.doom_map import UNITS_PER_M, DoomMap
 from context_as_memory.data.trajectories import HFOV_DEG, plan_path
-from context_as_memory.errors import UserError
+from context_as_memory.errors import UserError, install
 
 GENERATOR = "context_as_memory.data.render/1"  # raise the number when the same seed gives other paths or pictures
 LICENCE = "BSD-3-Clause, (c) Contributors to the Freedoom project, https://freedoom.github.io"
@@ -65,7 +65,7 @@ def wad_path(map_name: str, wad_folder: Path | str | None = None) -> Path:
 
         spec = importlib.util.find_spec("vizdoom")  # found, not imported: the parent process never loads the engine
         if spec is None or spec.origin is None:
-            raise UserError("rendering needs the vizdoom package; pip install 'context-as-memory[render]'")
+            raise UserError(f"rendering needs the vizdoom package; {install('render')}")
         wad_folder = Path(spec.origin).parent
     return Path(wad_folder) / _WADS[map_name[:2]]
 
@@ -108,7 +108,7 @@ class DoomRenderer:
         try:
             import vizdoom
         except ImportError as error:
-            raise UserError("rendering needs the vizdoom package; pip install 'context-as-memory[render]'") from error
+            raise UserError(f"rendering needs the vizdoom package; {install('render')}") from error
         scratch = Path(self._scratch.name)
         addon = scratch / "addon.wad"
         wad.write_wad(addon, wad.camera_lumps() + doom_map.lumps())

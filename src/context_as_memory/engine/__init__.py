@@ -26,7 +26,7 @@ from context_as_memory.engine.context_cache import ContextCache
 from context_as_memory.engine.finite import FinitePictures
 from context_as_memory.engine.folded import Folded, why_not
 from context_as_memory.engine.plain import PlainDenoiser, PlainPictures
-from context_as_memory.errors import UserError
+from context_as_memory.errors import UserError, install
 from context_as_memory.tokens import ModelInputs
 from context_as_memory.transformer import WorldTransformer
 
@@ -155,7 +155,7 @@ def _chosen(name: str, device: torch.device, unknown: str | None) -> str:
         _say(f"these weights have {unknown}, which the fast engines do not know; the plain network is used")
         return "plain"
     if name == "openvino" and not installed:
-        why = "needs the CPU" if device.type != "cpu" else "is not installed; pip install 'context-as-memory[fast]'"
+        why = "needs the CPU" if device.type != "cpu" else f"is not installed; {install('fast')}"
         _say(f"the engine openvino {why}; torch is used")
     return name if name == "torch" else best
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from context_as_memory.camera import Cameras
-from context_as_memory.errors import UserError
+from context_as_memory.errors import UserError, install
 from context_as_memory.formats.colmap import write_colmap
 from context_as_memory.formats.files import write_array, write_text
 from context_as_memory.formats.options import ExportKind
@@ -103,7 +103,7 @@ def _lerobot(walk: WalkFrames, out: Path) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise UserError("LeRobot data sets need pyarrow; pip install 'context-as-memory[export]'") from None
+        raise UserError(f"LeRobot data sets need pyarrow; {install('export')}") from None
     cameras, count = walk.cameras, len(walk.cameras)
     place = "chunk-000/file-000"
     video = out / "videos" / CAMERA / f"{place}.mp4"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from context_as_memory.errors import UserError
+from context_as_memory.errors import UserError, install
 from context_as_memory.formats.files import atomic, reason
 
 MAX_IMAGE_PIXELS = 150_000_000  # larger files are refused before they are unpacked; below Pillow's own limit
@@ -89,7 +89,7 @@ def _decode(
     heic = head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS
     if heic and not _can_read_heic():
         raise UserError(
-            f"{name} is HEIC; install pillow-heif (pip install 'context-as-memory[heic]'), or save it as JPEG"
+            f"{name} is HEIC; install pillow-heif ({install('heic')}), or save it as JPEG"
         )
     notes: list[str] = []
     try:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from context_as_memory.errors import UserError
+from context_as_memory.errors import UserError, install
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -28,4 +28,4 @@ def require_compiler() -> None:
     try:
         import numba  # noqa: F401
     except ImportError:
-        raise UserError("voxel worlds need numba; pip install 'context-as-memory[render]'") from None
+        raise UserError(f"voxel worlds need numba; {install('render')}") from None

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from context_as_memory.camera import Cameras
-from context_as_memory.errors import UserError
+from context_as_memory.errors import UserError, install
 from context_as_memory.evaluation.bench import HARNESSES
 from context_as_memory.evaluation.bench.harness import (
     Asked,
@@ -123,7 +123,7 @@ def _conclude(report: Report, outcome: Outcome, asked_for: int) -> None:
     report.parts["gate"] = outcome.wrong
     report.notes += missing_note(["lpips"], report.networks)
     if not has_opencv():
-        report.notes.append("control left out: OpenCV is not there (pip install 'context-as-memory[bench]')")
+        report.notes.append(f"control left out: OpenCV is not there ({install('bench')})")
     if outcome.missing:
         report.notes.append(f"{outcome.missing} of {asked_for} videos were not asked for (--limit)")
     report.notes += [f"gate: {sentence}" for sentence in outcome.wrong[:8]]

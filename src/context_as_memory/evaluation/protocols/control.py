@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from context_as_memory.camera import Cameras
-from context_as_memory.errors import UserError
+from context_as_memory.errors import UserError, install
 
 GAP = 4  # frames from one picture of a pair to the other
 WIDEST = 320  # pixels: smaller pictures are enlarged to this width, where SIFT finds enough
@@ -55,7 +55,7 @@ def relative_motion(a_u8: np.ndarray, b_u8: np.ndarray, a_K: np.ndarray, b_K: np
     matches. The same pictures give the same answer. `UserError` without OpenCV."""
     if not has_opencv():
         raise UserError(
-            "whether pictures move as commanded is measured with OpenCV; pip install context-as-memory[bench]"
+            f"whether pictures move as commanded is measured with OpenCV; {install('bench')}"
         )
     a_points, b_points = _matches(a_u8, b_u8)
     if len(a_points) < FEWEST:
