@@ -35,8 +35,14 @@ def opened(address: str, token: str | None) -> ClientConnection:
     return connect(f"{address}v1/realtime_video/generate{query}", max_size=None, compression=None, open_timeout=30)
 
 
+def heard(line: ClientConnection, seconds: float) -> bytes:
+    packet = line.recv(timeout=seconds)
+    assert isinstance(packet, bytes)
+    return packet
+
+
 def until(line: ClientConnection, kind: type) -> Any:
-    while not isinstance(message := decode(line.recv(timeout=60), 100_000_000), kind):
+    while not isinstance(message := decode(heard(line, 60), 100_000_000), kind):
         pass
     return message
 
@@ -53,7 +59,7 @@ def rate(line: ClientConnection, seconds: float) -> float:
     chunks = 0
     while (left := end - time.monotonic()) > 0:
         try:
-            message = decode(line.recv(timeout=left), 100_000_000)
+            message = decode(heard(line, left), 100_000_000)
         except TimeoutError:
             break
         chunks += isinstance(message, ChunkStats)

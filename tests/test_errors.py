@@ -2,11 +2,11 @@
 
 import re
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from context_as_memory import errors
 from context_as_memory.errors import install
 
 ROOT = Path(__file__).parents[1]
@@ -22,12 +22,12 @@ def test_every_extra_that_a_message_names_exists_and_no_message_names_a_package_
 
 @pytest.mark.parametrize("extra", ["explore", "fast", "heic"])
 def test_the_command_names_the_packages_of_an_extra(monkeypatch: pytest.MonkeyPatch, extra: str) -> None:
-    metadata = [f'{entry}; extra == "{name}"' for name, entries in EXTRAS.items() for entry in entries]
-    monkeypatch.setattr(errors.metadata, "requires", lambda _: ["torch>=2.9", *metadata])
+    entries_of = [f'{entry}; extra == "{name}"' for name, entries in EXTRAS.items() for entry in entries]
+    monkeypatch.setattr(metadata, "requires", lambda _: ["torch>=2.9", *entries_of])
     assert install(extra) == "pip install " + " ".join(f"'{entry}'" for entry in EXTRAS[extra])
 
     def gone(_: str) -> None:
-        raise errors.metadata.PackageNotFoundError
+        raise metadata.PackageNotFoundError
 
-    monkeypatch.setattr(errors.metadata, "requires", gone)
+    monkeypatch.setattr(metadata, "requires", gone)
     assert install(extra) == f"pip install '.[{extra}]' in the checkout"

@@ -242,7 +242,9 @@ def _repacked(source: Path, target: Path, change) -> Path:
     """An archive with the members of another one, their bytes changed."""
     with tarfile.open(source) as old, tarfile.open(target, "w") as new:
         for member in old:
-            data = bytearray(old.extractfile(member).read())
+            held = old.extractfile(member)
+            assert held is not None
+            data = bytearray(held.read())
             change(member.name, data)
             member.size = len(data)
             new.addfile(member, io.BytesIO(bytes(data)))

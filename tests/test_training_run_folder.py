@@ -16,12 +16,12 @@ import pytest
 import torch
 
 import tiny
-from context_as_memory.cli import recipes
 from context_as_memory.cli.main import main
 from context_as_memory.codec import ImageAutoencoder
 from context_as_memory.data.episode import write_episode
 from context_as_memory.data.precompute import encode_dataset, latent_path, read_latents
 from context_as_memory.errors import UserError
+from context_as_memory.training import recipes
 from context_as_memory.training.codec import CodecTask, train_codec
 from context_as_memory.training.run_folder import RunFolder
 from context_as_memory.training.trainer import Trainer

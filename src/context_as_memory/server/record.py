@@ -75,8 +75,8 @@ def serving(app: Any, settings: dict[str, Any] | None = None) -> Iterator[str]:
     """The app on a port of this machine, a free one if the settings name none, in a thread; gives its address."""
     import uvicorn
 
-    options: dict[str, Any] = {"port": 0, "log_level": "warning"} | (settings or {})
-    server = uvicorn.Server(uvicorn.Config(app, **options))
+    chosen: dict[str, Any] = {"port": 0, "log_level": "warning"} | (settings or {})
+    server = uvicorn.Server(uvicorn.Config(app, **chosen))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

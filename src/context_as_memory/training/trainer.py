@@ -191,14 +191,15 @@ class Trainer:
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         model_state, optimizer_state = get_state_dict(self.model, self.optimizers, options=options)
+        averages = {name: self._full(value) for name, value in zip(self._names(), self.ema, strict=True)}
         state = {
             "model": model_state,
             "optimizer": optimizer_state,
-            "ema": {name: self._full(value) for name, value in zip(self._names(), self.ema, strict=True)},
+            "ema": averages,
             "step": self.step,
             "elapsed_s": self.elapsed_s,
         }
-        for name, value in [*model_state.items(), *state["ema"].items()]:
+        for name, value in [*model_state.items(), *averages.items()]:
             if isinstance(value, Tensor) and not bool(value.isfinite().all()):
                 raise UserError(
                     f"training: {name} is not finite at step {self.step}, which is not saved; lower the learning rate, "
