@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from context_as_memory.errors import UserError
+from context_as_memory.errors import UserError, install
 
 _NAME = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
 # Nothing but JSON, safetensors and tokenizers is fetched: no code, no pickles, no pictures.
@@ -24,7 +24,7 @@ def fetch(name: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise UserError("names on a hub need huggingface_hub: pip install 'context-as-memory[wan]'") from error
+        raise UserError(f"names on a hub need huggingface_hub: {install('wan')}") from error
     try:
         return Path(snapshot_download(found["repository"], revision=found["revision"], allow_patterns=_FILES))
     except (OSError, ValueError) as error:  # refused, not there, not reachable, no space

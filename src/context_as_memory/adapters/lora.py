@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from context_as_memory.errors import UserError
+from context_as_memory.errors import UserError, install
 from context_as_memory.formats.files import atomic
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -127,5 +127,5 @@ def _peft() -> Any:
     try:
         import peft
     except ImportError as error:
-        raise UserError("LoRA needs peft: pip install 'context-as-memory[wan]'") from error
+        raise UserError(f"LoRA needs peft: {install('wan')}") from error
     return peft

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from context_as_memory.adapters.cache import cache_folder
 from context_as_memory.adapters.shards import sample
-from context_as_memory.errors import UserError
+from context_as_memory.errors import UserError, install
 from context_as_memory.formats.files import atomic
 
 ROWS = 512  # that the network is given
@@ -182,7 +182,7 @@ def _load(base: Path) -> tuple[Any, Any]:
         from transformers import AutoTokenizer, UMT5EncoderModel
         from transformers.utils import logging
     except ImportError as error:
-        raise UserError("prompts need transformers: pip install 'context-as-memory[wan]'") from error
+        raise UserError(f"prompts need transformers: {install('wan')}") from error
     folder = base / "text_encoder"
     try:
         tokenizer = AutoTokenizer.from_pretrained(base / "tokenizer", local_files_only=True)
