@@ -24,6 +24,8 @@ KINDS: dict[str, tuple[str, str]] = {
     "walks told by checksum": ("test_suite_videos.py", ""),
     "NaN becomes memory": ("test_weights_hostile.py", "finite"),
     "settings that ask for too much": ("test_weights_hostile.py", "settings or read_as_before"),
+    "weights in several files": ("test_weights_hostile.py", "index or header"),
+    "measuring interrupted": ("test_suite_result.py", ""),
     "worlds of strangers": ("test_storage_hostile.py", "taken or larger or latents or note or lens or settings"),
     "damaged worlds": ("test_storage_hostile.py test_storage_damage.py", "flipped or page or checksum or damage"),
     "archives": ("test_storage_hostile.py test_storage.py", "export or import or archive or sent or names_no_folder"),

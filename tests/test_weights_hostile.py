@@ -189,3 +189,36 @@ def test_start_frames_with_latents_that_are_not_finite_leave_the_world_as_it_was
     assert len(world.bank) == 0
     pictures = open_engine(tiny.model(), tiny.codec(), "plain", torch.device("cpu")).pictures
     assert bool(pictures.encode(tiny.pictures(1)).isfinite().all())
+
+
+# -- weights in several files ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside.safetensors", "/outside.safetensors", "sub/../../outside.safetensors", "..", ""]
+)
+def test_an_index_of_weights_leads_nowhere_else(weights, tmp_path, name):
+    folder = _copied(weights / "transformer", tmp_path / "transformer")
+    state = load_file(folder / WEIGHTS_FILE)
+    (folder / WEIGHTS_FILE).rename(tmp_path / "outside.safetensors")
+    index = {"weight_map": dict.fromkeys(state, name)}
+    (folder / f"{WEIGHTS_FILE}.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="not in its folder"):
+        from_pretrained(folder)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"weight_map": 5}', '{"weight_map": ' + "[" * 100_000])
+def test_an_index_that_is_none_is_one_sentence(weights, tmp_path, content):
+    folder = _copied(weights / "transformer", tmp_path / "transformer")
+    (folder / f"{WEIGHTS_FILE}.index.json").write_text(content)
+    with pytest.raises(UserError, match="no index of weights"):
+        from_pretrained(folder)
+
+
+@pytest.mark.parametrize("head", [2**62, 2**40, 10, 0, 101 * 2**20])
+def test_a_header_that_says_more_than_the_file_holds_is_damage(weights, tmp_path, head):
+    folder = _copied(weights / "transformer", tmp_path / "transformer")
+    data = (folder / WEIGHTS_FILE).read_bytes()
+    (folder / WEIGHTS_FILE).write_bytes(head.to_bytes(8, "little") + data[8:])
+    with pytest.raises(UserError, match="damaged"):
+        from_pretrained(folder)

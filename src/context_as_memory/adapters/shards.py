@@ -77,11 +77,13 @@ def open_shards(folder: Path) -> Shards:
         return open_file(folder / WEIGHTS_FILE)
     try:
         places = {str(name): str(file) for name, file in json.loads(index.read_text())["weight_map"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"weights: {index} is no index of weights ({error}); fetch it again") from error
     files: dict[str, Path] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for file in sorted(set(places.values())):
+        if Path(file).name != file or not Path(file).suffix:  # a stranger's index must not lead elsewhere
+            raise UserError(f"weights: {index} names {file[:80]!r}, which is not in its folder; fetch it again")
         if not (folder / file).exists():
             raise UserError(f"weights: {folder / file} is missing, which {INDEX_FILE} names; fetch it again")
         part = open_file(folder / file)

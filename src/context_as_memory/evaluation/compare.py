@@ -17,7 +17,7 @@ def read_report(path: Path) -> dict[str, Any]:
     """A report.json of a known schema, checked as far as it is compared; else `UserError` that names file and field."""
     try:
         report = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is no report ({error}); give a report.json of `cam evaluate`") from error
     if not isinstance(report, dict) or report.get("schema") != SCHEMA:
         found = report.get("schema") if isinstance(report, dict) else None

@@ -26,7 +26,7 @@ from context_as_memory.evaluation.metric_networks import (
 from context_as_memory.evaluation.metrics import Interval, mean_interval, psnr, ssim
 from context_as_memory.evaluation.protocols import PROTOCOLS, protocol_of
 from context_as_memory.evaluation.report import SCHEMA, environment, whole, write_json
-from context_as_memory.formats.files import clear_partials
+from context_as_memory.formats.files import clear_partials, read_json
 from context_as_memory.formats.pictures import write_image
 from context_as_memory.pictures.sheets import contact_sheet
 
@@ -291,7 +291,7 @@ class ClipStore:
         wanted = json.loads(json.dumps(dict(settings) | {"package": __version__}))
         if not stamp.exists():
             write_json(stamp, wanted)
-        held = json.loads(stamp.read_text())
+        held = _stored(stamp)
         if held != wanted:
             other = sorted(key for key in held.keys() | wanted.keys() if held.get(key) != wanted.get(key))
             raise UserError(
@@ -322,7 +322,7 @@ class ClipStore:
                     write_arrays(self._beside("arrays", case.name, "npz"), measured.arrays)
                 write_json(self._path(case.name), measured.values)
             there = [case.name for case in alike if self._path(case.name).exists()]
-            found |= {name: json.loads(self._path(name).read_text()) for name in there}
+            found |= {name: _stored(self._path(name)) for name in there}
         return found
 
     def arrays(self, kind: str) -> list[Path]:
@@ -339,10 +339,21 @@ class ClipStore:
         path = self.folder / f"part_{name}.json"
         if not path.exists():
             write_json(path, {"value": measure()})
-        return json.loads(path.read_text())["value"]
+        return _stored(path).get("value")
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name.replace('/', '_')}.json"
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """What a run has stored of itself; `UserError` that says what to do if it is damaged."""
+    try:
+        value = read_json(path)
+    except UserError:
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged; delete it, and the same command measures it again")
+    return value
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
