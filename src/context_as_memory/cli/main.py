@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from context_as_memory import __version__
-from context_as_memory.cli import adapt, renamed
+from context_as_memory.cli import adapt, importing, renamed
 from context_as_memory.cli import world as worlds
 from context_as_memory.cli.bench import Bench, bench
 from context_as_memory.cli.explore import Explore, explore, view
@@ -99,6 +99,8 @@ class Check:
 
     folder: tyro.conf.Positional[Path]
     """Folder of episodes."""
+    labels: Path | None = None
+    """The paper's data set, which the episodes are from: compare its overlap labels with our rule as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +211,7 @@ Command = (
     | Annotated[adapt.Adapt, tyro.conf.subcommand("adapt")]
     | Annotated[Encode, tyro.conf.subcommand("encode")]
     | Annotated[Fetch, tyro.conf.subcommand("fetch")]
+    | importing.Import
     | worlds.WorldCommand
     | Train
 )
@@ -360,6 +363,10 @@ def _check(command: Check) -> int:
     if broken:
         return _fail(f"{len(broken)} broken episode{'s' if len(broken) > 1 else ''} in {command.folder}; render again")
     print(f"no broken episode in {command.folder}")
+    if command.labels is not None:
+        from context_as_memory.data.paper import compare_labels
+
+        print(compare_labels(command.folder, command.labels).told())
     return 0
 
 
@@ -463,6 +470,7 @@ _RUN: dict[type, Callable[[Any], int]] = {
     Encode: _encode,
     adapt.Adapt: adapt.run,
     Fetch: _fetch,
+    **importing.RUN,
     **worlds.RUN,
     TrainCodec: _train_codec,
     TrainDenoiser: _train_denoiser,

@@ -40,12 +40,14 @@ def make_episodes(
     *,
     workers: int = 1,
     progress: bool = True,
+    verb: str = "rendered",
 ) -> RenderSummary:
     """Make the episodes that are not in the folder `out` yet, `workers` at a time.
 
     Args:
         recipes: for every episode by name, what its note will say. An episode that is there with these values stays.
         make: makes one by name, in a thread; returns None or in words what went wrong.
+        verb: what the progress bar calls it.
 
     Raises `UserError` for episodes of another recipe and, after all others are done, naming those that failed.
     """
@@ -57,7 +59,7 @@ def make_episodes(
         else:
             missing.append(name)
     start = time.perf_counter()
-    failed = _make_all(missing, make, workers, progress)
+    failed = _make_all(missing, make, workers, progress, verb)
     for name in failed:  # a killed process may leave its hidden half-written folder
         for leftover in out.glob(f".{name}.*"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -77,10 +79,12 @@ def _require_same_recipe(folder: Path, recipe: dict[str, Any]) -> None:
         )
 
 
-def _make_all(names: list[str], make: Callable[[str], str | None], workers: int, progress: bool) -> dict[str, str]:
+def _make_all(
+    names: list[str], make: Callable[[str], str | None], workers: int, progress: bool, verb: str
+) -> dict[str, str]:
     """Make all episodes, `workers` at a time. Returns name -> problem for those that failed."""
     failed = {}
-    with _progress_bar(len(names), progress) as advance, ThreadPoolExecutor(workers) as pool:
+    with _progress_bar(len(names), progress, verb) as advance, ThreadPoolExecutor(workers) as pool:
         waiting = {pool.submit(make, name): name for name in names}
         try:
             for done in as_completed(waiting):
@@ -97,8 +101,8 @@ def _make_all(names: list[str], make: Callable[[str], str | None], workers: int,
 class _progress_bar:
     """A rich progress bar, or nothing."""
 
-    def __init__(self, total: int, shown: bool):
-        self.total, self.shown = total, shown
+    def __init__(self, total: int, shown: bool, verb: str):
+        self.total, self.shown, self.verb = total, shown, verb
 
     def __enter__(self) -> Callable[[str], None]:
         if not self.shown:
@@ -107,8 +111,8 @@ class _progress_bar:
 
         self.bar = Progress(*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
         self.bar.start()
-        task = self.bar.add_task("rendering", total=self.total)
-        return lambda name: self.bar.update(task, advance=1, description=f"rendered {name}")
+        task = self.bar.add_task("videos", total=self.total)
+        return lambda name: self.bar.update(task, advance=1, description=f"{self.verb} {name}")
 
     def __exit__(self, *exception: object) -> None:
         if self.shown:

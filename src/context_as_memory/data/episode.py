@@ -3,7 +3,7 @@
     video.mp4          H.264, 4:4:4 colour; or frames.npy, uint8 [N, H, W, 3], for machines without a video library
     poses.npy          float64 [N, 4, 4] camera-to-world, metres, OpenCV axes
     intrinsics.npy     float64 [N, 4] fx fy cx cy, pixels
-    episode.json       format version, split, seed, size, origin and licence of the pictures, hashes
+    episode.json       format version, split, seed, size, origin and licence of the pictures, captions, hashes
 
 An episode appears under its name only when it is complete: it is written to a hidden folder beside it and then renamed.
 """
@@ -14,7 +14,8 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,22 @@ from context_as_memory.camera import Cameras
 from context_as_memory.errors import UserError
 from context_as_memory.formats.files import read_array, read_json
 from context_as_memory.formats.pictures import check_frames
-from context_as_memory.formats.video import VideoWriter, read_video
+from context_as_memory.formats.video import VideoWriter, measure_video, read_frames, read_video
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "val", "test")
 _HASHED_FRAMES = 8
 _CONTENT = ("split", "num_frames", "width", "height", "frame_hash", "file_hashes")
 _VIDEO, _RAW, _POSES, _INTRINSICS, _NOTE = "video.mp4", "frames.npy", "poses.npy", "intrinsics.npy", "episode.json"
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What frames `first` to `until` (not included) of an episode show, in words."""
+
+    first: int
+    until: int
+    text: str
 
 
 @dataclass(frozen=True)
@@ -91,36 +101,81 @@ class Episode:
             )
         return frames
 
+    def parts(self, size: int) -> Iterator[np.ndarray]:
+        """All frames in order, at most `size` at a time: uint8 [n, H, W, 3]. Never holds a whole video.
+
+        Raises `UserError` as `frames` does.
+        """
+        raw = self.folder / _RAW
+        if raw.exists():
+            yield from _split(np.load(raw, mmap_mode="r", allow_pickle=False), size)
+            return
+        facts = measure_video(self.folder / _VIDEO)
+        if (facts.num_frames, facts.width, facts.height) != (self.num_frames, self.meta["width"], self.meta["height"]):
+            raise UserError(
+                f"the video of {self.folder} has {facts.num_frames} frames of {facts.width}x{facts.height}, its note "
+                f"says {self.num_frames} of {self.meta['width']}x{self.meta['height']}; make the episode again"
+            )
+        for first in range(0, self.num_frames, size):
+            yield read_frames(self.folder / _VIDEO, np.arange(first, min(first + size, self.num_frames)), facts)
+
+    def captions(self) -> list[Caption]:
+        """What is said about parts of the video, in order; empty where nothing is. `UserError` for a damaged one."""
+        found = []
+        for entry in self.meta.get("captions", []):
+            try:
+                caption = Caption(int(entry["first"]), int(entry["until"]), str(entry["text"]))
+            except (KeyError, TypeError, ValueError):
+                raise UserError(
+                    f"{self.folder / _NOTE}: a caption lacks first, until or text; import it again"
+                ) from None
+            if not 0 <= caption.first < caption.until:
+                raise UserError(
+                    f"{self.folder / _NOTE}: a caption of frames {caption.first} to {caption.until} holds none; "
+                    "import it again"
+                )
+            found.append(caption)
+        return found
+
+
+def _split(frames: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    for first in range(0, len(frames), size):
+        yield np.asarray(frames[first : first + size])
+
 
 def write_episode(
-    folder: Path | str, frames_u8: np.ndarray, cameras: Cameras, meta: dict[str, Any], *, raw: bool = False
+    folder: Path | str,
+    frames_u8: np.ndarray | Iterable[np.ndarray],
+    cameras: Cameras,
+    meta: dict[str, Any],
+    *,
+    raw: bool = False,
+    crf: int = 15,
 ) -> Episode:
     """Write an episode, whole or not at all.
 
     Args:
         folder: where the episode appears; must not exist. Its parent is made if needed.
-        frames_u8: uint8 [N, H, W, 3].
+        frames_u8: uint8 [N, H, W, 3], or such parts in order, for videos that do not fit in memory.
         cameras: N cameras of the same size.
         meta: what to note beside sizes and hashes, which are filled in here: at least `split` and `fps`.
         raw: store frames.npy instead of a video.
+        crf: quality of the video as x264 counts it, lower is better.
     """
-    folder = Path(folder)
+    folder, parts = Path(folder), [frames_u8] if isinstance(frames_u8, np.ndarray) else frames_u8
     if folder.exists():
         raise UserError(f"{folder} already exists; remove it or choose another folder")
-    check_frames(frames_u8, cameras.width, cameras.height)
-    if len(frames_u8) != len(cameras) or len(cameras) == 0:
-        raise UserError(f"an episode needs one camera per frame, got {len(frames_u8)} frames, {len(cameras)} cameras")
+    if isinstance(frames_u8, np.ndarray):
+        check_frames(frames_u8, cameras.width, cameras.height)
+        _same_number(len(frames_u8), len(cameras))
+    _same_number(len(cameras), max(1, len(cameras)))
     if meta.get("split") not in SPLITS or not meta.get("fps", 0) > 0:
         raise UserError(f"episode {folder.name} needs a split out of {', '.join(SPLITS)} and a positive fps")
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         partial.chmod(0o755)  # mkdtemp makes private folders
-        if raw:
-            np.save(partial / _RAW, frames_u8)
-        else:
-            with VideoWriter(partial / _VIDEO, cameras.width, cameras.height, meta["fps"]) as writer:
-                writer.write(frames_u8)
+        digest = _write_frames(partial, parts, cameras, meta["fps"], raw, crf)
         np.save(partial / _POSES, cameras.c2w)
         np.save(partial / _INTRINSICS, cameras.K)
         note = {
@@ -129,8 +184,8 @@ def write_episode(
             **meta,
             "width": cameras.width,
             "height": cameras.height,
-            "num_frames": len(frames_u8),
-            "frame_hash": frame_hash(frames_u8),
+            "num_frames": len(cameras),
+            "frame_hash": digest,
             "file_hashes": {path.name: _file_hash(path) for path in sorted(partial.iterdir())},
         }
         (partial / _NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
@@ -141,10 +196,42 @@ def write_episode(
     return Episode.open(folder)
 
 
+def _same_number(frames: int, cameras: int) -> None:
+    if frames != cameras:
+        raise UserError(f"an episode needs one camera per frame, got {frames} frames, {cameras} cameras")
+
+
+def _write_frames(folder: Path, parts: Iterable[np.ndarray], cameras: Cameras, fps: float, raw: bool, crf: int) -> str:
+    """Write the frames of an episode part by part; returns their `frame_hash`."""
+    count, done, digest = len(cameras), 0, hashlib.sha256()
+    hashed = set(_hashed(count).tolist())
+    shape = (count, cameras.height, cameras.width, 3)
+    array = np.lib.format.open_memmap(folder / _RAW, "w+", np.uint8, shape) if raw else None
+    writer = None if raw else VideoWriter(folder / _VIDEO, cameras.width, cameras.height, fps, crf)
+    with writer or nullcontext():
+        for part in parts:
+            check_frames(part, cameras.width, cameras.height)
+            if done + len(part) > count:
+                _same_number(done + len(part), count)
+            if array is not None:
+                array[done : done + len(part)] = part
+            if writer is not None:
+                writer.write(part)
+            for number in range(done, done + len(part)):
+                if number in hashed:
+                    digest.update(np.ascontiguousarray(part[number - done]).tobytes())
+            done += len(part)
+    _same_number(done, count)
+    return digest.hexdigest()
+
+
+def _hashed(count: int) -> np.ndarray:
+    return np.linspace(0, count - 1, min(_HASHED_FRAMES, count)).round().astype(int)
+
+
 def frame_hash(frames_u8: np.ndarray) -> str:
     """SHA-256 over a few evenly spread uncompressed frames: equal for two renderings of the same recipe."""
-    chosen = np.linspace(0, len(frames_u8) - 1, min(_HASHED_FRAMES, len(frames_u8))).round().astype(int)
-    return hashlib.sha256(np.ascontiguousarray(frames_u8[chosen]).tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(frames_u8[_hashed(len(frames_u8))]).tobytes()).hexdigest()
 
 
 def content_hash(episodes: Sequence[Episode]) -> str:
