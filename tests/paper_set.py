@@ -5,8 +5,10 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
+from context_as_memory.adapters.wan import WanCodec
 from context_as_memory.camera import Cameras, look, pinhole
 from context_as_memory.formats.write import write_unreal_json
 
@@ -80,3 +82,27 @@ def zipped(root: Path, target: Path, inside: str = "Context-as-Memory-Dataset/")
             if file.is_file():
                 archive.write(file, inside + file.relative_to(root).as_posix())
     return target
+
+
+def colour_codec() -> WanCodec:
+    """A tiny Wan autoencoder whose latents are colours: the mean of 8 x 8 pixels of the last frame that they stand for.
+
+    With random weights a latent tells next to nothing of its picture, and one of a clip nothing of its frames alone.
+    """
+    codec = WanCodec.tiny("2.1")
+    with torch.no_grad():
+        for name, part in [*codec.vae.encoder.named_modules(), ("quant_conv", codec.vae.quant_conv)]:
+            if not isinstance(part, (torch.nn.Conv2d, torch.nn.Conv3d)):
+                continue
+            part.weight.zero_()
+            part.bias = torch.nn.Parameter(torch.zeros(len(part.weight)))
+            same = torch.eye(*part.weight.shape[:2])
+            if isinstance(part, torch.nn.Conv2d):
+                if part.kernel_size == (3, 3):  # halves the size
+                    part.weight[:, :, :2, :2] = same[:, :, None, None] / 4
+            elif not name.endswith(("conv1", "conv2")):  # no residual branches; the last tap is the present
+                part.weight[:, :, -1, part.kernel_size[1] // 2, part.kernel_size[2] // 2] = same
+        codec.vae.encoder.conv_in.bias[3] = (
+            1.0  # what brightness is measured by, since channels are normalised together
+        )
+    return codec

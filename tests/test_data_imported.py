@@ -58,7 +58,7 @@ def test_a_video_with_poses_becomes_an_episode(tmp_path):
     np.testing.assert_allclose(episode.cameras().c2w, cameras.c2w, atol=1e-9)
     assert np.abs(episode.frames().astype(int) - paper_set.paint(cameras)).mean() < 3
     again = import_episodes(tmp_path / "videos", tmp_path / "out", fps=24, size=(64, 48), progress=False)
-    assert again.kept == ["walk"]
+    assert again.existing == ["walk"]
 
 
 def test_impossible_numbers_are_named(estate, tmp_path):

@@ -81,7 +81,7 @@ def test_a_zip_gives_the_same_episodes_and_what_is_there_is_kept(small, tmp_path
     shutil.rmtree(tmp_path / "zip" / "Room_1")
     (tmp_path / "zip" / ".Room_1.killed").mkdir()
     again = import_paper(archive, tmp_path / "zip", progress=False)
-    assert (again.written, sorted(again.kept)) == (["Room_1"], ["Room_0", "Room_2"])
+    assert (again.written, sorted(again.existing)) == (["Room_1"], ["Room_0", "Room_2"])
 
 
 def test_each_video_has_a_process_of_its_own(small, tmp_path):

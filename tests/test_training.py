@@ -284,6 +284,8 @@ def test_wrong_settings_are_named(data, tmp_path):
 def test_every_recipe_builds(name):
     from context_as_memory.transformer import WorldTransformer
 
+    if recipes.denoiser_recipe(name).adaptation is not None:
+        return  # the network is that of the start
     with torch.device("meta"):
         model = WorldTransformer(recipes.denoiser_recipe(name).model)
         if name in recipes.CODEC_RECIPES:

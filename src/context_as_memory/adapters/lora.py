@@ -54,9 +54,12 @@ def is_added(name: str) -> bool:
     return any(part in name for part in ("camera_heads.", "pixel_embedding.", "camera_encoder."))
 
 
-def save(model: nn.Module, folder: Path) -> Path:
-    """Write the matrices that `inject` made, as `WanPipeline.load_lora_weights` reads them; returns the file."""
-    state, configs = _peft().get_peft_model_state_dict(model), cast(Any, model.peft_config)
+def save(model: nn.Module, folder: Path, averaged: dict[str, Tensor] | None = None) -> Path:
+    """Write the matrices that `inject` made, as `WanPipeline.load_lora_weights` reads them; returns the file.
+
+    averaged: other values of them, by the names of the model's parameters.
+    """
+    state, configs = _peft().get_peft_model_state_dict(model, averaged), cast(Any, model.peft_config)
     settings = configs["default"]
     told = {"r": settings.r, "lora_alpha": settings.lora_alpha, "target_modules": settings.target_modules}
     header = {"format": "pt", _HEADER: json.dumps({_COMPONENT + key: value for key, value in told.items()})}

@@ -66,7 +66,7 @@ def _import_paper(command: ImportPaper) -> int:
 
     size = parse_size(command.size)
     summary = import_paper(command.source, command.out, size=size, captions=command.captions, workers=command.workers)
-    print(f"{summary.told()} in {command.out}")
+    print(f"{summary.line()} in {command.out}")
     print(
         "The videos for tests are the last of their environments: the list of the paper is not published, so figures "
         "of other works on this data set are not comparable."
@@ -90,7 +90,7 @@ def _import_videos(command: ImportVideos) -> int:
         licence=command.licence,
         workers=command.workers,
     )
-    print(f"{summary.told()} in {command.out}")
+    print(f"{summary.line()} in {command.out}")
     return 0
 
 

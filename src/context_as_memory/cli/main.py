@@ -117,7 +117,7 @@ class CompareReports:
 
 @dataclass(frozen=True, kw_only=True)
 class Encode:
-    """Encode all frames of a data set once, for training."""
+    """Encode a data set once, for training: its frames, for codecs of videos clips too, and what captions say."""
 
     data: Path
     """Folder of episodes."""
@@ -125,6 +125,16 @@ class Encode:
     """Folder whose `vae` encodes: `default`, a world, or the output of `cam train codec`."""
     cache: Path
     """Folder for the latents; what is there already stays."""
+    shard: str = "0/1"
+    """Encode a part only: 0/8 to 7/8 in eight processes, on as many machines as you like."""
+    latents: int = 4
+    """Codecs of videos: target latents of a clip."""
+    stride: int = 1
+    """Codecs of videos: frames of the recording from one frame of a clip to the next; 2 makes 15 of 30 a second."""
+    hop: int | None = None
+    """Codecs of videos: latents from the start of a clip to that of the next. Default: as many as it has."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,8 +177,8 @@ class TrainCodec(_Training):
 class TrainDenoiser(_Training):
     """Train the denoiser; a complete model folder ends in OUT/model."""
 
-    codec: Path
-    """Folder of the autoencoder: the output of `cam train codec` or its `vae`."""
+    codec: Path | None = None
+    """Folder of the autoencoder: the output of `cam train codec` or its `vae`. Default: that of `--init`."""
     data: Path | None = None
     """Folder of episodes made by `cam render`."""
     cache: Path | None = None
@@ -179,9 +189,14 @@ class TrainDenoiser(_Training):
     """With `--worlds`: width of the pictures in pixels."""
     height: int = 192
     """With `--worlds`: their height."""
-    recipe: Literal["light", "light-stage2", "base", "base-2step", "tiny"] = "light"
+    recipe: Literal[
+        "light", "light-stage2", "base", "base-2step", "tiny", "wan-lora", "wan-full", "wan-swift", "wan-tiny"
+    ] = "light"
     """Complete named settings; the other flags change single ones. `light` is for a CPU, `base` for a GPU.
-    `light-stage2` goes on from `light` weights (`--init`), `base-2step` from those of `base`."""
+    `light-stage2` goes on from `light` weights (`--init`), `base-2step` from those of `base`. `wan-...` put memory
+    under a model that `cam adapt` made (`--init`)."""
+    accumulate: int | None = None
+    """Batches of a step, over all processes together: more of them where less fits in memory at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -371,15 +386,22 @@ def _check(command: Check) -> int:
 
 
 def _encode(command: Encode) -> int:
-    from context_as_memory.codec import ImageAutoencoder
-    from context_as_memory.compute import fast, pick_device
-    from context_as_memory.data.precompute import encode_dataset
-    from context_as_memory.weights import fingerprint, from_pretrained, resolve
+    from context_as_memory.compute import pick_device
+    from context_as_memory.data.precompute import ClipConfig, encode_dataset
+    from context_as_memory.training.folders import codec_folder, quick_codec, words_of_model
+    from context_as_memory.weights import fingerprint, resolve
 
     folder = resolve(command.weights)
-    vae = folder / "vae" if (folder / "vae").is_dir() else folder
-    codec = fast(from_pretrained(vae, expect=ImageAutoencoder), pick_device())
-    episodes = encode_dataset(command.data, command.cache, codec, fingerprint(vae))
+    vae = codec_folder(folder)
+    episodes = encode_dataset(
+        command.data,
+        command.cache,
+        quick_codec(vae, pick_device(command.device)),
+        fingerprint(vae),
+        clips=ClipConfig(latents=command.latents, stride=command.stride, hop=command.hop),
+        words=words_of_model(folder),
+        shard=command.shard,
+    )
     print(f"latents of {len(episodes)} episodes in {command.cache}")
     return 0
 
@@ -405,27 +427,32 @@ def _train_codec(command: TrainCodec) -> int:
 def _train_denoiser(command: TrainDenoiser) -> int:
     from context_as_memory.training.denoiser import train_denoiser, train_denoiser_stream
     from context_as_memory.training.recipes import denoiser_recipe
+    from context_as_memory.weights import resolve
 
     recipe = denoiser_recipe(command.recipe)
-    second = command.recipe in ("light-stage2", "base-2step")
-    if second and command.init is None and not (command.out / "last.pt").exists():
+    second = command.recipe in ("light-stage2", "base-2step") and not (command.out / "last.pt").exists()
+    if (second or recipe.adaptation is not None) and command.init is None:
         raise UserError(
             f"the recipe {command.recipe} is a second stage; give the model folder to go on from (--init default)"
         )
-    recipe = replace(recipe, train=replace(recipe.train, **_training_changes(command)))
+    changes = _training_changes(command) | ({} if command.accumulate is None else {"accumulate": command.accumulate})
+    recipe = replace(recipe, train=replace(recipe.train, **changes))
+    if command.codec is None and command.init is None:
+        raise UserError("give the autoencoder (--codec), or the world folder to go on from (--init)")
+    codec = command.codec if command.codec is not None else resolve(str(command.init))
     if (command.worlds is None) == (command.data is None):
         raise UserError("give either --data with --cache, or --worlds voxel")
     perceptual = _perceptual(recipe.perceptual)
     if command.data is not None:
         if command.cache is None:
             raise UserError("--data needs --cache, a folder for latents")
-        folders = (command.data, command.codec, command.cache, command.out)
+        folders = (command.data, codec, command.cache, command.out)
         _print_figures(train_denoiser(recipe, *folders, command.init, perceptual))
         return 0
     from context_as_memory.data.voxel.places import VoxelPlaces
 
     places = VoxelPlaces(width=command.width, height=command.height)
-    _print_figures(train_denoiser_stream(recipe, places, command.codec, command.out, command.init, perceptual))
+    _print_figures(train_denoiser_stream(recipe, places, codec, command.out, command.init, perceptual))
     return 0
 
 

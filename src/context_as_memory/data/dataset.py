@@ -10,10 +10,12 @@ that retrieval may choose from is a random part of the video, so that memory is 
 frames close in time to the targets are hidden at random, so that memory and not the neighbouring frame has to explain
 the view; some chunks begin far from the recent frame; steps between frames vary, so that slow and fast walkers are
 known. Where memory consists of frames that the denoiser made itself, segments are drawn around its walk (`draw_walk`).
+Videos of which clips were encoded (`precompute`) are walked forwards only, from where a clip begins to where it ends.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -25,6 +27,16 @@ from ..retrieval import Candidates, Retrieval, RetrievalConfig, retrieve
 from ..tokens import CameraTensors, ModelInputs, TokenLayout, build_model_inputs
 
 MOST_GIVEN = 64  # frames that a walk of the denoiser begins with
+
+
+class Video(NamedTuple):
+    """An encoded video: what may be memory, each frame alone, and, if clips of it were encoded, what may be targets."""
+
+    cameras: Cameras  # T, one per latent
+    latents: np.ndarray  # [T, C, h, w]
+    clips: np.ndarray | None = None  # [N, P, C, h, w]; None: targets are frames alone as well
+    starts: np.ndarray | None = None  # int64 [N], rising: the frame before the targets of each clip
+    captions: tuple[str, ...] | None = None  # N: what each clip shows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +90,7 @@ def sample_segment(
     slots: Sequence[int] | None = None,
     shown: np.ndarray | None = None,
     made: np.ndarray | None = None,
+    starts: np.ndarray | None = None,
 ) -> Segment:
     """Draw one segment from the cameras of a video, all of its context slots filled.
 
@@ -86,15 +99,23 @@ def sample_segment(
     shown: bool [T], frames that retrieval may choose from; None: a random part of those nearby.
     made: bool [T], frames that the denoiser has made itself: chunks begin after one of them, and retrieval knows that
         they were not recorded. None: there are none.
+    starts: int64 [N], frames that chunks may begin after: the next frames are targets, in walking order. None: any, at
+        any step, forwards and backwards, and after a jump.
     """
     frames, steps = len(cameras), layout.num_targets
     slots = range(1, retrieval.max_context + 1) if slots is None else slots
-    stride = int(rng.integers(1, config.max_stride + 1)) * int(rng.choice((-1, 1)))  # a static world can run backwards
-    reach = abs(stride) * steps
-    margin = reach + (config.max_jump if config.jump else 0)
-    if frames <= 2 * margin + 2:
-        raise UserError(f"training: a video of {frames} frames is too short for chunks and jumps that span {margin}")
-    valid = np.arange(margin, frames - margin)
+    if starts is None:
+        stride = int(rng.integers(1, config.max_stride + 1)) * int(rng.choice((-1, 1)))  # a static world runs backwards
+        margin = abs(stride) * steps + (config.max_jump if config.jump else 0)
+        if frames <= 2 * margin + 2:
+            raise UserError(
+                f"training: a video of {frames} frames is too short for chunks and jumps that span {margin}"
+            )
+        valid = np.arange(margin, frames - margin)
+    else:
+        stride, valid = 1, starts
+        if not len(starts):
+            raise UserError(f"training: a video of {frames} latents is too short for a clip of {steps}")
     valid = valid if made is None or not made[valid].any() else valid[made[valid]]
     centre = cameras.position[rng.choice(valid)]
     near = valid[np.linalg.norm(cameras.position[valid] - centre, axis=1) < config.radius_m]
@@ -112,7 +133,7 @@ def sample_segment(
     while len(fitting) < config.chunks and len(drawn) < 2 * config.chunks:
         start = int(rng.choice(near))
         targets = start + stride * np.arange(1, steps + 1)
-        gap = int(rng.integers(config.max_jump)) if rng.random() < config.jump else 0
+        gap = int(rng.integers(config.max_jump)) if starts is None and rng.random() < config.jump else 0
         recent = int(start - np.sign(stride) * gap)
         allowed = shown.copy()
         if rng.random() < config.causal:
@@ -157,7 +178,7 @@ def _that_fit(found: Sequence[np.ndarray], slots: int, chunks: int) -> list[int]
 
 
 def _first(frame_ids: np.ndarray, slots: int) -> np.ndarray:
-    """The first picks and the recent frame, which is last."""
+    """The first picks, or what belongs to them, and that of the recent frame, which is last."""
     return np.append(frame_ids[: slots - 1], frame_ids[-1])
 
 
@@ -165,7 +186,10 @@ def _packed(
     cameras: Cameras, layout: TokenLayout, chunks: Sequence[tuple[np.ndarray, Retrieval]], slots: int
 ) -> Segment:
     """One segment of chunks (target frames and their context), each with its first `slots` context frames."""
-    short = [replace(found, frame_ids=_first(found.frame_ids, slots)) for _, found in chunks]
+    short = [
+        replace(found, frame_ids=_first(found.frame_ids, slots), scores=_first(found.scores, slots))
+        for _, found in chunks
+    ]
     pool = np.unique(np.concatenate([found.frame_ids for found in short]))
     row = []
     for (targets, _), found in zip(chunks, short, strict=True):
@@ -213,17 +237,25 @@ def draw_walk(cameras: Cameras, config: SamplingConfig, length: int, rng: np.ran
 class DenoiserBatch:
     """S segments by number: which frames are memory and which are targets, and everything that is not a picture.
 
-    Frames are numbered through all videos, in the order of a `LatentStore`, where their latents lie.
+    Frames are numbered through all videos, in the order of a `LatentSource`, where their latents lie; targets of clips
+    are numbered apart from them.
     """
 
     pool_frames: Tensor  # int64 [S, M]
     target_frames: Tensor  # int64 [S G, P]
     own: Tensor  # bool [S]: whether memory is what the denoiser made of these frames, where it has made something
     inputs: ModelInputs
+    # Where latents are not where the model is, they travel with the batch: float16 [S, C, M, h, w], [S G, C, P, h, w].
+    pool: Tensor | None = None
+    targets: Tensor | None = None
+    words: Tensor | None = None  # [S G, L, D]: rows of the prompts, zeros after their end
+    no_words: Tensor | None = None  # [S, L, D]: rows of the empty prompt, with which memory is read
 
     def to(self, device: torch.device) -> "DenoiserBatch":
         pool, targets, own = (tensor.to(device) for tensor in (self.pool_frames, self.target_frames, self.own))
-        return DenoiserBatch(pool, targets, own, self.inputs.to(device))
+        others = (self.pool, self.targets, self.words, self.no_words)
+        moved = [None if tensor is None else tensor.to(device) for tensor in others]
+        return DenoiserBatch(pool, targets, own, self.inputs.to(device), *moved)
 
 
 def collate(
@@ -231,21 +263,54 @@ def collate(
     first_frames: Sequence[int],
     own: Sequence[bool] | None = None,
     size: int | None = None,
+    target_frames: Sequence[np.ndarray] | None = None,
 ) -> DenoiserBatch:
     """Join segments; short pools are filled up with their first frame.
 
     first_frames: the number of each segment's first video frame, where frames are numbered through all videos.
+    target_frames: [G, P] each, numbers of targets that are numbered apart; None: targets are frames too.
     own: see `DenoiserBatch`; None: no segment. size: frames of every pool; None: as many as the longest has.
     """
     size = size or max(len(segment.pool_index) for segment in segments)
     pools, targets = [], []
-    for segment, first in zip(segments, first_frames, strict=True):
+    for row, (segment, first) in enumerate(zip(segments, first_frames, strict=True)):
         index = segment.pool_index
         pools.append(first + np.concatenate([index, np.repeat(index[:1], size - len(index))]))
-        targets.append(first + segment.target_index)
+        targets.append(first + segment.target_index if target_frames is None else target_frames[row])
     inputs = ModelInputs.cat([segment.inputs for segment in segments], dim=0)
     flags = torch.tensor([False] * len(segments) if own is None else list(own))
     return DenoiserBatch(torch.from_numpy(np.stack(pools)), torch.from_numpy(np.concatenate(targets)), flags, inputs)
+
+
+class LatentSource(Protocol):
+    """Latents of many videos, frames numbered through all of them."""
+
+    first_frames: np.ndarray  # int64 [videos + 1]: the number of each video's first frame, and of all frames
+
+    def read(self, frames: Tensor) -> Tensor:
+        """Latents of frames [N, F] as the model takes them, float32 [N, C, F, h, w]."""
+        ...
+
+
+class MappedLatents:
+    """Latents that stay on disk; only those that are asked for are read. Equal to `LatentStore`, on the CPU."""
+
+    def __init__(self, videos: Sequence[np.ndarray]) -> None:
+        """videos: latents [T, C, h, w] each, memory-mapped, all of one shape but for T."""
+        self.videos = list(videos)
+        self.first_frames = np.cumsum([0] + [len(latents) for latents in videos])
+
+    def read(self, frames: Tensor) -> Tensor:
+        return self.stored(frames).float()
+
+    def stored(self, frames: Tensor) -> Tensor:
+        """As `read`, in the number format of the disk, float16."""
+        numbers = frames.cpu().numpy()
+        found = np.empty((*numbers.shape, *self.videos[0].shape[1:]), np.float16)
+        for place, number in np.ndenumerate(numbers):
+            video = int(np.searchsorted(self.first_frames, number, side="right")) - 1
+            found[place] = self.videos[video][number - self.first_frames[video]]
+        return torch.from_numpy(found).transpose(1, 2)
 
 
 class LatentStore:

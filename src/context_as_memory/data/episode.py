@@ -140,7 +140,7 @@ class Episode:
 
 def _split(frames: np.ndarray, size: int) -> Iterator[np.ndarray]:
     for first in range(0, len(frames), size):
-        yield np.asarray(frames[first : first + size])
+        yield np.array(frames[first : first + size])
 
 
 def write_episode(

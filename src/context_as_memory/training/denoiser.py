@@ -1,9 +1,10 @@
 """Training of the denoiser (`cam train denoiser`)."""
 
 import json
+import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,27 +13,37 @@ import torch
 from torch import Tensor, nn
 
 from ..codec import ImageAutoencoder, Perceptual, VideoCodec
-from ..compute import fast, generator_on, pick_device
-from ..data.dataset import DenoiserBatch, SamplingConfig
+from ..compute import fast, fast_dtype, generator_on, pick_device
+from ..data.dataset import DenoiserBatch, SamplingConfig, Video
 from ..data.episode import content_hash
-from ..data.precompute import encode_dataset, read_latents
+from ..data.precompute import ClipConfig, clips_of, encode_dataset, read_prompts, read_video
 from ..diffusion import TIMESTEPS, FlowMatching, add_noise, clean_from_velocity, velocity
 from ..errors import UserError
 from ..formats.files import write_text
 from ..retrieval import RetrievalConfig
 from ..tokens import TokenLayout
 from ..transformer import TransformerConfig, WorldTransformer
-from ..weights import MODEL_FILE, fingerprint, from_pretrained, load_weights, resolve, save_pretrained
+from ..weights import (
+    MODEL_FILE,
+    fingerprint,
+    from_pretrained,
+    load_weights,
+    open_codec,
+    read_settings,
+    resolve,
+    save_pretrained,
+)
 from .compiled import CompiledDenoiser
 from .corrupt import corrupt
 from .distil import teacher_velocity
+from .folders import Adaptation, codec_folder, export_adapted, quick_codec, start_network
 from .perceptual import perceptual_loss
-from .recorded import Drawing, RecordedVideos, Video
+from .recorded import Drawing, RecordedVideos
 from .rollout import Sampling
 from .self_memory import SelfMemory, SelfWalkConfig, SelfWalks, WalkSource
 from .stream import Places, Stream, StreamConfig
 from .trainer import TrainConfig, Trainer
-from .validation import Validation
+from .validation import Validation, latents_of, words_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +70,13 @@ class DenoiserRecipe:
     sheet_frames: int = 60  # own frames of the walks that are drawn with the samples; 0: no such walks
     stream: StreamConfig = field(default_factory=StreamConfig)  # where there are no recorded videos
     compile: bool | None = None  # compiled passes (`compiled`); None: on a GPU
+    clips: ClipConfig = field(default_factory=ClipConfig)  # how videos are cut, for codecs of videos
+    words_dropped: float = 0.1  # share of chunks that are told nothing, for denoisers that read words
+    text_length: int = 512  # rows of a prompt that the denoiser is given
+    guidance: float = 1.0  # of the teacher, with `teacher_steps`
+    adaptation: Adaptation | None = (
+        None  # train the network of the start (`--init`), whatever `model` is; None: train `model`
+    )
 
     @property
     def sampling_flow(self) -> FlowMatching:
@@ -87,6 +105,8 @@ class DenoiserRecipe:
             self_share=self.self_memory,
             walks=self.self_walks,
             seed=self.train.seed,
+            words_dropped=self.words_dropped,
+            text_length=self.text_length,
         )
 
 
@@ -141,14 +161,15 @@ class DenoiserTask:
     def loss(self, model: Any, batch: DenoiserBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         """Mean squared error of the velocity; loss on targets only, since only they are noisy (paper section 3.1)."""
         recipe = self.recipe
-        targets = self.source.read(batch.target_frames)
+        targets, pool = latents_of(self.source, batch)
         # Random numbers are drawn where the latents lie: to send them there would be to wait for all that is under way.
         pixels = generator_on(targets.device, generator)
 
         def normal(shape: torch.Size) -> Tensor:
             return torch.randn(shape, generator=pixels, device=targets.device)
 
-        pool, own = self._memory(batch)
+        pool, own = self._memory(batch, pool)
+        words = words_of(batch, model)
         pool = corrupt(pool, recipe.corrupted, pixels)
         level = torch.rand(pool.shape[0], 1, pool.shape[2], 1, 1, generator=pixels, device=pool.device)
         pool = pool + recipe.context_noise * level * normal(pool.shape)
@@ -164,8 +185,9 @@ class DenoiserTask:
             goal = velocity(targets, noise)
         else:
             steps, until = recipe.teacher_steps, grid[number + 1]
-            goal = teacher_velocity(self.teacher, recipe.flow, noisy, sigma, until, steps, pool, batch.inputs)
-        output = self._denoiser(model).predict(noisy, sigma * TIMESTEPS, pool, batch.inputs).float()
+            told = (words, recipe.guidance)
+            goal = teacher_velocity(self.teacher, recipe.flow, noisy, sigma, until, steps, pool, batch.inputs, *told)
+        output = self._denoiser(model).predict(noisy, sigma * TIMESTEPS, pool, batch.inputs, *words).float()
         predicted = recipe.flow.velocity_of(output, noisy, sigma)
         error = (predicted - goal).square().mean(dim=(1, 2, 3, 4))
         loss = error.mean()
@@ -174,6 +196,7 @@ class DenoiserTask:
             "context_slots": batch.inputs.context_mask.shape[2],
             "loss_high_noise": (error * high).sum().detach() / high.sum().clamp_min(1),
             "self_share": own,
+            "tokens": self._tokens(targets) + self._tokens(pool),
         }
         if self.walks is not None:
             figures |= self.walks.figures
@@ -188,9 +211,11 @@ class DenoiserTask:
             loss = loss + recipe.perceptual * ours / its.clamp_min(1e-12) * texture
         return loss, figures
 
-    def _memory(self, batch: DenoiserBatch) -> tuple[Tensor, Tensor]:
+    def _tokens(self, latents: Tensor) -> int:
+        return latents.numel() // (latents.shape[1] * math.prod(self.recipe.model.patch_size))
+
+    def _memory(self, batch: DenoiserBatch, pool: Tensor) -> tuple[Tensor, Tensor]:
         """Latents of the pools [S, C, M, h, w], and the share of frames among them that are the denoiser's own."""
-        pool = self.source.read(batch.pool_frames)
         if self.source.own is None:
             return pool, pool.new_zeros(())
         made, known = self.source.own.read(batch.pool_frames)
@@ -227,29 +252,40 @@ def train_denoiser(
     init: str | Path | None = None,
     perceptual: nn.Module | None = None,
 ) -> dict[str, float]:
-    """Train on the `train` split under `data`, with latents of `codec` (a folder with `vae/`) stored in `cache`.
+    """Train on the `train` split under `data`, with latents of `codec` (a folder with `vae/`) stored in `cache`: of
+    our image autoencoder, or of Wan's video autoencoder, which must have been made by `cam encode`.
 
+    With `recipe.adaptation` the network of `init` is trained, and the model folder refers to the backbone of `init`.
     Ends with a complete model folder in `out/model`, ready for `World.from_pretrained`. Calling it again resumes. A new
     run may start from the denoiser of another model folder (`init`; "default": the embedded one) of equal architecture
     and, to make sense, with the same codec. `perceptual` is the distance that `recipe.perceptual` weighs: a frozen
     network, two batches of images in [-1, 1] -> [N].
     """
+    recipe, network = _network(recipe, init)
     folder, vae = _codec(recipe, codec)
+    of_clips = vae.temporal_factor > 1
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not (Path(cache) / "stamp.json").exists():
         raise UserError(f"training: several processes need finished latents in {cache}; run `cam encode` first")
     device = pick_device(recipe.train.device)
-    quick = fast(from_pretrained(folder, expect=ImageAutoencoder), device).requires_grad_(False)
-    episodes = encode_dataset(Path(data), Path(cache), quick, fingerprint(folder))
+    quick = quick_codec(folder, device).requires_grad_(False)
+    clips = (clips_of(cache) or replace(recipe.clips, latents=recipe.chunk_latents)) if of_clips else None
+    episodes = encode_dataset(Path(data), Path(cache), quick, fingerprint(folder), clips=clips)
     videos: dict[str, list[Video]] = {"train": [], "val": []}
     for episode in episodes:
-        videos[episode.split].append((episode.cameras(), read_latents(Path(cache), episode)))
+        videos[episode.split].append(read_video(Path(cache), episode))
+    prompts = read_prompts(Path(cache)) if recipe.model.text_dim is not None else None
     if not videos["train"]:
         raise UserError(f"training: no episodes of the train split under {data}; make some with `cam render`")
-    source = RecordedVideos(videos["train"], recipe.drawing, device)
+    source = RecordedVideos(videos["train"], recipe.drawing, device, prompts)
     cameras = videos["train"][0][0]
     size = (cameras.width, cameras.height)
     learned = content_hash([episode for episode in episodes if episode.split == "train"])
-    return _train(recipe, source, lambda *_: videos["val"][:8], (vae, quick), size, out, init, perceptual, learned)
+    networks = (network, vae, quick)
+
+    def begin(*_: Any) -> list[Video]:
+        return videos["val"][:8]
+
+    return _train(recipe, source, begin, networks, size, out, init, perceptual, learned, prompts)
 
 
 def train_denoiser_stream(
@@ -281,7 +317,7 @@ def train_denoiser_stream(
     try:
         size = (places.width, places.height)
 
-        def begin(task: DenoiserTask, trainer: Trainer) -> list[Video]:
+        def begin(task: DenoiserTask, trainer: Trainer) -> Sequence[Any]:
             if task.compiled:  # while the first videos are made
                 task.warm_up(trainer)
             source.wait()
@@ -290,7 +326,7 @@ def train_denoiser_stream(
                 trainer.config = replace(trainer.config, budget_minutes=minutes, stop_after_minutes=minutes)
             return source.held_out
 
-        return _train(recipe, source, begin, (vae, quick), size, out, init, perceptual, learned)
+        return _train(recipe, source, begin, (None, vae, quick), size, out, init, perceptual, learned)
     finally:
         source.close()
 
@@ -298,10 +334,10 @@ def train_denoiser_stream(
 SEED_RANGE = 100_000  # videos that a run may see before it meets those of the next seed
 
 
-def _codec(recipe: DenoiserRecipe, codec: Path) -> tuple[Path, ImageAutoencoder]:
+def _codec(recipe: DenoiserRecipe, codec: Path) -> tuple[Path, Any]:
     """The folder of the autoencoder and the autoencoder, which must fit the recipe."""
-    folder = Path(codec) / "vae" if (Path(codec) / "vae").is_dir() else Path(codec)
-    vae = from_pretrained(folder, expect=ImageAutoencoder)
+    folder = codec_folder(codec)
+    vae = open_codec(folder)
     if vae.latent_channels != recipe.model.in_channels:
         raise UserError(
             f"training: the codec has {vae.latent_channels} latent channels, "
@@ -310,31 +346,45 @@ def _codec(recipe: DenoiserRecipe, codec: Path) -> tuple[Path, ImageAutoencoder]
     return folder, vae
 
 
+def _network(recipe: DenoiserRecipe, init: str | Path | None) -> tuple[DenoiserRecipe, WorldTransformer | None]:
+    """With an adaptation, the network of the start and the recipe for it."""
+    if recipe.adaptation is None:
+        return recipe, None
+    if init is None:
+        raise UserError("training: this recipe adapts a model; give the folder that `cam adapt` made with --init")
+    torch.manual_seed(recipe.train.seed)  # the matrices begin at random
+    network = start_network(init, recipe.adaptation, fast_dtype(pick_device(recipe.train.device).type))
+    chunk = read_settings(resolve(init)).get("chunk_latents", recipe.chunk_latents)
+    return replace(recipe, model=network.config, chunk_latents=chunk), network
+
+
 def _train(
     recipe: DenoiserRecipe,
     source: Source,
-    begin: Callable[["DenoiserTask", Trainer], list[Video]],
-    codecs: tuple[ImageAutoencoder, Any],
+    begin: Callable[["DenoiserTask", Trainer], Sequence[Any]],
+    networks: tuple[WorldTransformer | None, Any, Any],
     size: tuple[int, int],
     out: Path,
     init: str | Path | None,
     perceptual: nn.Module | None,
     data: str,
+    prompts: Mapping[str, Tensor] | None = None,
 ) -> dict[str, float]:
     """Train on any source. data: what it shows, to be compared when the run is resumed.
 
-    begin: called before the first step; returns the validation videos. codecs: the one that is saved with the weights,
-    and the same for use on this device.
+    begin: called before the first step; returns the validation videos. networks: the denoiser, if it is that of the
+    start; the codec that is saved with the weights, and the same for use on this device.
     """
     if recipe.perceptual and perceptual is None:
         raise UserError("training: this recipe weighs a perceptual distance; give its network, or set the weight to 0")
-    device, (vae, quick) = pick_device(recipe.train.device), codecs
+    device, (network, vae, quick) = pick_device(recipe.train.device), networks
     torch.manual_seed(recipe.train.seed)
-    model = WorldTransformer(recipe.model)
+    model = WorldTransformer(recipe.model) if network is None else network
     teacher = None
-    if init is not None:
+    if init is not None and (network is None or recipe.teacher_steps):
         start = from_pretrained(resolve(init) / "transformer", expect=WorldTransformer)
-        load_weights(model, start.state_dict(), f"{init} (as --init)")
+        if network is None:
+            load_weights(model, start.state_dict(), f"{init} (as --init)")
         teacher = start.requires_grad_(False).to(device) if recipe.teacher_steps else None
     elif recipe.teacher_steps:
         raise UserError("training: this recipe distils the denoiser that it starts from; give it with --init")
@@ -345,24 +395,29 @@ def _train(
     made_with.pop("train")  # which the trainer notes itself
     trainer = Trainer(model, task, recipe.train, Path(out), made_with)
     if held_out := begin(task, trainer):
-        task.validation = Validation(recipe.drawing, recipe.walk_sampling, held_out, quick, device, recipe.sheet_frames)
+        task.validation = Validation(
+            recipe.drawing, recipe.walk_sampling, held_out, quick, device, recipe.sheet_frames, prompts
+        )
+
+    def export(state: dict[str, Tensor]) -> None:
+        if network is None:
+            save_model(recipe, state, vae, size, Path(out) / "model")
+            return
+        assert init is not None
+        trained = {name: value for name, value in state.items() if name in trainer.names}
+        export_adapted(network, trained, settings_of(recipe, size), init, Path(out) / "model")
+
     if trainer.world_size == 1:  # a run that is killed leaves the weights of its last samples
-        task.export = lambda state: save_model(recipe, state, vae, size, Path(out) / "model")
+        task.export = export
     figures = trainer.train()
     state = trainer.averaged_state()
     if trainer.rank == 0:
-        save_model(recipe, state, vae, size, Path(out) / "model")
+        export(state)
     return figures
 
 
-def save_model(
-    recipe: DenoiserRecipe, state: dict[str, Tensor], codec: ImageAutoencoder, size: tuple[int, int], folder: Path
-) -> None:
-    """Write a model folder: `transformer/`, `vae/`, `model.json`."""
-    with torch.device("meta"):
-        model = WorldTransformer(recipe.model)
-    save_pretrained(model, folder / "transformer", state=state)
-    save_pretrained(codec, folder / "vae")
+def settings_of(recipe: DenoiserRecipe, size: tuple[int, int]) -> dict[str, Any]:
+    """How the weights are used, for `WorldConfig`."""
     settings = {
         "width": size[0],
         "height": size[1],
@@ -373,4 +428,19 @@ def save_model(
         "memory_noise": recipe.memory_noise,
         "retrieval": asdict(recipe.retrieval),
     }
-    write_text(folder / MODEL_FILE, json.dumps(settings, indent=2) + "\n")
+    led = recipe.adaptation is not None and recipe.teacher_steps  # what guidance did is part of the weights now
+    return settings | ({"guidance": 1.0} if led else {})
+
+
+def save_model(
+    recipe: DenoiserRecipe, state: dict[str, Tensor], codec: Any, size: tuple[int, int], folder: Path
+) -> None:
+    """Write a model folder: `transformer/`, `vae/`, `model.json`."""
+    with torch.device("meta"):
+        model = WorldTransformer(recipe.model)
+    save_pretrained(model, folder / "transformer", state=state)
+    if isinstance(codec, ImageAutoencoder):
+        save_pretrained(codec, folder / "vae")
+    else:
+        codec.save_pretrained(folder / "vae")
+    write_text(folder / MODEL_FILE, json.dumps(settings_of(recipe, size), indent=2) + "\n")

@@ -1,6 +1,7 @@
 """Complete named recipes: functions that return a full configuration; variants call another and change fields.
 
 `light` and `light-stage2` are trained on a laptop CPU, `base` and `base-2step` on one GPU, `tiny` in seconds (tests).
+Those that begin with `wan` adapt a public model.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from ..transformer import TransformerConfig
 from .codec import CodecRecipe
 from .codec_loss import CodecLossConfig
 from .denoiser import DenoiserRecipe
+from .folders import Adaptation
 from .self_memory import SelfWalkConfig
 from .stream import StreamConfig
 from .trainer import TrainConfig
@@ -144,6 +146,72 @@ def denoiser_base_2step() -> DenoiserRecipe:
     return replace(recipe, num_steps=2, multistep=False, teacher_steps=6, train=replace(train, sample_every=200))
 
 
+def wan_lora() -> DenoiserRecipe:
+    """Memory for a public Wan model (`cam adapt`, then `--init`): camera heads, and matrices of rank 32 beside frozen
+    weights. One chunk at a time, 32 a step on any number of GPUs; fits one card of 24 GB."""
+    return DenoiserRecipe(
+        adaptation=Adaptation(rank=32, alpha=32.0),
+        flow=FlowMatching(shift=5.0),
+        sampling_shift=5.0,
+        # Frames are counted in latents here: four frames or, with a stride, more.
+        sampling=SamplingConfig(chunks=1, hidden_frames=(1, 20), recent_only=0.1),
+        num_steps=20,
+        context_noise=0.15,
+        sheet_frames=0,
+        compile=False,
+        train=TrainConfig(
+            steps=5_000,
+            batch_size=1,
+            accumulate=32,
+            checkpointing=True,
+            learning_rate=1e-4,
+            decay_fraction=0.2,
+            sample_every=500,
+            data_workers=4,
+        ),
+    )
+
+
+def wan_full() -> DenoiserRecipe:
+    """The same for all weights of the model; needs 40 GB for the small Wan, eight GPUs for the large one."""
+    recipe = wan_lora()
+    rates = tuple((name, 5.0) for name in ("camera_heads", "pixel_embedding", "camera_encoder"))
+    train = replace(recipe.train, steps=10_000, learning_rate=2e-5, rates=rates)
+    return replace(recipe, adaptation=Adaptation(rank=0), train=train)
+
+
+def wan_swift() -> DenoiserRecipe:
+    """A stage after either (`--init`, with LoRA merged): four steps without guidance that go where 24 with it went."""
+    recipe = wan_lora()
+    return replace(
+        recipe,
+        adaptation=Adaptation(rank=64, alpha=64.0, added=False),
+        num_steps=4,
+        multistep=False,
+        teacher_steps=6,
+        guidance=5.0,
+        words_dropped=0.0,
+        train=replace(recipe.train, steps=1_000, warmup_steps=20),
+    )
+
+
+def wan_tiny() -> DenoiserRecipe:
+    """Seconds on a CPU, for tiny checkpoints in Wan's layout."""
+    recipe = wan_lora()
+    return replace(
+        recipe,
+        adaptation=Adaptation(rank=4, alpha=4.0),
+        sampling=replace(recipe.sampling, pool_frames=(4, 40), hidden_frames=(1, 3)),
+        retrieval=RetrievalConfig(max_context=3),
+        context_slots=(2, 3),
+        chunk_latents=2,
+        num_steps=2,
+        train=replace(
+            _tiny_training(), optimizer="adamw", batch_size=1, accumulate=2, checkpointing=True, sample_every=20
+        ),
+    )
+
+
 def denoiser_tiny() -> DenoiserRecipe:
     """Seconds on a CPU; for tests."""
     model = TransformerConfig(
@@ -202,6 +270,10 @@ DENOISER_RECIPES: dict[str, Callable[[], DenoiserRecipe]] = {
     "light-stage2": denoiser_light_stage2,
     "base": denoiser_base,
     "base-2step": denoiser_base_2step,
+    "wan-lora": wan_lora,
+    "wan-full": wan_full,
+    "wan-swift": wan_swift,
+    "wan-tiny": wan_tiny,
 }
 
 

@@ -6,7 +6,7 @@ chosen on a CPU before there is a picture (`plan_rollout`), and then all walks g
 `World`; a test compares the frames.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -26,9 +26,13 @@ NOISE_STEP = 1_000_003  # as in `World`: chunk n of a walk with seed s draws fro
 class Denoiser(Protocol):
     """What a walk needs of a `WorldTransformer`, compiled or not."""
 
-    def prepare(self, pool: Tensor, inputs: ModelInputs) -> Any: ...
+    @property
+    def prepare(self) -> Callable[..., Any]:
+        """(pool, inputs) -> context; denoisers that read words take the rows of the empty prompt too."""
 
-    def denoise(self, noisy: Tensor, timestep: Tensor, context: Any, inputs: ModelInputs) -> Tensor: ...
+    @property
+    def denoise(self) -> Callable[..., Tensor]:
+        """(noisy, timestep, context, inputs) -> output; denoisers that read words take the rows of the prompts too."""
 
 
 @dataclass(frozen=True, kw_only=True)

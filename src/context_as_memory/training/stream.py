@@ -29,7 +29,7 @@ from ..codec import VideoCodec
 from ..data.dataset import DenoiserBatch, Segment, SelfWalk, pool_size
 from ..errors import UserError
 from ..tokens import CameraTensors, ModelInputs
-from .recorded import Drawing, Video
+from .recorded import Drawing
 from .rollout import RolloutPlan, plan_rollout
 from .self_memory import SelfMemory, WalkJob
 
@@ -229,7 +229,7 @@ class Stream:
         self._own_stores = {slots: _SegmentStore(config.videos, own_count, device) for slots in kinds}
         self._plans: list[VideoPlan | None] = [None] * config.videos
         self._walked = np.full(config.videos, -1)  # the round in which the denoiser last walked there
-        self.held_out: list[Video] = []
+        self.held_out: list[tuple[Cameras, np.ndarray]] = []
         self.made, self.drawn, self._given_up_at = 0, 0, 0
         self._next = first_number
         self._stop, self._enough = threading.Event(), threading.Event()

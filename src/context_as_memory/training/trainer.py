@@ -1,17 +1,20 @@
 """One training loop: one CPU process, one GPU, or N GPUs under torchrun (FSDP2), with the same lines.
 
 A `TrainingTask` says what is learned (batch of a step, loss of a batch, sample pictures); the loop knows nothing else.
-A batch is a pure function of (seed, step, rank), so a resumed run sees exactly the batches that an uninterrupted one
-would have seen. A run is a folder: `config.json`, `metrics.jsonl`, `last.pt` (everything to resume), `previous.pt` (the
-one before, should the last one be damaged), `samples/`, and what `run_folder` keeps.
+A batch is a pure function of (seed, step, number), so a resumed run sees exactly the batches that an uninterrupted one
+would have seen. A run is a folder: `config.json`, `metrics.jsonl`, everything to resume (`checkpoint`), `samples/`, and
+what `run_folder` keeps.
+
+With `accumulate` a step is the same on any number of processes: the same batches, the mean of their gradients.
 """
 
+import itertools
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,12 +26,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..compute import fast_dtype, pick_device
 from ..errors import UserError
-from ..formats.files import atomic, clear_partials, write_text
+from ..formats.files import write_text
 from ..signals import StopOnSignal, leave_signals_to_the_parent
+from . import checkpoint
 from .muon import Muon
 from .run_folder import RunFolder
-
-LAST, PREVIOUS = "last.pt", "previous.pt"
+from .sharding import distribute, peak_memory_gb
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,10 @@ class TrainConfig:
     steps: int = 10_000  # the run ends after this many steps ...
     budget_minutes: float | None = None  # ... or after this much training time over all resumes, whichever comes first
     stop_after_minutes: float | None = None  # end this call (with a checkpoint) and leave the rest to the next one
-    batch_size: int = 32  # per process
+    batch_size: int = 32  # of a batch: what goes through the network at once
+    accumulate: int | None = None  # batches of a step, over all processes together; None: one per process
+    checkpointing: bool = False  # blocks are computed again for their gradients: less memory, a third more work
+    rates: tuple[tuple[str, float], ...] = ()  # parameters with such a word in their name learn so many times faster
     optimizer: str = "adamw"  # adamw | muon (hidden matrices by Muon, arXiv 2502.16982, the rest by AdamW)
     learning_rate: float = 1e-3
     warmup_steps: int = 100
@@ -61,7 +67,8 @@ class TrainingTask(Protocol):
     """What is learned."""
 
     def batch(self, step: int, rank: int) -> Any:
-        """The batch of this step on this process: a pure function of its arguments."""
+        """The batch of a step with this number, one of those that `accumulate` asks for: a pure function of its
+        arguments."""
         ...
 
     def loss(self, model: Any, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
@@ -78,11 +85,14 @@ class TrainingTask(Protocol):
 
 
 class _Steps(Dataset[Any]):
-    def __init__(self, batch: Callable[[int, int], Any], rank: int) -> None:
-        self._batch, self._rank = batch, rank
+    """The batches of one process, numbered on: `parts` of them are a step."""
 
-    def __getitem__(self, step: int) -> Any:
-        return self._batch(step, self._rank)
+    def __init__(self, batch: Callable[[int, int], Any], rank: int, processes: int, parts: int) -> None:
+        self._batch, self._rank, self._processes, self._parts = batch, rank, processes, parts
+
+    def __getitem__(self, number: int) -> Any:
+        step, part = divmod(number, self._parts)
+        return self._batch(step, part * self._processes + self._rank)
 
 
 def _to_device(batch: Any, device: torch.device) -> Any:
@@ -118,7 +128,7 @@ class Trainer:
         self.run = RunFolder(folder)
         self.rank, self.world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self.device = pick_device(config.device)
-        if self.world_size > 1:
+        if self.world_size > 1 and not torch.distributed.is_initialized():
             torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
             if self.device.type == "cuda":
                 torch.cuda.set_device(self.device)
@@ -128,12 +138,24 @@ class Trainer:
             config.precision == "auto" and fast_dtype(self.device.type) == torch.bfloat16
         )
         self.autocast_dtype = torch.bfloat16 if bf16 else None
+        wanted = config.accumulate or self.world_size
+        if wanted % self.world_size:
+            raise UserError(
+                f"training: a step has {wanted} batches, which {self.world_size} processes cannot share evenly; start "
+                "another number of them"
+            )
+        self.parts = wanted // self.world_size  # batches of a step on this process
+        if config.checkpointing:
+            if not hasattr(model, "checkpointing"):
+                raise UserError(f"training: {type(model).__name__} cannot compute its blocks again (checkpointing)")
+            model.checkpointing = True  # type: ignore[assignment]
         self._on_gpu = self.device.type == "cuda"
-        self.model = self._distribute(model.to(self.device))
+        self.model = distribute(model.to(self.device), self.world_size, self.autocast_dtype)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.ema = [p.detach().clone() for p in self.parameters]
         self.optimizers = self._optimizers()
         self.step, self.elapsed_s = 0, 0.0
+        self._tokens, self._tokens_since = 0.0, time.monotonic()
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         """AdamW, and for `muon` a second optimizer for the matrices inside the blocks."""
@@ -147,30 +169,38 @@ class Trainer:
         taken = {id(p) for p in hidden}
         decayed = [p for p in self.parameters if p.ndim >= 2 and id(p) not in taken]
         rest = [p for p in self.parameters if p.ndim < 2]
-        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        groups = self._by_rate(decayed, config.weight_decay) + self._by_rate(rest, 0.0)
         optimizers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=self._on_gpu or None)
         ]
         if hidden:
             # updates scaled to the size of AdamW's, so that one learning rate serves both
-            optimizers.append(Muon(hidden, lr=config.learning_rate, weight_decay=config.weight_decay))
+            by_rate = self._by_rate(hidden, config.weight_decay)
+            optimizers.append(Muon(by_rate, lr=config.learning_rate, weight_decay=config.weight_decay))
         return optimizers
 
-    def _distribute(self, model: nn.Module) -> nn.Module:
-        """Shard parameters (FSDP2) when torchrun started several processes."""
-        if self.world_size == 1:
-            return model
-        from torch.distributed.fsdp import fully_shard
+    def _by_rate(self, parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+        """Groups of parameters that learn equally fast, the first of those that are not named in `rates`; a group of
+        others says its `factor`."""
+        factors = {id(p): self._factor(name) for name, p in self.model.named_parameters()}
+        groups: list[dict[str, Any]] = [{"params": [], "weight_decay": weight_decay}]
+        for factor in sorted({1.0, *(factors[id(p)] for p in parameters)}, key=lambda factor: factor != 1):
+            found = [p for p in parameters if factors[id(p)] == factor]
+            if factor == 1:
+                groups[0]["params"] = found
+            else:
+                groups.append({"params": found, "weight_decay": weight_decay, "factor": factor})
+        return [group for number, group in enumerate(groups) if number == 0 or group["params"]]
 
-        # One unit, not one per block: a block runs twice in a pass and hands keys and values out of the first run,
-        # which per-block hooks cannot see. Optimizer state, gradients and averages are sharded all the same.
-        fully_shard(model)
-        # Tasks call another method than forward; the shards must be gathered there too.
-        for name in getattr(model, "entry_points", ()):
-            torch.distributed.fsdp.register_fsdp_forward_method(model, name)
-        return model
+    def _factor(self, name: str) -> float:
+        return next((factor for word, factor in self.config.rates if word in name), 1.0)
 
     # -- state ---------------------------------------------------------------------------------------------------
+
+    @property
+    def names(self) -> set[str]:
+        """Names of the trained parameters."""
+        return set(self._names())
 
     def _names(self) -> list[str]:
         return [name for name, p in self.model.named_parameters() if p.requires_grad]
@@ -184,92 +214,19 @@ class Trainer:
         return state | {name: self._full(value) for name, value in self.model.named_buffers()}
 
     def save(self) -> None:
-        """Write `last.pt`, whole or not at all; the one before stays as `previous.pt`. A run that is killed at any
-        moment resumes from one of both. `UserError` for weights that are not finite, and for a full disk: then both
-        stay as they were."""
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
-
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        model_state, optimizer_state = get_state_dict(self.model, self.optimizers, options=options)
-        averages = {name: self._full(value) for name, value in zip(self._names(), self.ema, strict=True)}
-        state = {
-            "model": model_state,
-            "optimizer": optimizer_state,
-            "ema": averages,
-            "step": self.step,
-            "elapsed_s": self.elapsed_s,
-        }
-        for name, value in [*model_state.items(), *averages.items()]:
-            if isinstance(value, Tensor) and not bool(value.isfinite().all()):
-                raise UserError(
-                    f"training: {name} is not finite at step {self.step}, which is not saved; lower the learning rate, "
-                    f"and the same command goes on from the last checkpoint in {self.folder}"
-                )
-        if self.rank == 0:
-            path = self.folder / LAST
-            try:
-                clear_partials(self.folder, LAST)
-                with atomic(path, sync=True) as partial:
-                    torch.save(state, partial)
-                    if path.exists():
-                        os.replace(path, self.folder / PREVIOUS)
-            except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
-                told = getattr(error, "strerror", None) or str(error).splitlines()[0][:120]
-                raise UserError(
-                    f"training: {path} cannot be written ({told}); make room, and the same command goes on from the "
-                    "checkpoint before"
-                ) from error
-
-    def _read(self) -> dict[str, Any] | None:
-        """The newest checkpoint that can be read; None where there is none. `UserError` if there are some and none can
-        be read."""
-        damaged: list[str] = []
-        for name in (LAST, PREVIOUS):
-            path = self.folder / name
-            if not path.exists():
-                continue
-            try:
-                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-                if not {"model", "optimizer", "ema", "step", "elapsed_s"} <= state.keys():
-                    raise ValueError("it is no checkpoint of a run")
-            except Exception as error:
-                told = " ".join(str(error).split()).split(". ")[0][:120] or type(error).__name__
-                damaged.append(f"{path} cannot be read ({told})")
-                continue
-            if damaged:
-                print(f"cam: {damaged[0]}; the run goes on from {path}, step {state['step']}", file=sys.stderr)
-            return state
-        if damaged:
-            raise UserError(f"training: {'; '.join(damaged)}; delete it to start this run anew")
-        return None
+        """Write everything to resume (see `checkpoint`), whole or not at all; every process must call this."""
+        ema = dict(zip(self._names(), self.ema, strict=True))
+        keep = checkpoint.save_shards if self.world_size > 1 else checkpoint.save_whole
+        keep(self.folder, self.model, self.optimizers, ema, self.step, self.elapsed_s)
 
     def load(self) -> bool:
-        """Resume from `last.pt`, or from `previous.pt` where that is damaged, if there is one."""
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
-
-        state, path = self._read(), self.folder / LAST
-        if state is None:
-            return False
-        if set(state["ema"]) != set(self._names()):
-            raise UserError(f"training: {path} belongs to a model of another architecture; use another --out folder")
-        set_state_dict(
-            self.model,
-            self.optimizers,
-            model_state_dict=state["model"],
-            optim_state_dict=state["optimizer"],
-            options=StateDictOptions(full_state_dict=True, cpu_offload=True),
-        )
-        with torch.no_grad():
-            for name, mean, parameter in zip(self._names(), self.ema, self.parameters, strict=True):
-                value = state["ema"][name].to(self.device)
-                if hasattr(parameter, "device_mesh"):
-                    from torch.distributed.tensor import distribute_tensor
-
-                    layout: Any = parameter
-                    value = distribute_tensor(value, layout.device_mesh, layout.placements)
-                mean.copy_(value)
-        self.step, self.elapsed_s = state["step"], state["elapsed_s"]
-        return True
+        """Resume from what `save` wrote, if it is there."""
+        ema = dict(zip(self._names(), self.ema, strict=True))
+        find = checkpoint.load_shards if self.world_size > 1 else checkpoint.load_whole
+        found = find(self.folder, self.model, self.optimizers, ema)
+        if found is not None:
+            self.step, self.elapsed_s = found
+        return found is not None
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
@@ -300,21 +257,22 @@ class Trainer:
             self.run.record(asdict(config) | self.made_with, self.step)
             self.run.trim(self.step)
             write_text(self.folder / "config.json", json.dumps(asdict(config), indent=2, default=str) + "\n")
+        workers = min(config.data_workers, os.cpu_count() or 1)
         loader = DataLoader(
-            _Steps(self.task.batch, self.rank),
-            sampler=range(self.step, config.steps),
+            _Steps(self.task.batch, self.rank, self.world_size, self.parts),
+            sampler=range(self.step * self.parts, config.steps * self.parts),
             batch_size=None,
-            num_workers=config.data_workers,
-            prefetch_factor=2 if config.data_workers else None,
-            worker_init_fn=leave_signals_to_the_parent if config.data_workers else None,
+            num_workers=workers,
+            prefetch_factor=2 if workers else None,
+            worker_init_fn=leave_signals_to_the_parent if workers else None,
         )
         figures: dict[str, float] = {}
         tend = getattr(self.task, "tend", None)
         with _Progress(self, resumed) as bar, StopOnSignal(self._say_stop) as stop:
             started = last_save = self._agree(False)[0]
             before_s = self.elapsed_s
-            for batch in self._until_budget(loader):
-                raw = self._train_step(_to_device(batch, self.device))
+            for batches in self._until_budget(loader):
+                raw = self._train_step(_to_device(batch, self.device) for batch in batches)
                 if tend is not None:
                     tend(self.step, self.average_into)
                 now, asked = self._agree(stop.requested)
@@ -325,7 +283,7 @@ class Trainer:
                 if self.step % config.log_every == 0 or not self._on_gpu:  # to look is to wait for the GPU
                     figures = self._checked(raw)
                 if self.step % config.log_every == 0:
-                    bar.log(figures)
+                    bar.log(figures | self._pace())
                 if self.step % config.sample_every == 0:
                     bar.log(self._sample())
                 if now - last_save > config.checkpoint_every_s:
@@ -356,11 +314,20 @@ class Trainer:
         now, stop = first.tolist()
         return now, bool(stop)
 
-    def _until_budget(self, loader: DataLoader[Any]) -> Iterator[Any]:
-        for batch in loader:
-            if self.progress >= 1:
-                return
-            yield batch
+    def _until_budget(self, loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
+        """The batches of one step after the other."""
+        batches = iter(loader)
+        while self.progress < 1 and (first := next(batches, None)) is not None:
+            yield itertools.chain((first,), itertools.islice(batches, self.parts - 1))
+
+    def _pace(self) -> dict[str, float]:
+        """Tokens per second of all processes since the last log, where the task counts them, and the most memory that
+        was in use on this one, in GB."""
+        now, figures = time.monotonic(), {}
+        if self._tokens:
+            figures["tokens_per_s"] = self.world_size * self._tokens / max(1e-9, now - self._tokens_since)
+        self._tokens, self._tokens_since = 0.0, now
+        return figures | {"memory_gb": peak_memory_gb(self.device)}
 
     def _checked(self, raw: dict[str, Any]) -> dict[str, float]:
         """The figures of a step as numbers."""
@@ -375,25 +342,36 @@ class Trainer:
         """The number formats of a step."""
         return torch.autocast(self.device.type, self.autocast_dtype) if self.autocast_dtype else nullcontext()
 
-    def _train_step(self, batch: Any) -> dict[str, Any]:
+    def gradients(self, batches: Iterable[Any]) -> dict[str, Any]:
+        """Mean gradients over the batches of a step, left in the parameters; returns figures of the last batch, and the
+        mean loss."""
         self.model.train()
-        seed = (self.config.seed * 1_000_003 + self.step) * 4099 + self.rank
-        generator = torch.Generator().manual_seed(seed)
-        with self.autocast():
-            loss, figures = self.task.loss(self.model, batch, generator)
+        figures: dict[str, Any] = {}
+        total = torch.zeros((), device=self.device)
+        for part, batch in enumerate(batches):
+            number = part * self.world_size + self.rank
+            seed = (self.config.seed * 1_000_003 + self.step) * 4099 + number
+            with self.autocast():
+                loss, figures = self.task.loss(self.model, batch, torch.Generator().manual_seed(seed))
+            self._tokens += figures.pop("tokens", 0)
+            (loss / self.parts if self.parts > 1 else loss).backward()
+            total += loss.detach() / self.parts
+        return {"loss": total, **figures}
+
+    def _train_step(self, batches: Iterable[Any]) -> dict[str, Any]:
         rate = self.config.learning_rate * learning_rate_factor(self.config, self.step, self.progress)
-        loss.backward()
+        figures = self.gradients(batches)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("factor", 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))  # a young average forgets its start
         with torch.no_grad():
             torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters], 1 - decay)
-        return {"loss": loss.detach(), **figures, "gradient_norm": norm, "learning_rate": rate}
+        return {**figures, "gradient_norm": norm, "learning_rate": rate}
 
     @torch.no_grad()
     def average_into(self, module: nn.Module) -> None:

@@ -1,6 +1,6 @@
 """Figures and pictures during training, always of the same validation videos."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..camera import Cameras
 from ..codec import VideoCodec
-from ..data.dataset import DenoiserBatch, LatentStore, collate, sample_segment
+from ..data.dataset import DenoiserBatch, Segment, Video, collate
 from ..diffusion import TIMESTEPS, sample_flow
 from ..formats.video import VideoWriter, to_frames
-from ..tokens import ModelInputs
-from .recorded import Drawing, Video
+from .recorded import Drawing, RecordedVideos
 from .rollout import Rollouts, Sampling, plan_rollout
 
 SHEET_WALKS = 4
@@ -32,28 +32,32 @@ class Validation:
         self,
         drawing: Drawing,
         sampling: Sampling,
-        held_out: Sequence[Video],
+        held_out: Sequence[Video | tuple[Cameras, np.ndarray]],
         codec: VideoCodec,
         device: torch.device,
         sheet_frames: int,
+        prompts: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self.drawing, self.sampling, self.held_out, self.codec = drawing, sampling, held_out, codec
+        self.drawing, self.sampling, self.codec = replace(drawing, self_share=0.0), sampling, codec
         self.device, self.sheet_frames = device, sheet_frames
-        self.store = LatentStore([latents for _, latents in held_out], device)
+        self.source = RecordedVideos(held_out, self.drawing, device, prompts)
+        self.held_out, self.store = self.source.videos, self.source.store
 
     def sample(self, model: Any, folder: Path, step: int) -> dict[str, float]:
         """Generate the chunks and the walks, and write them; figures in dB of pictures."""
         batch = self._chunks().to(self.device)
-        targets, pool = self.store.read(batch.target_frames), self.store.read(batch.pool_frames)
+        targets, pool = latents_of(self.source, batch)
+        index = batch.inputs.context_index[:, :, 0]  # the recent frame
+        recent = pool.transpose(1, 2)[torch.arange(len(pool), device=pool.device).unsqueeze(1), index].flatten(0, 1)
         without = replace(batch.inputs, context_mask=batch.inputs.context_mask.clone())
         without.context_mask[:, :, 1:] = False
         generated = {}
         for name, inputs in (("memory", batch.inputs), ("recent_only", without)):
-            generated[name] = self._generate(model, targets.shape, pool, inputs)
-        truth = self._pictures(targets)
+            generated[name] = self._generate(model, targets.shape, pool, replace(batch, inputs=inputs))
+        truth = self._pictures(targets, recent)
         figures = {}
         for name, latents in generated.items():
-            pictures = self._pictures(latents)
+            pictures = self._pictures(latents, recent)
             mse = (pictures - truth).square().mean(dim=(1, 2, 3, 4))
             figures[f"{name}_psnr_db"] = (10 * torch.log10(4 / mse)).mean().item()
             generated[name] = pictures
@@ -67,20 +71,24 @@ class Validation:
         rng = np.random.default_rng(1234)
         rule = replace(self.drawing.sampling, chunks=2, causal=0.0, random_context=0.0, jump=1.0)
         slots = sorted({1, *self.drawing.slots})
-        most = replace(self.drawing.layout, max_context=slots[-1])
-        segments = []
-        for cameras, _ in self.held_out:
-            tries = (sample_segment(cameras, most, self.drawing.retrieval, rule, rng, slots=slots) for _ in range(8))
+        drawing = replace(self.drawing, sampling=rule)
+        segments: list[Segment] = []
+        for video in self.held_out:
+            tries = (drawing.segment(video.cameras, slots, None, rng, video.starts) for _ in range(8))
             segments.append(max(tries, key=lambda segment: segment.slots))
         fewest = min(segment.slots for segment in segments)
-        return collate([segment.shortened(fewest) for segment in segments], self.store.first_frames[:-1].tolist())
+        segments, videos = [segment.shortened(fewest) for segment in segments], range(len(self.held_out))
+        alone = self.source.clips is None
+        first_frames = self.store.first_frames[:-1].tolist()
+        batch = collate(segments, first_frames) if alone else self.source.of_clips(segments, videos)
+        return self.source.told(batch, segments, videos, None)
 
-    def _generate(self, model: Any, shape: torch.Size, pool: Tensor, inputs: ModelInputs) -> Tensor:
+    def _generate(self, model: Any, shape: torch.Size, pool: Tensor, batch: DenoiserBatch) -> Tensor:
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(pool.device)
         flow = self.sampling.flow
 
         def predict(noisy: Tensor, timestep: Tensor) -> Tensor:
-            output = model.predict(noisy, timestep, pool, inputs).float()
+            output = model.predict(noisy, timestep, pool, batch.inputs, *words_of(batch, model)).float()
             return flow.velocity_of(output, noisy, timestep / TIMESTEPS)
 
         return sample_flow(predict, noise, flow.sampling_sigmas(self.sampling.num_steps), self.sampling.multistep)
@@ -105,8 +113,28 @@ class Validation:
             rows += [self._pictures(self.store.read(frames.unsqueeze(0).to(self.device)))[0], made[row][:, shown]]
         return rows
 
-    def _pictures(self, latents: Tensor) -> Tensor:
-        return self.codec.decode(latents).float().clamp(-1, 1).cpu()
+    def _pictures(self, latents: Tensor, recent: Tensor | None = None) -> Tensor:
+        """Decoded latents; those of clips stand behind their recent frame, [B, C, h, w], which is cut off again."""
+        if recent is None or self.codec.temporal_factor == 1:
+            return self.codec.decode(latents).float().clamp(-1, 1).cpu()
+        whole = self.codec.decode(torch.cat((recent.unsqueeze(2), latents), dim=2))
+        return whole[:, :, 1:].float().clamp(-1, 1).cpu()
+
+
+def latents_of(source: Any, batch: DenoiserBatch) -> tuple[Tensor, Tensor]:
+    """Targets [S G, C, P, h, w] and pools [S, C, M, h, w]: those that came with the batch, or those of its source."""
+    if batch.targets is not None and batch.pool is not None:
+        return batch.targets.float(), batch.pool.float()
+    return source.read(batch.target_frames), source.read(batch.pool_frames)
+
+
+def words_of(batch: DenoiserBatch, model: Any) -> tuple[Tensor, ...]:
+    """The prompts of a batch in the number format of the network, and no words for its memory; nothing for networks
+    that read none."""
+    if batch.words is None or batch.no_words is None:
+        return ()
+    dtype = model.condition_embedder.text_embedder.linear_1.weight.dtype
+    return batch.words.to(dtype), batch.no_words.to(dtype)
 
 
 def _write_samples(stem: Path, rows: list[Tensor]) -> None:

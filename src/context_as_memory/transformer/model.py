@@ -418,7 +418,7 @@ class WorldTransformer(nn.Module):
         timestep: Float[Tensor, " b"],
         pool: Float[Tensor, "s c m h w"],
         inputs: ModelInputs,
-        text: Tensor | None = None,
+        *text: Tensor | None,
     ) -> Float[Tensor, "b out p h w"]:
-        """`prepare` and `denoise` in one call, as training uses them."""
-        return self.denoise(noisy, timestep, self.prepare(pool, inputs, text), inputs, text)
+        """`prepare` and `denoise` in one call, as training uses them. text: prompts, and what memory is read with."""
+        return self.denoise(noisy, timestep, self.prepare(pool, inputs, *text[-1:]), inputs, *text[:1])
