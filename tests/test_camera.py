@@ -21,9 +21,9 @@ from context_as_memory.camera import (
     parse_actions,
     pinhole,
     planar,
-    wedge_polygon,
 )
 from context_as_memory.errors import UserError
+from context_as_memory.pictures.topdown import wedge_polygon
 from reference_retrieval import frustum_planes
 from tiny import transformed
 

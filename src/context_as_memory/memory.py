@@ -32,12 +32,14 @@ class MemoryBank:
         # Depth along the horizon of each entry, metres, inf where unknown; part of the note, so every store keeps it.
         self._profiles_m = np.empty((0, PROFILE), np.float32)
         self._generated = np.empty(0, bool)  # or recorded; the note tells
+        self._withdrawn: tuple[int, ...] = ()  # entries that an edit took out of retrieval; notes tell
         held = self.store.cameras()
         if held is not None:
             self._c2w, self._K, self._length = held.c2w.copy(), held.K.copy(), len(held)
             self._size = (held.width, held.height)
             self._profiles_m = np.concatenate([_noted_profiles(note, count) for count, note in self.store.notes()])
             self._generated = np.concatenate([np.full(count, "step" in note) for count, note in self.store.notes()])
+            self._withdrawn = tuple(entry for _, note in self.store.notes() for entry in note.get("withdrawn", ()))
 
     def __len__(self) -> int:
         return self._length
@@ -85,6 +87,7 @@ class MemoryBank:
         self._c2w[start:end], self._K[start:end] = cameras.c2w, cameras.K
         self._profiles_m[start:end] = _noted_profiles(note, count)
         self._generated[start:end] = "step" in note
+        self._withdrawn += tuple(note.get("withdrawn", ()))
         self._size = (cameras.width, cameras.height)
         self._length = end
 
@@ -127,8 +130,14 @@ class MemoryBank:
         return self.store.latents(np.asarray(frame_ids).tolist())
 
     def offered(self) -> Bool[np.ndarray, " n"] | None:
-        """Which entries retrieval may choose from, bool [N]; None if all: not those that a damaged store has lost."""
-        return self.store.readable()
+        """Which entries retrieval may choose from, bool [N]; None if all: not those that a damaged store has lost, nor
+        those that an edit withdrew (`edits`)."""
+        readable = self.store.readable()
+        if not self._withdrawn:
+            return readable
+        offered = np.ones(len(self), bool) if readable is None else readable.copy()
+        offered[list(self._withdrawn)] = False
+        return offered
 
 
 def _noted_profiles(note: Mapping[str, Any], frames: int) -> Float32[np.ndarray, "frames profile"]:

@@ -22,7 +22,6 @@ from context_as_memory.camera.core import (
     look,
     pinhole,
     planar,
-    wedge_polygon,
 )
 from context_as_memory.camera.profiles import PROFILE, checked_profiles, eye_level, horizon_profile
 
@@ -34,7 +33,6 @@ __all__ = [
     "coordinates",
     "ground_basis",
     "planar",
-    "wedge_polygon",
     "PROFILE",
     "checked_profiles",
     "eye_level",

@@ -243,20 +243,6 @@ def coordinates(vectors: Float[np.ndarray, "n 3"], basis: Float[np.ndarray, "axe
     return np.asarray(vectors[:, :1] * basis[:, 0] + vectors[:, 1:2] * basis[:, 1] + vectors[:, 2:] * basis[:, 2])
 
 
-def wedge_polygon(views: PlanarViews, near_m: float, far_m: float) -> Float[np.ndarray, "n 4 2"]:
-    """What each view covers between two depths: trapezoids [N,4,2] metres, counter-clockwise from near right.
-
-    A point at depth z along the heading and x across it is inside when near <= z <= far and |x| <= half_width_tan z.
-    """
-    check_range(near_m, far_m)
-    left = np.stack([-views.heading[:, 1], views.heading[:, 0]], axis=1)
-    depth = np.array([near_m, far_m, far_m, near_m])
-    across = np.array([-near_m, -far_m, far_m, near_m]) * views.half_width_tan[:, None]
-    return np.asarray(
-        views.origin[:, None] + depth[:, None] * views.heading[:, None] + across[..., None] * left[:, None]
-    )
-
-
 def level_heading(
     up: Float[np.ndarray, "3"], right: Float[np.ndarray, "3"], forward: Float[np.ndarray, "3"]
 ) -> Float[np.ndarray, "3"]:
@@ -265,11 +251,6 @@ def level_heading(
     if np.linalg.norm(ahead) < 1e-3:  # rolled on its side: x is vertical, so the view direction is level
         ahead = forward - (forward @ up) * up
     return np.asarray(ahead / np.linalg.norm(ahead))
-
-
-def check_range(near_m: float, far_m: float) -> None:
-    if not 0 <= near_m < far_m < np.inf:
-        raise UserError(f"near {near_m} m and far {far_m} m; give 0 <= near < far")
 
 
 def floats(value: object, name: str) -> np.ndarray:

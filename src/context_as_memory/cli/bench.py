@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from context_as_memory.errors import UserError
 
-Name = Literal["closure", "mirror", "control", "echo", "worldmark", "wrbench", "mind", "wbench"]
+if TYPE_CHECKING:
+    from context_as_memory.evaluation.suite.result import Report
+
+Name = Literal["closure", "mirror", "control", "echo", "worldmark", "wrbench", "mind", "wbench", "edits"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +21,8 @@ class Bench:
 
     name: tyro.conf.Positional[Name]
     """closure: pictures turned away and back. mirror: paths out and back. control: one walk a key. The others:
-    Echo-Memory, WorldMark, WRBench, MIND and WBench (docs/benchmarks.md)."""
+    Echo-Memory, WorldMark, WRBench, MIND and WBench (docs/benchmarks.md). edits: remembered views painted over, then
+    left and seen again; --inputs is a data set (`cam render`)."""
     inputs: Path
     """The benchmark's inputs; for closure, mirror and control a folder of pictures."""
     out: Path
@@ -32,7 +36,7 @@ class Bench:
     hfov_deg: float = 90.0
     """Horizontal field of view of pictures whose lens the benchmark does not give, degrees."""
     limit: int | None = None
-    """Only the first so many videos: the rest is then missing, and the gate says so."""
+    """Only the first so many videos (edits: places): the rest is then missing, and the gate says so."""
     steps: int | None = None
     """Denoising steps; as stored with the weights if not given."""
     seed: int = 0
@@ -76,15 +80,20 @@ def bench(command: Bench) -> int:
         fps=command.fps,
         hfov_deg=command.hfov_deg,
     )
+    if command.name == "edits":
+        from context_as_memory.evaluation.bench.edits import run_edits
+
+        report = run_edits(system, asked, seed=command.seed, limit=command.limit, shard=config.shards)
+        if command.shard == "0/1":
+            _show(report, command.out)
+        return 0
     done = run_bench(system, command.name, asked, seed=command.seed, limit=command.limit, shard=config.shards)
     if command.shard != "0/1":
         print(
             f"shard {command.shard} is done; once all are, run again without --shard to check and to write the reports"
         )
         return 0
-    for name, value in done.report.summary.items():
-        print(f"{name:32s} {value:.3f}" if isinstance(value, float) else f"{name:32s} {value}")
-    print(f"reports in {command.out}: report.html, report.md, report.json")
+    _show(done.report, command.out)
     print(f"next: {done.then}")
     if done.missing:
         print(f"{done.missing} videos are left: run again without --limit")
@@ -92,3 +101,9 @@ def bench(command: Bench) -> int:
     for sentence in done.wrong[:20]:
         print(f"gate: {sentence}")
     return 2 if done.wrong else 0
+
+
+def _show(report: "Report", out: Path) -> None:
+    for name, value in report.summary.items():
+        print(f"{name:32s} {value:.3f}" if isinstance(value, float) else f"{name:32s} {value}")
+    print(f"reports in {out}: report.html, report.md, report.json")

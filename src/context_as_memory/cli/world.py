@@ -114,6 +114,25 @@ class Compact:
     """Folder of the world file."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class EditView:
+    """Change what a world remembers: give one of its frames, painted over. What shows the changed surface as it was is
+    not remembered from then on. Undo it with `rewind`; `fork` first to keep both."""
+
+    world: Annotated[Path, tyro.conf.Positional]
+    """Folder of the world file."""
+    frame: int
+    """Number of the remembered frame in its branch, from 0."""
+    image: Path
+    """The edited frame: a picture of the same size (PNG; strong JPEG noise counts as paint)."""
+    branch: str = "main"
+    """Branch to edit."""
+    weights: str | None = None
+    """The model folder that the world was made with, if it lies elsewhere now."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:1."""
+
+
 _named = tyro.conf.subcommand
 WorldCommand = Annotated[
     Annotated[List, _named("list")]
@@ -122,11 +141,12 @@ WorldCommand = Annotated[
     | Annotated[RewindBranch, _named("rewind")]
     | Annotated[Delete, _named("delete")]
     | Annotated[CompareBranches, _named("compare")]
+    | Annotated[EditView, _named("edit")]
     | Annotated[Export, _named("export")]
     | Annotated[Import, _named("import")]
     | Annotated[Verify, _named("verify")]
     | Annotated[Compact, _named("compact")],
-    tyro.conf.subcommand("world", description="World files: look, fork, rewind, share, verify."),
+    tyro.conf.subcommand("world", description="World files: look, fork, rewind, edit, share, verify."),
 ]
 
 
@@ -211,6 +231,31 @@ def _compare(command: CompareBranches) -> int:
     return 0
 
 
+def _edit(command: EditView) -> int:
+    from context_as_memory.edits import edit
+    from context_as_memory.formats.pictures import read_image
+    from context_as_memory.storage import file_of, open_world
+
+    picture = read_image(command.image)
+    world = open_world(command.world, command.branch, weights=command.weights, device=command.device)
+    try:
+        file = file_of(world)
+        assert file is not None, "open_world opens worlds in files"
+        before = file.branch(command.branch).head
+        done = edit(world, command.frame, picture)
+    finally:
+        world.close()
+    share = done.changed.mean()
+    print(
+        f"{command.world}: frame {done.frame} is frame {done.entry} now ({share:.1%} of its pixels changed); "
+        f"{len(done.withdrawn)} of {done.of} frames showed what changed and are not remembered any more"
+    )
+    if done.still_seen:
+        print("the last frame of the branch shows it too, as it was: look away before you look again, or edit that one")
+    print(f"to undo: cam world rewind {command.world} --branch {command.branch} --at {before}")
+    return 0
+
+
 def _export(command: Export) -> int:
     from context_as_memory.storage import WorldFile, export_world
 
@@ -269,6 +314,7 @@ RUN: dict[type, Callable[[Any], int]] = {
     RewindBranch: _rewind,
     Delete: _delete,
     CompareBranches: _compare,
+    EditView: _edit,
     Export: _export,
     Import: _import,
     Verify: _verify,

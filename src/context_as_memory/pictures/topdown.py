@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from context_as_memory.camera import Cameras, PlanarViews, ground_basis, planar, wedge_polygon
+from context_as_memory.camera import Cameras, PlanarViews, ground_basis, planar
+from context_as_memory.errors import UserError
 from context_as_memory.formats.files import atomic
+from context_as_memory.shapes import Float
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,6 +50,21 @@ def wedges(views: PlanarViews, frames: Sequence[int] | np.ndarray, depth_m: floa
     rows = np.asarray(frames, np.int64)
     part = PlanarViews(views.origin[rows], views.heading[rows], views.half_width_tan[rows])
     return wedge_polygon(part, 0.02 * depth_m, depth_m)
+
+
+def wedge_polygon(views: PlanarViews, near_m: float, far_m: float) -> Float[np.ndarray, "n 4 2"]:
+    """What each view covers between two depths: trapezoids [N,4,2] metres, counter-clockwise from near right.
+
+    A point at depth z along the heading and x across it is inside when near <= z <= far and |x| <= half_width_tan z.
+    """
+    if not 0 <= near_m < far_m < np.inf:
+        raise UserError(f"near {near_m} m and far {far_m} m; give 0 <= near < far")
+    left = np.stack([-views.heading[:, 1], views.heading[:, 0]], axis=1)
+    depth = np.array([near_m, far_m, far_m, near_m])
+    across = np.array([-near_m, -far_m, far_m, near_m]) * views.half_width_tan[:, None]
+    return np.asarray(
+        views.origin[:, None] + depth[:, None] * views.heading[:, None] + across[..., None] * left[:, None]
+    )
 
 
 def draw_map(

@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from context_as_memory.camera import Cameras, PlanarViews, coordinates, ground_basis, planar
-from context_as_memory.retrieval.overlap import circles, spheres
+from context_as_memory.retrieval.overlap import circles
 from context_as_memory.retrieval.rule import Bools, Floats, Indices, RetrievalConfig
 from context_as_memory.shapes import Bool, Float, Int
 
@@ -270,6 +270,14 @@ class _Cell:
 
     def places(self) -> Floats:
         return self._places[:, : len(self._at)]
+
+
+def spheres(cameras: Cameras, near_m: float, far_m: float) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, " n"]]:
+    """A sphere around each frustum, with its centre on the view axis: centres [N, 3], radii [N], metres."""
+    fx, fy, cx, cy = cameras.normalized_K().T
+    k = np.hypot((1 + np.abs(cx)) / fx, (1 + np.abs(cy)) / fy)
+    ahead = np.minimum(far_m, (1 + k * k) * (near_m + far_m) / 2)
+    return cameras.position + ahead[:, None] * cameras.forward, np.hypot(k * far_m, far_m - ahead)
 
 
 def pose_bins(

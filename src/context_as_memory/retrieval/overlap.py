@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from context_as_memory.camera import Cameras, PlanarViews
+from context_as_memory.camera import PlanarViews
 from context_as_memory.retrieval.rule import Floats, check_depths, take
 from context_as_memory.shapes import Bool, Float
 
@@ -60,14 +60,6 @@ def circles(
     k = views.half_width_tan
     ahead = np.minimum(far_m, (1 + k * k) * (near_m + far_m) / 2)
     return views.origin + ahead[:, None] * views.heading, np.hypot(k * far_m, far_m - ahead)
-
-
-def spheres(cameras: Cameras, near_m: float, far_m: float) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, " n"]]:
-    """A sphere around each frustum, with its centre on the view axis: centres [N, 3], radii [N], metres."""
-    fx, fy, cx, cy = cameras.normalized_K().T
-    k = np.hypot((1 + np.abs(cx)) / fx, (1 + np.abs(cy)) / fy)
-    ahead = np.minimum(far_m, (1 + k * k) * (near_m + far_m) / 2)
-    return cameras.position + ahead[:, None] * cameras.forward, np.hypot(k * far_m, far_m - ahead)
 
 
 def relative_pose(target: PlanarViews, candidates: PlanarViews) -> Pose:

@@ -79,8 +79,9 @@ def decode_latents(data: bytes, frames: int, what: str) -> Tensor:
     return latents
 
 
-def is_note(note: Any, frames: int) -> bool:
-    """Whether a value is what a chunk's note can be; what is read of it has its type."""
+def is_note(note: Any, first: int, frames: int) -> bool:
+    """Whether a value is what the note of a chunk of frames `first` to `first + frames - 1` can be; what is read of it
+    has its type."""
     if not isinstance(note, dict) or not isinstance(note.get("made_with", {}), dict):
         return False
     if type(note.get("step", 0)) is not int:
@@ -89,6 +90,11 @@ def is_note(note: Any, frames: int) -> bool:
     if not isinstance(context, list) or not all(type(frame) is int and frame >= 0 for frame in context):
         return False
     if not isinstance(scores, list) or not all(isinstance(score, (int, float)) for score in scores):
+        return False
+    withdrawn = note.get("withdrawn", [])
+    if not isinstance(withdrawn, list) or not all(
+        type(frame) is int and 0 <= frame < first + frames for frame in withdrawn
+    ):
         return False
     try:
         if note.get("profiles_m") is not None:

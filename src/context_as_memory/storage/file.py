@@ -278,7 +278,7 @@ class WorldFile:
             noted = json.loads(note)
         except (ValueError, TypeError, RecursionError):
             noted = None
-        if not whole or not is_note(noted, frames):
+        if not whole or not is_note(noted, first, frames):
             whole, noted = False, {}
         created_s = created_s if isinstance(created_s, float) else 0.0
         return ChunkInfo(
