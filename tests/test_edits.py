@@ -3,6 +3,8 @@
 import io
 import json
 import sqlite3
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +15,14 @@ from PIL import Image
 import tiny
 from context_as_memory.camera import PROFILE, Cameras, horizon_profile, look, pinhole
 from context_as_memory.cli.main import main
+from context_as_memory.data.episode import Episode, write_episode
 from context_as_memory.edits import _depths, changed_pixels, edit, shares
 from context_as_memory.errors import UserError
+from context_as_memory.evaluation.bench import edits as bench
 from context_as_memory.formats.pictures import write_image
 from context_as_memory.retrieval import RetrievalConfig
-from context_as_memory.storage import create_world, open_world, verify
-from context_as_memory.storage.content import is_note
+from context_as_memory.storage import create_world, file_of, open_world, verify
+from context_as_memory.storage.content import is_note, row_sha256
 from context_as_memory.world import World
 from tiny import ROOM_HEIGHT, ROOM_WIDTH, paint_room, save_model
 
@@ -33,7 +37,7 @@ def views(places: list[tuple[float, float, float]]) -> Cameras:
     return look(position, np.radians(rows[:, 2]), LENS, ROOM_WIDTH, ROOM_HEIGHT)
 
 
-def room(cameras: Cameras, profiles_m: np.ndarray | None = None, **changes: object) -> World:
+def room(cameras: Cameras, profiles_m: np.ndarray | None = None, **changes: Any) -> World:
     """A world that remembers these views of the painted room."""
     made = tiny.world(width=ROOM_WIDTH, height=ROOM_HEIGHT, **changes)
     made.reset(paint_room(cameras), cameras, profiles_m)
@@ -248,7 +252,8 @@ def test_a_world_opened_again_goes_on_as_one_that_stayed_open(folder):
     world.close()
     again = open_world(folder, device="cpu")
     np.testing.assert_array_equal(again.walk(path).frames, stayed)
-    assert verify(again.bank.store.file).sound  # type: ignore[attr-defined]
+    file = file_of(again)
+    assert file is not None and verify(file).sound
     again.close()
 
 
@@ -280,8 +285,6 @@ def test_ids_of_a_foreign_file_are_checked(withdrawn):
 def test_a_foreign_note_that_withdraws_what_is_not_there_counts_as_lost(folder, capsys):
     """Its checksum may be right: a stranger can compute one too."""
     assert edit_command(folder) == 0
-    from context_as_memory.storage.content import row_sha256
-
     with sqlite3.connect(folder / "world.sqlite") as database:
         names = "parent, first, frames, steps, token, frames_sha256, latents_sha256, note"
         *row, note = database.execute(f"SELECT {names} FROM chunk WHERE id = 3").fetchone()
@@ -295,3 +298,56 @@ def test_a_foreign_note_that_withdraws_what_is_not_there_counts_as_lost(folder, 
     world.close()
     assert main(["world", "verify", str(folder)]) == 1
     assert "chunk 3" in capsys.readouterr().out
+
+
+# -- measured ----------------------------------------------------------------------------------------------------------
+
+
+def test_scores_of_an_edit_say_what_they_say():
+    before = paint_room(views([(0, 0, 30)]))[0]
+    after = bench.recoloured(before)
+    kept = bench.compared(before, after, after, before)
+    assert kept["left"] == 1 and kept["strength"] == pytest.approx(1) and kept["surroundings_db"] == pytest.approx(0)
+    gone = bench.compared(before, after, before, before)
+    assert gone["left"] == 0 and gone["strength"] == 0
+    noise = np.random.default_rng(0).integers(-8, 9, before.shape)
+    noisy = (after + noise).clip(0, 255).astype(np.uint8), (before + noise // 2).clip(0, 255).astype(np.uint8)
+    blurred = bench.compared(before, after, *noisy)
+    assert blurred["left"] > 0.9 and -8 < blurred["surroundings_db"] < -4, "twice the error is 6 dB"
+
+
+@pytest.mark.parametrize("kind", list(bench.KINDS))
+def test_edits_made_by_code_change_a_part_of_the_picture(kind):
+    before = paint_room(views([(0, 0, 30)]))[0]
+    changed = changed_pixels(before, bench.KINDS[kind](before))
+    assert 0.01 < changed.mean() < 0.4
+
+
+def test_places_are_spread_and_too_short_walks_refused(tmp_path):
+    episodes = [_episode(tmp_path / name) for name in ("a", "b")]
+    with pytest.raises(UserError, match="has 24 frames; edits need 151"):
+        bench.places(episodes)
+
+
+def _episode(folder: Path) -> Episode:
+    cameras = views([(0.2 * i - 2, 0, 15 * i) for i in range(24)])
+    return write_episode(folder, paint_room(cameras), cameras, {"split": "test", "fps": 15}, raw=True)
+
+
+def test_the_bench_measures_edits_and_goes_on_where_it_ended(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "EARLIEST", 8)
+    monkeypatch.setattr(bench, "AHEAD", 4)
+    monkeypatch.setattr(bench, "PLACES", 2)
+    _episode(tmp_path / "data" / "room")
+    weights = save_model(tmp_path / "weights")
+    command = ["bench", "edits", "--inputs", str(tmp_path / "data"), "--weights", str(weights), "--device", "cpu"]
+    assert main([*command, "--out", str(tmp_path / "out"), "--limit", "1"]) == 0
+    assert "left_holds" in capsys.readouterr().out
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["summary"]["places"] == 1 and len(report["clips"]) == len(bench.ROUTES)
+    assert 0 <= report["summary"]["walk.painted.left"] <= 1 and 0 < report["summary"]["walk.painted.withdrawn"] <= 1
+    assert len(list((tmp_path / "out" / "pictures").iterdir())) == len(bench.ROUTES)
+    assert "nothing withdrawn" in (tmp_path / "out" / "report.md").read_text()
+    clips = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "clips").iterdir()}
+    assert main([*command, "--out", str(tmp_path / "out"), "--limit", "1"]) == 0
+    assert clips == {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "clips").iterdir()}

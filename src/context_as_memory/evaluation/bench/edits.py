@@ -4,9 +4,11 @@ and is everything around it as it was?
 The world remembers a recorded walk up to a frame; this frame is edited by code (`KINDS`), and the walker leaves by a
 `ROUTES` path that ends where it began. A twin, forked before the edit, walks the same path with the same noise.
 
-`left`: the difference between the two last pictures, projected on the difference that was painted, over the changed
-pixels; 1 if the whole change is there, 0 if none. `surroundings_db`: PSNR of the edited world's last picture against
-the recorded frame outside the changed pixels, minus that of the twin.
+`left`: the share of the changed pixels whose colour in the last picture is nearer to the edited frame than to the frame
+before the edit. `strength`: the difference of the two worlds' last pictures, projected on the difference that was
+painted, over the changed pixels: 1 if all of it is there, 0 if none; `codec` is that of the edited frame encoded and
+decoded, more than which no world can show. `surroundings_db`: PSNR of the last picture against the recorded frame
+outside the changed pixels, minus that of the twin.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +19,7 @@ import numpy as np
 
 from context_as_memory.camera import Cameras, MotionSpeed, cameras_from_actions
 from context_as_memory.data.episode import Episode, content_hash, list_episodes
-from context_as_memory.edits import edit
+from context_as_memory.edits import CHANGED, edit
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.bench.harness import Asked
 from context_as_memory.evaluation.protocols.scenes import recorded
@@ -155,36 +157,49 @@ def measure(system: WorldSystem, place: Place, route: str, seed: int) -> Measure
     twin = _last(world.fork(), path)
     values: dict[str, float | None] = {}
     rows = [[(before, "recorded"), (twin, "twin, returned")]]
+    arrays = {"before": before, "twin": twin}
     for kind, paint in KINDS.items():
         after, branch = paint(before), world.fork()
         done = edit(branch, place.frame, after)
-        values[f"{route}.{kind}.withdrawn"] = len(done.withdrawn) / done.of
         found = _last(branch, path)
-        left, lost = compared(before, after, found, twin, done.changed)
-        values |= {f"{route}.{kind}.left": left, f"{route}.{kind}.surroundings_db": lost}
-        rows.append([(after, kind), (found, f"left {left:.2f}, {lost:+.1f} dB")])
-        if kind == "recoloured" and route == "turn90":
+        scores = compared(before, after, found, twin)
+        shown = system.reconstruct(np.stack([before, after]))
+        scores["codec"] = compared(before, after, shown[1], shown[0])["strength"]
+        scores["twin_left"] = compared(before, after, twin, twin)["left"]
+        scores["withdrawn"] = len(done.withdrawn) / done.of
+        values |= {f"{route}.{kind}.{name}": value for name, value in scores.items()}
+        rows.append([(after, kind), (found, _caption(scores))])
+        arrays |= {kind: after, f"{kind}_found": found}
+        if kind == "recoloured":
             plain = world.fork()
             plain.remember(after[None], cameras[[place.frame]])
             found = _last(plain, path)
-            left, lost = compared(before, after, found, twin, done.changed)
-            values |= {f"{route}.nothing_withdrawn.left": left, f"{route}.nothing_withdrawn.surroundings_db": lost}
-            rows[-1].append((found, f"none withdrawn: {left:.2f}"))
-    return Measured(values, rows)
+            scores = compared(before, after, found, twin)
+            values |= {f"{route}.nothing_withdrawn.{name}": value for name, value in scores.items()}
+            rows[-1].append((found, f"none withdrawn: {_caption(scores)}"))
+            arrays["nothing_withdrawn_found"] = found
+    return Measured(values, rows, arrays)
 
 
-def compared(
-    before: np.ndarray, after: np.ndarray, found: np.ndarray, twin: np.ndarray, changed: np.ndarray
-) -> tuple[float, float]:
-    """`left` and `surroundings_db` of five pictures uint8 [H, W, 3], the last of them bool [H, W]."""
-    recorded_, edited, ours, theirs = (one.astype(np.float64) for one in (before, after, found, twin))
-    paint = (edited - recorded_)[changed]
-    left = float(((ours - theirs)[changed] * paint).sum() / (paint**2).sum())
+def _caption(scores: dict[str, float]) -> str:
+    return f"{scores['left']:.0%} left, {scores['surroundings_db']:+.1f} dB"
+
+
+def compared(before: np.ndarray, after: np.ndarray, found: np.ndarray, twin: np.ndarray) -> dict[str, float]:
+    """`left`, `strength` and `surroundings_db` (see above) of pictures uint8 [H, W, 3]: recorded, edited, last of the
+    edited world and of its twin."""
+    was, edited, ours, theirs = (one.astype(np.float64) for one in (before, after, found, twin))
+    changed = np.abs(edited - was).max(axis=-1) > CHANGED  # by code, so without noise: pixel by pixel
+    paint = (edited - was)[changed]
+    nearer = ((ours - edited)[changed] ** 2).sum(axis=-1) < ((ours - was)[changed] ** 2).sum(axis=-1)
     wide = np.pad(changed, BORDER)
     near = np.lib.stride_tricks.sliding_window_view(wide, (2 * BORDER + 1, 2 * BORDER + 1)).any(axis=(-2, -1))
-    around = ~near
-    errors = [max(float(((one - recorded_)[around] ** 2).mean()), 1e-6) for one in (ours, theirs)]
-    return left, float(10 * np.log10(errors[1] / errors[0]))
+    errors = [max(float(((one - was)[~near] ** 2).mean()), 1e-6) for one in (ours, theirs)]
+    return {
+        "left": float(nearer.mean()),
+        "strength": float(((ours - theirs)[changed] * paint).sum() / (paint**2).sum()),
+        "surroundings_db": float(10 * np.log10(errors[1] / errors[0])),
+    }
 
 
 def run_edits(
@@ -222,12 +237,10 @@ def conclude(report: Report, count: int) -> None:
     for metric in report.metrics():
         interval = report.interval(metric)
         report.summary[metric] = None if interval is None else interval.mean
-    rows = [(route, kind) for route in ROUTES for kind in KINDS]
-    left = [value for route, kind in rows if (value := report.summary.get(f"{route}.{kind}.left")) is not None]
-    lost = [v for route, kind in rows if (v := report.summary.get(f"{route}.{kind}.surroundings_db")) is not None]
-    if left:
-        report.summary |= {"left": float(np.mean(left)), "surroundings_db": float(np.mean(lost))}
-        report.summary["floors_hold"] = min(left) >= LEAST_LEFT and min(lost) >= -MOST_LOST_DB
+    for name, floor in (("left", LEAST_LEFT), ("surroundings_db", -MOST_LOST_DB)):
+        keys = [f"{route}.{kind}.{name}" for route in ROUTES for kind in KINDS]
+        found = [value for key in keys if (value := report.summary.get(key)) is not None]
+        report.summary |= {name: float(np.mean(found)), f"{name}_holds": min(found) >= floor}
     report.summary["places"] = count
     if count < PLACES:
         report.notes.append(f"{PLACES - count} of {PLACES} places were not asked for (--limit)")
@@ -235,13 +248,14 @@ def conclude(report: Report, count: int) -> None:
 
 def write(report: Report, asked: Asked) -> None:
     """report.json, report.md and report.html."""
-    columns = ["route", "edit", "left", "surroundings, dB", "withdrawn"]
+    names = ["left", "strength", "codec", "surroundings_db", "twin_left", "withdrawn"]
     rows = []
     for route in ROUTES:
         for kind in (*KINDS, "nothing_withdrawn"):
-            cells = [report.summary.get(f"{route}.{kind}.{name}") for name in ("left", "surroundings_db", "withdrawn")]
+            cells = [report.summary.get(f"{route}.{kind}.{name}") for name in names]
             if cells[0] is not None:
                 rows.append([route, kind.replace("_", " "), *map(number, cells)])
+    columns = ["route", "edit", *(name.replace("_", " ") for name in names)]
     below = f"Floors: {LEAST_LEFT} left, surroundings at most {MOST_LOST_DB} dB worse than the twin's."
     tables: list[Table] = [("Means", columns, rows, below)]
     write_reports(report, asked.out, f"Edits that stay: {asked.model}", tables)
