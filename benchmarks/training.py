@@ -149,7 +149,7 @@ def main() -> None:
     numbers = iter(range(1_000_000_000))
 
     def step() -> None:
-        trainer._train_step(source.batch(next(numbers), 0))
+        trainer._train_step([source.batch(next(numbers), 0)])
 
     shares = []
     for slots in buckets(recipe.drawing):

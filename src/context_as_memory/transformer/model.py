@@ -418,7 +418,9 @@ class WorldTransformer(nn.Module):
         timestep: Float[Tensor, " b"],
         pool: Float[Tensor, "s c m h w"],
         inputs: ModelInputs,
-        *text: Tensor | None,
+        text: Tensor | None = None,
+        memory_text: Tensor | None = None,
     ) -> Float[Tensor, "b out p h w"]:
-        """`prepare` and `denoise` in one call, as training uses them. text: prompts, and what memory is read with."""
-        return self.denoise(noisy, timestep, self.prepare(pool, inputs, *text[-1:]), inputs, *text[:1])
+        """`prepare` and `denoise` in one call, as training uses them. memory_text: what memory is read with; `text`."""
+        context = self.prepare(pool, inputs, text if memory_text is None else memory_text)
+        return self.denoise(noisy, timestep, context, inputs, text)
