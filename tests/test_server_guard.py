@@ -159,6 +159,20 @@ def test_a_prefix_that_a_proxy_leaves_or_takes_off(store, path):
         assert client.get("/camera/app.js").status_code == 404
 
 
+def test_a_body_without_end_is_not_read(store):
+    """Neither one that says its length nor one that comes in pieces; the token is looked at later than that."""
+    app = create_app(store, Limits(upload_bytes=50_000), token=TOKEN, hosts=["*"])
+
+    def pieces():
+        for _ in range(200):
+            yield b"x" * 10_000
+
+    with TestClient(app, raise_server_exceptions=False) as client:
+        assert client.post("/v1/sessions", content=b"x" * 100_001).status_code == 413
+        assert client.post("/v1/sessions", content=pieces()).status_code >= 400
+        assert client.get("/healthz").status_code == 200
+
+
 # -- tokens ------------------------------------------------------------------------------------------------------------
 
 

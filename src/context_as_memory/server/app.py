@@ -78,7 +78,7 @@ def create_app(
     app = FastAPI(
         title="Context as Memory: explorer", docs_url=None, redoc_url=None, openapi_url=OPENAPI, lifespan=lifespan
     )
-    app.add_middleware(Guard, hosts=hosts, root_path=root_path)
+    app.add_middleware(Guard, hosts=hosts, root_path=root_path, most_bytes=2 * hub.limits.upload_bytes)
     app.state.hub = hub
     app.include_router(programs.router)
     exporting = asyncio.Semaphore(1)

@@ -29,10 +29,14 @@ class Guard:
     """Around an ASGI application: refuses foreign names, takes a path prefix off, adds HEADERS to every answer.
 
     hosts: names under which the server may be addressed, without a port; "*" for any. root_path: a prefix that a proxy
-    leaves in front of every path, such as "/cam"; requests without it are answered too.
+    leaves in front of every path, such as "/cam"; requests without it are answered too. most_bytes: of a request's
+    body, which is read before anybody looks at its token.
     """
 
-    def __init__(self, app: Any, hosts: Sequence[str] = ("*",), root_path: str = "") -> None:
+    def __init__(
+        self, app: Any, hosts: Sequence[str] = ("*",), root_path: str = "", most_bytes: int = 16_000_000
+    ) -> None:
+        self.most_bytes = most_bytes
         self.app, self.hosts, self.root = app, {host.lower() for host in hosts}, root_path.rstrip("/")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,6 +51,18 @@ class Guard:
             scope = {**scope, "path": scope["path"][len(self.root) :] or "/"}
             scope["raw_path"] = scope["path"].encode()
 
+        length = header(scope, b"content-length")
+        if length.isdigit() and int(length) > self.most_bytes:
+            await _refuse(scope, send, f"a request of {length} bytes; at most {self.most_bytes} are taken", 413)
+            return
+        left = self.most_bytes
+
+        async def limited() -> MutableMapping[str, Any]:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b"")) if message["type"] == "http.request" else 0
+            return message if left >= 0 else {"type": "http.disconnect"}  # one that does not say how long it is
+
         async def guarded(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 given = {name.lower() for name, _ in message["headers"]}
@@ -55,7 +71,7 @@ class Guard:
                 message = {**message, "headers": [*message["headers"], *added]}
             await send(message)
 
-        await self.app(scope, receive, guarded)
+        await self.app(scope, limited, guarded)
 
 
 def header(scope: Scope, name: bytes) -> str:
@@ -78,13 +94,13 @@ def is_own_page(origin: str | None, host: str, hosts: Sequence[str]) -> bool:
     return name == host or host_name(name) in {known.lower() for known in hosts} - {"*"}
 
 
-async def _refuse(scope: Scope, send: Send, text: str) -> None:
+async def _refuse(scope: Scope, send: Send, text: str, status: int = 400) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": ""})
         return
     body = text.encode()
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 400, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
