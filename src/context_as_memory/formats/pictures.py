@@ -88,9 +88,7 @@ def _decode(
     file.seek(0)
     heic = head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS
     if heic and not _can_read_heic():
-        raise UserError(
-            f"{name} is HEIC; install pillow-heif ({install('heic')}), or save it as JPEG"
-        )
+        raise UserError(f"{name} is HEIC; install pillow-heif ({install('heic')}), or save it as JPEG")
     notes: list[str] = []
     try:
         with warnings.catch_warnings():

@@ -54,9 +54,7 @@ def relative_motion(a_u8: np.ndarray, b_u8: np.ndarray, a_K: np.ndarray, b_K: np
     """How the camera moved from picture a to picture b, uint8 [H, W, 3] each, with lenses [4]; None if too little
     matches. The same pictures give the same answer. `UserError` without OpenCV."""
     if not has_opencv():
-        raise UserError(
-            f"whether pictures move as commanded is measured with OpenCV; {install('bench')}"
-        )
+        raise UserError(f"whether pictures move as commanded is measured with OpenCV; {install('bench')}")
     a_points, b_points = _matches(a_u8, b_u8)
     if len(a_points) < FEWEST:
         return None
