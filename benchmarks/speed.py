@@ -241,7 +241,7 @@ def key(rounds: int) -> Figures:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
-        words = ["explore", "--no-browser", "--port", str(port), "--worlds", folder]
+        words = ["explore", "--no-browser", "--no-guard", "--port", str(port), "--worlds", folder]
         server = subprocess.Popen([sys.executable, "-m", "context_as_memory", *words], stdout=subprocess.DEVNULL)
         try:
             for _ in range(600):
