@@ -22,7 +22,9 @@ from .shapes import Bool, Float
 from .world import World
 
 CHANGED = 16.0  # difference of smoothed colours, of 255, from which a pixel counts as changed: most JPEG stays below
-SHOWN = 0.1  # a view that shows this share of the changed surface is withdrawn
+# A view that shows this share of the changed surface is withdrawn. On a validation map, after a walk of 60 frames, 0.1
+# and 0.3 left alike of an edit (0.82 and 0.81, 103 and 63 of 177 views withdrawn), 0.6 only 0.45.
+SHOWN = 0.1
 
 POINTS = 256  # changed pixels that stand for all
 DEPTHS = 32  # candidates along a ray, log-spaced
