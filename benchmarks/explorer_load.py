@@ -123,7 +123,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         flags = {"port": port, "weights": options.weights, "worlds": folder, "sessions": options.sessions + 2}
         given = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-        server = subprocess.Popen([sys.executable, "-m", "context_as_memory", "explore", "--no-browser", "--no-guard", *given])
+        words = ["explore", "--no-browser", "--no-guard", *given]
+        server = subprocess.Popen([sys.executable, "-m", "context_as_memory", *words])
         try:
             for _ in range(600):
                 try:
