@@ -14,8 +14,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from .errors import UserError
-from .shapes import Float
+from context_as_memory.errors import UserError
+from context_as_memory.shapes import Float
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]  # two batches of images in [-1, 1] -> distances [N]
 

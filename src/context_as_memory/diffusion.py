@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .errors import UserError
-from .shapes import Float
+from context_as_memory.errors import UserError
+from context_as_memory.shapes import Float
 
 TIMESTEPS = 1000.0
 

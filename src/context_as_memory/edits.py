@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from .camera import PROFILE, Cameras
-from .errors import UserError
-from .retrieval.surfaces import MARGIN_M, MARGIN_SHARE
-from .shapes import Bool, Float
-from .world import World
+from context_as_memory.camera import PROFILE, Cameras
+from context_as_memory.errors import UserError
+from context_as_memory.retrieval.surfaces import MARGIN_M, MARGIN_SHARE
+from context_as_memory.shapes import Bool, Float
+from context_as_memory.world import World
 
 CHANGED = 16.0  # difference of smoothed colours, of 255, from which a pixel counts as changed: most JPEG stays below
 # A view that shows this share of the changed surface is withdrawn. On a validation map, after a walk of 60 frames, 0.1

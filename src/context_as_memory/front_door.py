@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .camera import Z_UP, Cameras, cameras_from_actions, look, pinhole
-from .errors import UserError
-from .formats.pictures import check_frames, fit_frame, read_image
-from .formats.places import start_frame, start_names
-from .formats.video import VideoWriter
-from .shapes import UInt8
+from context_as_memory.camera import Z_UP, Cameras, cameras_from_actions, look, pinhole
+from context_as_memory.errors import UserError
+from context_as_memory.formats.pictures import check_frames, fit_frame, read_image
+from context_as_memory.formats.places import start_frame, start_names
+from context_as_memory.formats.video import VideoWriter
+from context_as_memory.shapes import UInt8
 
 if TYPE_CHECKING:
-    from .world import World
+    from context_as_memory.world import World
 
 PHOTO_HFOV_DEG = 90.0  # the lens of a photo is rarely known; this is what `cam generate --image` supposes
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .camera import PROFILE, Cameras, checked_profiles
-from .errors import UserError
-from .shapes import Bool, Float, Float32, UInt8
-from .stores import RamStore, Store
+from context_as_memory.camera import PROFILE, Cameras, checked_profiles
+from context_as_memory.errors import UserError
+from context_as_memory.shapes import Bool, Float, Float32, UInt8
+from context_as_memory.stores import RamStore, Store
 
 MIN_DEPTH_M = 0.001  # depths are noted to the millimetre, and none is 0
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .camera import Cameras
-from .shapes import Bool, Float, UInt8
+from context_as_memory.camera import Cameras
+from context_as_memory.shapes import Bool, Float, UInt8
 
 _Item = TypeVar("_Item")
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
-from .camera import Cameras
-from .engine import Engine
-from .engine.together import Together
-from .errors import UserError
-from .world import Chunk, World
+from context_as_memory.camera import Cameras
+from context_as_memory.engine import Engine
+from context_as_memory.engine.together import Together
+from context_as_memory.errors import UserError
+from context_as_memory.world import Chunk, World
 
 
 def step_together(worlds: Sequence[World], paths: Sequence[Cameras]) -> list[Chunk]:

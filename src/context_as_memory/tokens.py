@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .camera import Cameras
-from .retrieval import Retrieval
-from .shapes import Bool, Float, Int
+from context_as_memory.camera import Cameras
+from context_as_memory.retrieval import Retrieval
+from context_as_memory.shapes import Bool, Float, Int
 
 
 class CameraTensors(NamedTuple):

@@ -19,19 +19,19 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .adapters import backbone, lora
-from .adapters.cache import remembered
-from .adapters.hub import fetch, is_hub_name
-from .adapters.shards import WEIGHTS_FILE as WEIGHTS_FILE
-from .adapters.shards import Shards, check_shapes, fill, has_weights, open_file, open_shards, shapes_of
-from .adapters.text import open_words
-from .adapters.wan import from_diffusers_config
-from .codec import ImageAutoencoder, ImageAutoencoderConfig, VideoCodec
-from .compute import fast, fast_dtype
-from .errors import UserError
-from .formats.files import atomic, write_text
-from .formats.settings import FORMER_FIELDS, build_config
-from .transformer import TransformerConfig, WorldTransformer
+from context_as_memory.adapters import backbone, lora
+from context_as_memory.adapters.cache import remembered
+from context_as_memory.adapters.hub import fetch, is_hub_name
+from context_as_memory.adapters.shards import WEIGHTS_FILE as WEIGHTS_FILE
+from context_as_memory.adapters.shards import Shards, check_shapes, fill, has_weights, open_file, open_shards, shapes_of
+from context_as_memory.adapters.text import open_words
+from context_as_memory.adapters.wan import from_diffusers_config
+from context_as_memory.codec import ImageAutoencoder, ImageAutoencoderConfig, VideoCodec
+from context_as_memory.compute import fast, fast_dtype
+from context_as_memory.errors import UserError
+from context_as_memory.formats.files import atomic, write_text
+from context_as_memory.formats.settings import FORMER_FIELDS, build_config
+from context_as_memory.transformer import TransformerConfig, WorldTransformer
 
 MODEL_FILE, FORMER_FILE = "model.json", "world.json"  # the settings of a model; their name before it was this
 MEMORY_FILE = "memory.safetensors"  # in `transformer/`: what a backbone's weights lack
@@ -216,7 +216,7 @@ def open_codec(folder: Path) -> VideoCodec:
     """
     folder = component(Path(folder).parent, Path(folder).name)
     if read_json(Path(folder) / "config.json", "weights").get("_class_name") == "AutoencoderKLWan":
-        from .adapters.wan import WanCodec  # needs diffusers
+        from context_as_memory.adapters.wan import WanCodec  # needs diffusers
 
         return WanCodec.from_pretrained(folder)
     codec: VideoCodec = from_pretrained(folder, expect=ImageAutoencoder)

@@ -18,22 +18,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .adapters.text import said
-from .camera import Cameras
-from .codec import VideoCodec
-from .compute import pick_device
-from .diffusion import TIMESTEPS, FlowMatching, sample_flow
-from .engine import ContextCache, Engine, open_engine
-from .errors import UserError
-from .front_door import FrontDoor
-from .machine import Clock
-from .memory import MemoryBank
-from .retrieval import CachedIndex, Candidates, Retrieval, RetrievalConfig, retrieve
-from .shapes import Float, UInt8
-from .stores import RamStore, Store
-from .tokens import ModelInputs, TokenLayout, build_model_inputs
-from .transformer import WorldTransformer
-from .weights import open_model
+from context_as_memory.adapters.text import said
+from context_as_memory.camera import Cameras
+from context_as_memory.codec import VideoCodec
+from context_as_memory.compute import pick_device
+from context_as_memory.diffusion import TIMESTEPS, FlowMatching, sample_flow
+from context_as_memory.engine import ContextCache, Engine, open_engine
+from context_as_memory.errors import UserError
+from context_as_memory.front_door import FrontDoor
+from context_as_memory.machine import Clock
+from context_as_memory.memory import MemoryBank
+from context_as_memory.retrieval import CachedIndex, Candidates, Retrieval, RetrievalConfig, retrieve
+from context_as_memory.shapes import Float, UInt8
+from context_as_memory.stores import RamStore, Store
+from context_as_memory.tokens import ModelInputs, TokenLayout, build_model_inputs
+from context_as_memory.transformer import WorldTransformer
+from context_as_memory.weights import open_model
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..camera import Cameras
-from ..errors import UserError
-from ..retrieval import Candidates, Retrieval, RetrievalConfig, retrieve
-from ..tokens import CameraTensors, ModelInputs, TokenLayout, build_model_inputs
+from context_as_memory.camera import Cameras
+from context_as_memory.errors import UserError
+from context_as_memory.retrieval import Candidates, Retrieval, RetrievalConfig, retrieve
+from context_as_memory.tokens import CameraTensors, ModelInputs, TokenLayout, build_model_inputs
 
 MOST_GIVEN = 64  # frames that a walk of the denoiser begins with
 

@@ -26,12 +26,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..codec import VideoCodec
-from ..errors import UserError
-from ..formats.files import atomic, read_array, read_json, write_array, write_text
-from ..formats.video import to_video
-from .dataset import Video
-from .episode import Caption, Episode, content_hash, list_episodes
+from context_as_memory.codec import VideoCodec
+from context_as_memory.data.dataset import Video
+from context_as_memory.data.episode import Caption, Episode, content_hash, list_episodes
+from context_as_memory.errors import UserError
+from context_as_memory.formats.files import atomic, read_array, read_json, write_array, write_text
+from context_as_memory.formats.video import to_video
 
 Words = Callable[[str], Tensor]  # a prompt -> the rows of its own tokens, [L, D]
 _AT_ONCE = 64  # frames of a video in memory

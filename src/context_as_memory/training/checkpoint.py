@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
-from ..errors import UserError
-from ..formats.files import atomic, clear_partials, write_text
+from context_as_memory.errors import UserError
+from context_as_memory.formats.files import atomic, clear_partials, write_text
 
 Optimizers = list[torch.optim.Optimizer]
 Progress = tuple[int, float]  # steps done, seconds spent

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..codec import ImageAutoencoder, ImageAutoencoderConfig
-from ..data.episode import Episode, content_hash, list_episodes
-from ..errors import UserError
-from ..weights import from_pretrained, load_weights, resolve, save_pretrained
-from .codec_loss import CodecLossConfig, codec_loss, eight_bit
-from .trainer import TrainConfig, Trainer
+from context_as_memory.codec import ImageAutoencoder, ImageAutoencoderConfig
+from context_as_memory.data.episode import Episode, content_hash, list_episodes
+from context_as_memory.errors import UserError
+from context_as_memory.training.codec_loss import CodecLossConfig, codec_loss, eight_bit
+from context_as_memory.training.trainer import TrainConfig, Trainer
+from context_as_memory.weights import from_pretrained, load_weights, resolve, save_pretrained
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-from ..tokens import CameraTensors, ModelInputs
-from ..transformer import TransformerConfig, WorldTransformer
-from ..transformer.placement import pixel_features, projections, ray_angles
+from context_as_memory.tokens import CameraTensors, ModelInputs
+from context_as_memory.transformer import TransformerConfig, WorldTransformer
+from context_as_memory.transformer.placement import pixel_features, projections, ray_angles
 
 VARIANTS = 64  # compiled versions of a function: shapes of training, of walks and of a teacher
 

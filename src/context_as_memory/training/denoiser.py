@@ -12,18 +12,29 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..codec import ImageAutoencoder, Perceptual, VideoCodec
-from ..compute import fast, fast_dtype, generator_on, pick_device
-from ..data.dataset import DenoiserBatch, SamplingConfig, Video
-from ..data.episode import content_hash
-from ..data.precompute import ClipConfig, clips_of, encode_dataset, read_prompts, read_video
-from ..diffusion import TIMESTEPS, FlowMatching, add_noise, clean_from_velocity, velocity
-from ..errors import UserError
-from ..formats.files import write_text
-from ..retrieval import RetrievalConfig
-from ..tokens import TokenLayout
-from ..transformer import TransformerConfig, WorldTransformer
-from ..weights import (
+from context_as_memory.codec import ImageAutoencoder, Perceptual, VideoCodec
+from context_as_memory.compute import fast, fast_dtype, generator_on, pick_device
+from context_as_memory.data.dataset import DenoiserBatch, SamplingConfig, Video
+from context_as_memory.data.episode import content_hash
+from context_as_memory.data.precompute import ClipConfig, clips_of, encode_dataset, read_prompts, read_video
+from context_as_memory.diffusion import TIMESTEPS, FlowMatching, add_noise, clean_from_velocity, velocity
+from context_as_memory.errors import UserError
+from context_as_memory.formats.files import write_text
+from context_as_memory.retrieval import RetrievalConfig
+from context_as_memory.tokens import TokenLayout
+from context_as_memory.training.compiled import CompiledDenoiser
+from context_as_memory.training.corrupt import corrupt
+from context_as_memory.training.distil import teacher_velocity
+from context_as_memory.training.folders import Adaptation, codec_folder, export_adapted, quick_codec, start_network
+from context_as_memory.training.perceptual import perceptual_loss
+from context_as_memory.training.recorded import Drawing, RecordedVideos
+from context_as_memory.training.rollout import Sampling
+from context_as_memory.training.self_memory import SelfMemory, SelfWalkConfig, SelfWalks, WalkSource
+from context_as_memory.training.stream import Places, Stream, StreamConfig
+from context_as_memory.training.trainer import TrainConfig, Trainer
+from context_as_memory.training.validation import Validation, latents_of, words_of
+from context_as_memory.transformer import TransformerConfig, WorldTransformer
+from context_as_memory.weights import (
     MODEL_FILE,
     fingerprint,
     from_pretrained,
@@ -33,17 +44,6 @@ from ..weights import (
     resolve,
     save_pretrained,
 )
-from .compiled import CompiledDenoiser
-from .corrupt import corrupt
-from .distil import teacher_velocity
-from .folders import Adaptation, codec_folder, export_adapted, quick_codec, start_network
-from .perceptual import perceptual_loss
-from .recorded import Drawing, RecordedVideos
-from .rollout import Sampling
-from .self_memory import SelfMemory, SelfWalkConfig, SelfWalks, WalkSource
-from .stream import Places, Stream, StreamConfig
-from .trainer import TrainConfig, Trainer
-from .validation import Validation, latents_of, words_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ distillation, arXiv 2202.00512, from a fixed teacher to a fixed number of steps.
 import torch
 from torch import Tensor
 
-from ..diffusion import TIMESTEPS, FlowMatching
-from ..tokens import ModelInputs
-from .rollout import Denoiser
+from context_as_memory.diffusion import TIMESTEPS, FlowMatching
+from context_as_memory.tokens import ModelInputs
+from context_as_memory.training.rollout import Denoiser
 
 
 @torch.no_grad()

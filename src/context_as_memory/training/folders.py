@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..adapters import lora
-from ..adapters.backbone import described
-from ..adapters.text import open_words
-from ..compute import fast
-from ..errors import UserError
-from ..formats.files import atomic, write_text
-from ..transformer import WorldTransformer
-from ..weights import (
+from context_as_memory.adapters import lora
+from context_as_memory.adapters.backbone import described
+from context_as_memory.adapters.text import open_words
+from context_as_memory.compute import fast
+from context_as_memory.errors import UserError
+from context_as_memory.formats.files import atomic, write_text
+from context_as_memory.transformer import WorldTransformer
+from context_as_memory.weights import (
     MEMORY_FILE,
     MODEL_FILE,
     backbone_of,

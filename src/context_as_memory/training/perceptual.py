@@ -8,7 +8,7 @@ made the autoencoder's decoder sharp. (Perceptual losses for few-step models: co
 import torch
 from torch import Tensor
 
-from ..codec import Perceptual, VideoCodec
+from context_as_memory.codec import Perceptual, VideoCodec
 
 MOST_CROPS = 64  # of a large batch: enough to say in which direction texture lies
 CROP = (8, 10)  # latents: a part of the picture says as much about texture as the whole, at a third of the cost

@@ -7,19 +7,19 @@ Those that begin with `wan` adapt a public model.
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from ..codec import ImageAutoencoderConfig
-from ..data.dataset import SamplingConfig
-from ..diffusion import FlowMatching
-from ..errors import UserError
-from ..retrieval import RetrievalConfig
-from ..transformer import TransformerConfig
-from .codec import CodecRecipe
-from .codec_loss import CodecLossConfig
-from .denoiser import DenoiserRecipe
-from .folders import Adaptation
-from .self_memory import SelfWalkConfig
-from .stream import StreamConfig
-from .trainer import TrainConfig
+from context_as_memory.codec import ImageAutoencoderConfig
+from context_as_memory.data.dataset import SamplingConfig
+from context_as_memory.diffusion import FlowMatching
+from context_as_memory.errors import UserError
+from context_as_memory.retrieval import RetrievalConfig
+from context_as_memory.training.codec import CodecRecipe
+from context_as_memory.training.codec_loss import CodecLossConfig
+from context_as_memory.training.denoiser import DenoiserRecipe
+from context_as_memory.training.folders import Adaptation
+from context_as_memory.training.self_memory import SelfWalkConfig
+from context_as_memory.training.stream import StreamConfig
+from context_as_memory.training.trainer import TrainConfig
+from context_as_memory.transformer import TransformerConfig
 
 LATENT_CHANNELS = 32  # of the autoencoder `light`
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..camera import Cameras
-from ..data.dataset import (
+from context_as_memory.camera import Cameras
+from context_as_memory.data.dataset import (
     DenoiserBatch,
     LatentSource,
     LatentStore,
@@ -26,12 +26,12 @@ from ..data.dataset import (
     draw_walk,
     sample_segment,
 )
-from ..data.precompute import prompt_key
-from ..errors import UserError
-from ..retrieval import RetrievalConfig
-from ..tokens import TokenLayout
-from .rollout import plan_rollout
-from .self_memory import SelfMemory, SelfWalkConfig, WalkJob
+from context_as_memory.data.precompute import prompt_key
+from context_as_memory.errors import UserError
+from context_as_memory.retrieval import RetrievalConfig
+from context_as_memory.tokens import TokenLayout
+from context_as_memory.training.rollout import plan_rollout
+from context_as_memory.training.self_memory import SelfMemory, SelfWalkConfig, WalkJob
 
 TRIES = 4  # draws of a segment until it has as many context frames as wanted
 

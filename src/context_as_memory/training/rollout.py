@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..camera import Cameras
-from ..codec import VideoCodec
-from ..diffusion import TIMESTEPS, FlowMatching, sample_flow
-from ..retrieval import Candidates, RetrievalConfig, retrieve
-from ..tokens import ModelInputs, TokenLayout, build_model_inputs
+from context_as_memory.camera import Cameras
+from context_as_memory.codec import VideoCodec
+from context_as_memory.diffusion import TIMESTEPS, FlowMatching, sample_flow
+from context_as_memory.retrieval import Candidates, RetrievalConfig, retrieve
+from context_as_memory.tokens import ModelInputs, TokenLayout, build_model_inputs
 
 NOISE_STEP = 1_000_003  # as in `World`: chunk n of a walk with seed s draws from seed s * NOISE_STEP + n
 

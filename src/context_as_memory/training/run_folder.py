@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import UserError
-from ..formats.files import read_json, write_text
+from context_as_memory.errors import UserError
+from context_as_memory.formats.files import read_json, write_text
 
 try:
     import fcntl

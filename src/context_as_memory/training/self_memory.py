@@ -17,8 +17,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ..codec import VideoCodec
-from .rollout import Denoiser, RolloutPlan, Rollouts, Sampling
+from context_as_memory.codec import VideoCodec
+from context_as_memory.training.rollout import Denoiser, RolloutPlan, Rollouts, Sampling
 
 
 class SelfMemory:

@@ -24,14 +24,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..camera import Cameras
-from ..codec import VideoCodec
-from ..data.dataset import DenoiserBatch, Segment, SelfWalk, pool_size
-from ..errors import UserError
-from ..tokens import CameraTensors, ModelInputs
-from .recorded import Drawing
-from .rollout import RolloutPlan, plan_rollout
-from .self_memory import SelfMemory, WalkJob
+from context_as_memory.camera import Cameras
+from context_as_memory.codec import VideoCodec
+from context_as_memory.data.dataset import DenoiserBatch, Segment, SelfWalk, pool_size
+from context_as_memory.errors import UserError
+from context_as_memory.tokens import CameraTensors, ModelInputs
+from context_as_memory.training.recorded import Drawing
+from context_as_memory.training.rollout import RolloutPlan, plan_rollout
+from context_as_memory.training.self_memory import SelfMemory, WalkJob
 
 AT_ONCE = 100  # frames painted and encoded together
 SAFE_STEPS = 2  # batches drawn after a video is given up, before its memory is used again

@@ -24,14 +24,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ..compute import fast_dtype, pick_device
-from ..errors import UserError
-from ..formats.files import write_text
-from ..signals import StopOnSignal, leave_signals_to_the_parent
-from . import checkpoint
-from .muon import Muon
-from .run_folder import RunFolder
-from .sharding import distribute, peak_memory_gb
+from context_as_memory.compute import fast_dtype, pick_device
+from context_as_memory.errors import UserError
+from context_as_memory.formats.files import write_text
+from context_as_memory.signals import StopOnSignal, leave_signals_to_the_parent
+from context_as_memory.training import checkpoint
+from context_as_memory.training.muon import Muon
+from context_as_memory.training.run_folder import RunFolder
+from context_as_memory.training.sharding import distribute, peak_memory_gb
 
 
 @dataclass(frozen=True, kw_only=True)

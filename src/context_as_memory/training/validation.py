@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..camera import Cameras
-from ..codec import VideoCodec
-from ..data.dataset import DenoiserBatch, Segment, Video, collate
-from ..diffusion import TIMESTEPS, sample_flow
-from ..formats.video import VideoWriter, to_frames
-from .recorded import Drawing, RecordedVideos
-from .rollout import Rollouts, Sampling, plan_rollout
+from context_as_memory.camera import Cameras
+from context_as_memory.codec import VideoCodec
+from context_as_memory.data.dataset import DenoiserBatch, Segment, Video, collate
+from context_as_memory.diffusion import TIMESTEPS, sample_flow
+from context_as_memory.formats.video import VideoWriter, to_frames
+from context_as_memory.training.recorded import Drawing, RecordedVideos
+from context_as_memory.training.rollout import Rollouts, Sampling, plan_rollout
 
 SHEET_WALKS = 4
 SHEET_STEP = 12  # frames of a walk between two pictures of its row
