@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from context_as_memory.camera import Cameras, cameras_from_actions
+from context_as_memory.camera import Cameras
 from context_as_memory.camera.actions import Z_UP
 from context_as_memory.data.voxel import styles
 from context_as_memory.data.voxel.render import VoxelRenderer
 from context_as_memory.data.voxel.walk import path_cameras, plan_voxel_path
 from context_as_memory.evaluation.protocols.control import measure_control
+from context_as_memory.formats.actions import cameras_from_actions
 
 WALKS = {
     "turn": "j-40",

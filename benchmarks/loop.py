@@ -21,11 +21,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from context_as_memory.camera import Cameras, MotionSpeed, cameras_from_actions
+from context_as_memory.camera import Cameras, MotionSpeed
 from context_as_memory.data.episode import Episode, list_episodes
 from context_as_memory.evaluation.metric_networks import LPIPS_VARIANT, load_lpips, lpips, style_distance
 from context_as_memory.evaluation.metrics import psnr
 from context_as_memory.evaluation.report import environment, write_json
+from context_as_memory.formats.actions import cameras_from_actions
 from context_as_memory.formats.pictures import fit_frame, write_image
 from context_as_memory.formats.video import to_frames, to_video
 from context_as_memory.pictures.sheets import contact_sheet

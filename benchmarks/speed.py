@@ -41,10 +41,11 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from context_as_memory.camera import Z_UP, cameras_from_actions, look, pinhole
+from context_as_memory.camera import Z_UP, look, pinhole
 from context_as_memory.engine import ENGINES
 from context_as_memory.engine.eager import Product
 from context_as_memory.engine.folded import Folded
+from context_as_memory.formats.actions import cameras_from_actions
 from context_as_memory.formats.places import known_place
 from context_as_memory.retrieval import Retrieval
 from context_as_memory.tokens import TokenLayout, build_model_inputs

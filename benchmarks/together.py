@@ -17,7 +17,8 @@ import context_as_memory.machine  # noqa: F401  # says how threads wait, before 
 import numpy as np
 import torch
 
-from context_as_memory.camera import Z_UP, cameras_from_actions
+from context_as_memory.camera import Z_UP
+from context_as_memory.formats.actions import cameras_from_actions
 from context_as_memory.formats.places import known_place
 from context_as_memory.together import step_together
 from context_as_memory.world import World

@@ -3,7 +3,8 @@
 python examples/00_retrieve.py
 """
 
-from context_as_memory.camera import cameras_from_actions, look, pinhole
+from context_as_memory.camera import look, pinhole
+from context_as_memory.formats.actions import cameras_from_actions
 from context_as_memory.retrieval import RetrievalConfig, retrieve
 
 WIDTH, HEIGHT = 640, 360

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from context_as_memory import World
-from context_as_memory.camera import Cameras, cameras_from_actions, look, pinhole
+from context_as_memory.camera import Cameras, look, pinhole
 from context_as_memory.data.episode import write_episode
+from context_as_memory.formats.actions import cameras_from_actions
 from context_as_memory.training import recipes
 from context_as_memory.training.codec import train_codec
 from context_as_memory.training.denoiser import train_denoiser

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from context_as_memory import World
-from context_as_memory.camera import cameras_from_actions, look, pinhole
+from context_as_memory.camera import look, pinhole
+from context_as_memory.formats.actions import cameras_from_actions
 from context_as_memory.formats.pictures import fit_frame
 
 if TYPE_CHECKING:

@@ -18,7 +18,6 @@ BOUNDARIES = {
     "World.__init__",  # the true world of the explorer has no networks
     "World.remember",
     "World.reset",
-    "cameras_from_actions",
     "cameras_from_keys",
     "checked_profiles",
     "eye_level",

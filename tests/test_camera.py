@@ -10,19 +10,9 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 from shapely.geometry import Point, Polygon
 
-from context_as_memory.camera import (
-    Z_UP,
-    Cameras,
-    MotionSpeed,
-    cameras_from_actions,
-    cameras_from_keys,
-    ground_basis,
-    look,
-    parse_actions,
-    pinhole,
-    planar,
-)
+from context_as_memory.camera import Z_UP, Cameras, MotionSpeed, cameras_from_keys, ground_basis, look, pinhole, planar
 from context_as_memory.errors import UserError
+from context_as_memory.formats.actions import cameras_from_actions, parse_actions
 from context_as_memory.pictures.topdown import wedge_polygon
 from reference_retrieval import frustum_planes
 from tiny import transformed

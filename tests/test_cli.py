@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from context_as_memory import __version__
-from context_as_memory.camera import Cameras, cameras_from_actions, look, parse_actions, pinhole
+from context_as_memory.camera import Cameras, look, pinhole
 from context_as_memory.cli import renamed
 from context_as_memory.cli.main import main
 from context_as_memory.data.episode import write_episode
 from context_as_memory.evaluation.returns import find_returns, visits
+from context_as_memory.formats.actions import cameras_from_actions, parse_actions
 from context_as_memory.formats.pictures import read_image, write_image
 from context_as_memory.formats.video import read_video
 from context_as_memory.formats.write import write_poses

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from context_as_memory.camera import cameras_from_actions
 from context_as_memory.evaluation.metrics import psnr
+from context_as_memory.formats.actions import cameras_from_actions
 from context_as_memory.formats.places import start_frame, start_names
 from context_as_memory.weights import resolve
 from context_as_memory.world import World

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from context_as_memory.camera import Cameras, cameras_from_actions, look, pinhole
+from context_as_memory.camera import Cameras, look, pinhole
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.metrics import mean_interval, psnr, resampled_means, ssim
 from context_as_memory.evaluation.report import write_json
@@ -22,6 +22,7 @@ from context_as_memory.evaluation.returns import (
     seen_share,
     visits,
 )
+from context_as_memory.formats.actions import cameras_from_actions
 from context_as_memory.formats.pictures import read_image, write_image
 from context_as_memory.formats.places import known_place, start_folder, start_frame, start_names
 from context_as_memory.pictures.inspector import InspectedChunk, draw_inspector

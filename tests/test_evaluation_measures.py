@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from context_as_memory.camera import Cameras, cameras_from_actions, look, pinhole
+from context_as_memory.camera import Cameras, look, pinhole
 from context_as_memory.camera.actions import Z_UP, MotionSpeed
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.foreign import measures
@@ -11,6 +11,7 @@ from context_as_memory.evaluation.protocols import control, own, protocol_of
 from context_as_memory.evaluation.protocols.control import GAP, MOST, measure_control, relative_motion
 from context_as_memory.evaluation.protocols.measures import closure_rows, mirror_pairs
 from context_as_memory.evaluation.protocols.scenes import Start
+from context_as_memory.formats.actions import cameras_from_actions
 from context_as_memory.formats.importers import ImportedVideo
 from context_as_memory.formats.pictures import write_image
 from tiny import paint_room

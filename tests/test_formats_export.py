@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 import tiny
-from context_as_memory.camera import Cameras, cameras_from_actions, look, pinhole
+from context_as_memory.camera import Cameras, look, pinhole
 from context_as_memory.cli.main import main
 from context_as_memory.data.episode import write_episode
 from context_as_memory.errors import UserError
+from context_as_memory.formats.actions import cameras_from_actions
 from context_as_memory.formats.cameras import read_track
 from context_as_memory.formats.export import CAMERA, TASK, WalkFrames, export_walk, motions
 from context_as_memory.formats.importers import import_videos

@@ -9,13 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from context_as_memory.camera import Cameras, cameras_from_actions, look, pinhole
+from context_as_memory.camera import Cameras, look, pinhole
 from context_as_memory.cli.main import main
 from context_as_memory.data.episode import write_episode
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.foreign import score_video, score_videos
 from context_as_memory.evaluation.metrics import MAX_PSNR_DB
 from context_as_memory.evaluation.returns import find_returns
+from context_as_memory.formats.actions import cameras_from_actions
 from context_as_memory.formats.importers import SCENE_MEM_HFOV_DEG, ImportedVideo, import_videos
 from context_as_memory.formats.pictures import write_image
 from context_as_memory.formats.video import VideoWriter

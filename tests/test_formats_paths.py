@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from context_as_memory.camera import Cameras, cameras_from_actions, look, parse_actions, pinhole
+from context_as_memory.camera import Cameras, look, pinhole
 from context_as_memory.camera.actions import MotionSpeed
 from context_as_memory.errors import UserError
+from context_as_memory.formats.actions import cameras_from_actions, parse_actions
 from context_as_memory.formats.cameras import read_track
 from context_as_memory.formats.options import PoseOptions
 from context_as_memory.formats.paths import LATENT_FRAMES, STEP_M, STEP_RAD, WBENCH_LATENTS, denser

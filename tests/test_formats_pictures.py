@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from context_as_memory.camera import Cameras, cameras_from_actions, look, pinhole
+from context_as_memory.camera import Cameras, look, pinhole
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.foreign import score_video
 from context_as_memory.formats import write
+from context_as_memory.formats.actions import cameras_from_actions
 from context_as_memory.formats.cameras import read_track
 from context_as_memory.formats.colmap import write_colmap
 from context_as_memory.formats.importers import import_videos

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from context_as_memory.camera import Cameras, cameras_from_actions, look, pinhole
+from context_as_memory.camera import Cameras, look, pinhole
 from context_as_memory.data.episode import Episode, list_episodes, write_episode
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.config import EvaluateConfig
@@ -18,6 +18,7 @@ from context_as_memory.evaluation.protocols.scenes import Start, Task, choose_re
 from context_as_memory.evaluation.suite import run
 from context_as_memory.evaluation.suite.run import evaluate, run_suite
 from context_as_memory.evaluation.suite.system import WorldSystem
+from context_as_memory.formats.actions import cameras_from_actions
 from context_as_memory.retrieval import RetrievalConfig
 from context_as_memory.world import World
 from tiny import ROOM_HEIGHT as HEIGHT

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from context_as_memory.camera import Cameras, cameras_from_actions, look, pinhole
+from context_as_memory.camera import Cameras, look, pinhole
 from context_as_memory.cli.main import main
 from context_as_memory.data.episode import Episode, write_episode
 from context_as_memory.errors import UserError
@@ -19,6 +19,7 @@ from context_as_memory.evaluation.suite.proof import remaining_share
 from context_as_memory.evaluation.suite.result import ClipStore
 from context_as_memory.evaluation.suite.run import evaluate, run_suite
 from context_as_memory.evaluation.suite.system import WorldSystem
+from context_as_memory.formats.actions import cameras_from_actions
 from context_as_memory.formats.video import VideoWriter
 from context_as_memory.retrieval import RetrievalConfig
 from context_as_memory.world import World

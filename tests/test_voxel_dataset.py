@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from context_as_memory.camera import cameras_from_actions
 from context_as_memory.cli.main import main
 from context_as_memory.data import batch
 from context_as_memory.data.episode import check_dataset, list_episodes
@@ -18,6 +17,7 @@ from context_as_memory.data.voxel import styles
 from context_as_memory.data.voxel.render import VoxelRenderer
 from context_as_memory.data.voxel.walk import EYE_M, path_cameras, plan_voxel_path
 from context_as_memory.errors import UserError
+from context_as_memory.formats.actions import cameras_from_actions
 from context_as_memory.server.limits import Limits
 from context_as_memory.server.outbox import NewFrames
 from context_as_memory.server.protocol import ContextFrames, Init, Ready, Rewind

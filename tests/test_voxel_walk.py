@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from context_as_memory.camera import cameras_from_actions, look, pinhole
+from context_as_memory.camera import look, pinhole
 from context_as_memory.data.trajectories import MODES
 from context_as_memory.data.voxel.walk import BODY_RADIUS_M, EYE_M, VoxelGround, path_cameras, plan_voxel_path
 from context_as_memory.errors import UserError
+from context_as_memory.formats.actions import cameras_from_actions
 from voxel_house import DOOR, GLASS, GROUND, POND, STONE, UPSTAIRS, house, solid_boxes
 
 FRAMES = 1000

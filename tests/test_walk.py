@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from context_as_memory.camera import Cameras, cameras_from_actions, look, pinhole
+from context_as_memory.camera import Cameras, look, pinhole
 from context_as_memory.cli.main import main
 from context_as_memory.evaluation.config import EvaluateConfig
 from context_as_memory.evaluation.suite.run import evaluate
 from context_as_memory.evaluation.suite.videos import own_output
+from context_as_memory.formats.actions import cameras_from_actions
 from context_as_memory.formats.cameras import read_poses
 from context_as_memory.formats.pictures import write_image
 from context_as_memory.formats.video import read_video

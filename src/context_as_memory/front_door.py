@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from context_as_memory.camera import Z_UP, Cameras, cameras_from_actions, look, pinhole
+from context_as_memory.camera import Z_UP, Cameras, look, pinhole
 from context_as_memory.errors import UserError
+from context_as_memory.formats.actions import cameras_from_actions
 from context_as_memory.formats.pictures import check_frames, fit_frame, read_image
 from context_as_memory.formats.places import start_frame, start_names
 from context_as_memory.formats.video import VideoWriter

@@ -10,9 +10,7 @@ Worlds are right-handed; the ones made here (`look`) have z up and count yaw cou
 from context_as_memory.camera.actions import (
     Z_UP,
     MotionSpeed,
-    cameras_from_actions,
     cameras_from_keys,
-    parse_actions,
 )
 from context_as_memory.camera.core import (
     Cameras,
@@ -39,7 +37,5 @@ __all__ = [
     "horizon_profile",
     "Z_UP",
     "MotionSpeed",
-    "parse_actions",
-    "cameras_from_actions",
     "cameras_from_keys",
 ]

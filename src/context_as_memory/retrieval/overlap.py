@@ -4,7 +4,7 @@ import numpy as np
 
 from context_as_memory.camera import PlanarViews
 from context_as_memory.retrieval.rule import Floats, check_depths, take
-from context_as_memory.shapes import Bool, Float
+from context_as_memory.shapes import Float
 
 MIN_OVERLAP = 1e-6  # overlaps below this are rounding, not shared view
 BLOCK = 2048  # candidates at once: intermediate arrays stay in the processor's cache
@@ -21,17 +21,14 @@ def fov_overlap(target: PlanarViews, candidates: PlanarViews, near_m: float, far
     Raises UserError unless 0 < near_m < far_m.
     """
     check_depths(near_m, far_m)
-    result = np.zeros((len(target.origin), len(candidates.origin)))
-    for row, near in enumerate(_within_reach(target, candidates, near_m, far_m)):
-        rows = np.flatnonzero(near)
-        result[row, rows] = touching_overlap(take(target, slice(row, row + 1)), take(candidates, rows), near_m, far_m)
-    return result
+    rows = (take(target, slice(row, row + 1)) for row in range(len(target.origin)))
+    return np.stack([touching_overlap(one, candidates, near_m, far_m) for one in rows])
 
 
 def touching_overlap(
     target: PlanarViews, candidates: PlanarViews, near_m: float, far_m: float
 ) -> Float[np.ndarray, " n"]:
-    """`fov_overlap` of a single target where nearly all candidates are known to be within reach: [N]."""
+    """`fov_overlap` of a single target: [N]."""
     found = np.empty(len(candidates.origin))
     for first in range(0, len(found), BLOCK):
         part = slice(first, first + BLOCK)
@@ -43,14 +40,6 @@ def touching_overlap(
         with np.errstate(all="ignore"):  # edges parallel to a boundary or clipped away divide by zero, harmlessly
             found[part] = _image_share(pose, target.half_width_tan, seen.half_width_tan, near_m, far_m)
     return np.minimum(np.maximum(found, 0.0), 1.0)
-
-
-def _within_reach(target: PlanarViews, candidates: PlanarViews, near_m: float, far_m: float) -> Bool[np.ndarray, "t n"]:
-    """[T, N]: the enclosing circles of the two wedges touch. A cheap test that never rejects a true overlap."""
-    (centre_t, radius_t), (centre_c, radius_c) = circles(target, near_m, far_m), circles(candidates, near_m, far_m)
-    dx, dy = (centre_c[None, :, axis] - centre_t[:, None, axis] for axis in (0, 1))
-    reach = radius_t[:, None] + radius_c[None, :]
-    return np.asarray(dx * dx + dy * dy <= reach * reach)
 
 
 def circles(

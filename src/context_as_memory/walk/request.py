@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from context_as_memory.camera import Cameras, cameras_from_actions, look, parse_actions, pinhole
+from context_as_memory.camera import Cameras, look, pinhole
 from context_as_memory.errors import UserError
+from context_as_memory.formats.actions import cameras_from_actions, parse_actions
 from context_as_memory.formats.cameras import CameraTrack, read_track
 from context_as_memory.formats.options import ASSUMED_HFOV_DEG, PoseOptions
 from context_as_memory.formats.pictures import read_picture

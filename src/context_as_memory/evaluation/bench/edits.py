@@ -17,7 +17,7 @@ from functools import partial
 
 import numpy as np
 
-from context_as_memory.camera import Cameras, MotionSpeed, cameras_from_actions
+from context_as_memory.camera import Cameras, MotionSpeed
 from context_as_memory.data.episode import Episode, content_hash, list_episodes
 from context_as_memory.edits import CHANGED, edit
 from context_as_memory.errors import UserError
@@ -26,6 +26,7 @@ from context_as_memory.evaluation.protocols.scenes import recorded
 from context_as_memory.evaluation.suite.result import Case, ClipStore, Measured, Report
 from context_as_memory.evaluation.suite.system import WorldSystem
 from context_as_memory.evaluation.suite.write import Table, number, write_reports
+from context_as_memory.formats.actions import cameras_from_actions
 from context_as_memory.world import World
 
 PLACES = 20

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from context_as_memory.camera import Cameras, cameras_from_actions, pinhole
+from context_as_memory.camera import Cameras, pinhole
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.bench.harness import Asked, BenchWalk, Given, Harness, Made, videos_missing
 from context_as_memory.evaluation.suite.result import Clip, fetched, picture_scores
+from context_as_memory.formats.actions import cameras_from_actions
 from context_as_memory.formats.documents import unreal_poses
 from context_as_memory.formats.files import read_json, reading
 from context_as_memory.formats.pictures import fit_frame

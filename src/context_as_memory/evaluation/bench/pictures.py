@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from context_as_memory.camera import cameras_from_actions
 from context_as_memory.evaluation.bench.harness import Asked, BenchWalk, Given, Harness, picture_start, pictures_in
+from context_as_memory.formats.actions import cameras_from_actions
 
 TURNS = {"yaw45": "l-15,j-15", "yaw90": "l-30,j-30"}  # 3 degrees a frame
 WAYS = {"turn": "l-40,j-40", "walk": "w-40,s-40", "aside": "d-24,a-24", "curve": "wl-20,sj-20"}

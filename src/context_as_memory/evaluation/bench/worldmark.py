@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from context_as_memory.camera import cameras_from_actions
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.bench.harness import (
     Asked,
@@ -23,6 +22,7 @@ from context_as_memory.evaluation.bench.harness import (
     videos_missing,
     write_rows,
 )
+from context_as_memory.formats.actions import cameras_from_actions
 from context_as_memory.formats.files import read_array, read_text
 from context_as_memory.formats.video import measure_video
 

@@ -8,12 +8,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from context_as_memory.camera import Cameras, MotionSpeed, cameras_from_actions, look, pinhole
+from context_as_memory.camera import Cameras, MotionSpeed, look, pinhole
 from context_as_memory.camera.actions import Z_UP
 from context_as_memory.data.episode import Episode
 from context_as_memory.data.voxel.styles import UNSEEN
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.returns import return_tasks
+from context_as_memory.formats.actions import cameras_from_actions
 from context_as_memory.formats.options import ASSUMED_HFOV_DEG
 from context_as_memory.formats.pictures import fit_frame, read_image
 from context_as_memory.formats.places import start_frame, start_names
