@@ -7,7 +7,8 @@ from math import isfinite, radians
 import numpy as np
 from numpy.typing import ArrayLike
 
-from context_as_memory.camera.core import Cameras, floats, level_heading
+from context_as_memory.camera.checks import floats
+from context_as_memory.camera.core import Cameras, level_heading
 from context_as_memory.errors import UserError
 from context_as_memory.shapes import Float
 

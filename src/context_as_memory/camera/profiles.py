@@ -4,7 +4,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from context_as_memory.camera.actions import Z_UP
-from context_as_memory.camera.core import Cameras, floats
+from context_as_memory.camera.checks import floats
+from context_as_memory.camera.core import Cameras
 from context_as_memory.errors import UserError
 from context_as_memory.shapes import Float, Float32
 
