@@ -164,9 +164,9 @@ def test_no_file_grows_past_600_lines() -> None:
     assert {str(path.relative_to(ROOT)): n for path, n in lengths.items() if n > 600} == {}
 
 
-# The method, read straight down. Beside it lie what is refused (`camera/checks`), the fast path (`retrieval/index`), the
-# variants for known depths and for
-# cameras that fly (`retrieval/surfaces`, `retrieval/space`, `camera/profiles`), and tables of contents (`__init__`).
+# The method, read straight down. Beside it lie what is refused (`camera/checks`), the fast path (`retrieval/index`),
+# the variants for known depths and for cameras that fly (`retrieval/surfaces`, `retrieval/space`, `camera/profiles`),
+# and tables of contents (`__init__`).
 METHOD = [
     "camera/core",
     "camera/actions",
