@@ -245,7 +245,7 @@ def test_what_is_no_metric_model_is_refused_in_one_line(tmp_path, monkeypatch):
     save_file(state, bare / "model.safetensors", metadata={"format": "pt"})
     refused(bare, "lack head.conv1.weight")
     monkeypatch.setitem(sys.modules, "transformers", None)
-    refused(relative, r"pip install 'context-as-memory\[depth\]'")
+    refused(relative, r"pip install 'transformers")
 
 
 def test_frames_and_cameras_must_belong_together(estimator):

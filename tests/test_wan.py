@@ -249,5 +249,5 @@ def test_diffusers_is_imported_late_and_named_when_missing(monkeypatch):
     spec = importlib.util.spec_from_file_location("context_as_memory.adapters.wan", codec_wan.__file__)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)  # a fresh import, which must not need diffusers
-    with pytest.raises(UserError, match=r"context-as-memory\[wan\]"):
+    with pytest.raises(UserError, match=r"the Wan codec needs diffusers: pip install 'diffusers"):
         module.WanCodec.tiny()

@@ -106,7 +106,12 @@ def explore(command: Explore, store: "Callable[[], WorldStore] | None" = None) -
         _log_to(command.log)
     listening = None if command.record else listen(command.host, command.port)  # before networks are loaded
     hosts = [*LOOPBACK, *command.allow_host] if token is None else ["*"]  # else the token guards the door
-    worlds = store() if store else FolderStore(command.worlds, command.weights, prompt=command.prompt)
+    try:
+        worlds = store() if store else FolderStore(command.worlds, command.weights, prompt=command.prompt)
+    except BaseException:
+        if listening is not None:
+            listening.close()
+        raise
     app = create_app(worlds, limits, token, hosts, command.root_path)
     # Sizes are judged again when a message is read; a little room is left so that the answer can say what is wrong.
     settings: dict[str, Any] = {
