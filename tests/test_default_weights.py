@@ -1,5 +1,7 @@
 """The weights that are shipped with the package: they load, fit, and show what they were given."""
 
+import subprocess
+
 import numpy as np
 import pytest
 
@@ -36,3 +38,15 @@ def test_a_look_to_the_side_and_back_keeps_the_picture(world, name):
     np.testing.assert_allclose(chunks[-1].cameras.c2w[-1], start.camera.c2w[0], atol=1e-9)
     grey = np.broadcast_to(start.frame.mean(axis=(0, 1)).astype(np.uint8), start.frame.shape)
     assert float(psnr(back, start.frame)) > float(psnr(grey, start.frame)) + 4.0
+
+
+def test_loading_brings_in_no_compiler():
+    """torch's own compiler and its algebra take three seconds to import, and nothing here needs them."""
+    program = """
+import sys
+from context_as_memory.world import World
+World.from_pretrained()
+print(sorted({"torch._dynamo", "sympy"} & set(sys.modules)))
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -197,8 +197,14 @@ class _Unstarted(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
-        if getattr(function, "__name__", "") in ("uniform_", "normal_", "kaiming_uniform_"):
+        name = getattr(function, "__name__", "")
+        if name in ("uniform_", "normal_", "kaiming_uniform_"):
             return args[0] if args else named["tensor"]
+        # On the device `meta` torch would load its compiler for these two: three seconds.
+        if name == "randn":
+            return torch.empty(*args, **named)
+        if name in ("div", "__truediv__") and args and getattr(args[0], "is_meta", False):
+            return args[0]
         return function(*args, **named)
 
 
