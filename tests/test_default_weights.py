@@ -1,6 +1,7 @@
 """The weights that are shipped with the package: they load, fit, and show what they were given."""
 
 import subprocess
+import sys
 
 import numpy as np
 import pytest
