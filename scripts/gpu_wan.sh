@@ -6,7 +6,7 @@
 #
 # Ends by itself within MINUTES. Every figure is in WORK/out as soon as it is measured: one JSON file a section, and all
 # of them as tables in WORK/out/table.md. The same command again measures what is still missing.
-# --tiny rehearses every section on a CPU with tiny networks, in about a minute.
+# --tiny rehearses every section on a CPU with tiny networks: a minute of one core. --only SECTION ... chooses some.
 #
 #   WHEELS=FOLDER   packages that the machine lacks, as wheels (.whl beside src)
 set -euo pipefail
