@@ -90,19 +90,21 @@ def parity(bench: Bench, name: str) -> Cases:
     settings = to_diffusers_config(kind.stock())
     assert settings is not None
     del settings["_class_name"]
-    others = []
-    for dtype in (bench.dtype, torch.float32):
+
+    def twin(dtype: torch.dtype) -> Any:
         with bench.building(dtype):
-            model: Any = WanTransformer3DModel(**settings).eval().requires_grad_(False)
+            model: Any = WanTransformer3DModel(**settings)
         model.load_state_dict(ours.state_dict())
-        others.append(model)
-    for part_name, part in others[0].named_modules():  # which diffusers keeps in fp32 when it loads as bf16
-        if any(exact in part_name for exact in others[0]._keep_in_fp32_modules):
+        return model.eval().requires_grad_(False)
+
+    theirs, exact = twin(bench.dtype), twin(torch.float32)
+    for part_name, part in theirs.named_modules():  # which diffusers keeps in fp32 when it loads as bf16
+        if any(kept in part_name for kept in theirs._keep_in_fp32_modules):
             part.float()
         if getattr(part, "scale_shift_table", None) is not None:
             part.scale_shift_table.data = part.scale_shift_table.data.float()
-    yield "one time", partial(_parity, bench, kind, ours, *others, False)
-    yield "a time a frame", partial(_parity, bench, kind, ours, *others, True)
+    yield "one time", partial(_parity, bench, kind, ours, theirs, exact, False)
+    yield "a time a frame", partial(_parity, bench, kind, ours, theirs, exact, True)
 
 
 @torch.no_grad()
@@ -306,9 +308,8 @@ def walks(bench: Bench, name: str) -> Cases:
     width = kind.transformer["text_dim"]
     rows = torch.randn(12, width)
     model.words = Words(None, {key_of(""): rows[:1], key_of(PROMPT): rows}, width)
-    size = {"width": kind.size[0], "height": kind.size[1]}
-    config = WorldConfig(**size, chunk_latents=P, num_steps=4, flow=FlowMatching(shift=5.0), prompt=PROMPT)
-    world = World(model, codec, config, str(bench.device))
+    config = WorldConfig(width=kind.size[0], height=kind.size[1], chunk_latents=P, num_steps=4, prompt=PROMPT)
+    world = World(model, codec, replace(config, flow=FlowMatching(shift=5.0)), str(bench.device))
     yield "in memory", partial(_walk, bench, world, bench.plan.chunks)
     with tempfile.TemporaryDirectory(dir=bench.work) as folder:
         path = Path(folder) / "world"
