@@ -78,7 +78,7 @@ def test_a_tiny_network_learns_to_look_into_its_memory(tmp_path):
     )
     recipe = recipes.denoiser_recipe("wan-tiny")
     train = replace(
-        recipe.train, steps=250, batch_size=16, accumulate=1, optimizer="muon", learning_rate=4e-3, warmup_steps=20
+        recipe.train, steps=160, batch_size=16, accumulate=1, optimizer="muon", learning_rate=4e-3, warmup_steps=20
     )
     recipe = replace(
         recipe,
