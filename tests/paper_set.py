@@ -11,6 +11,7 @@ from PIL import Image
 from context_as_memory.adapters.wan import WanCodec
 from context_as_memory.camera import Cameras, look, pinhole
 from context_as_memory.formats.write import write_unreal_json
+from tiny import walls_of_a_box
 
 WIDTH, HEIGHT, HFOV_DEG = 64, 48, 52.67
 VIDEOS = ("BrickRoom_0", "BrickRoom_1", "BrickRoom_2", "TileRoom_0", "TileRoom_1")
@@ -31,17 +32,9 @@ def paint(cameras: Cameras, seed: int = 0, tile_m: float = 1.5) -> np.ndarray:
     """Pictures uint8 [N, H, W, 3] of a room of 10 x 10 x 3 metres whose tiles have random colours, by ray casting."""
     colours = np.random.default_rng(seed).integers(20, 236, (6, 40, 40, 40, 3), dtype=np.uint8)
     low, high = np.array([-5.0, -5.0, -1.4]), np.array([5.0, 5.0, 1.6])
-    u, v = np.meshgrid(np.arange(cameras.width) + 0.5, np.arange(cameras.height) + 0.5)
-    rows, columns = np.indices(u.shape)
+    rows, columns = np.indices((cameras.height, cameras.width))
     frames = []
-    for number in range(len(cameras)):
-        fx, fy, cx, cy = cameras.K[number]
-        rays = np.stack([(u - cx) / fx, (v - cy) / fy, np.ones_like(u)], -1) @ cameras.c2w[number, :3, :3].T
-        rays = np.where(np.abs(rays) < 1e-9, 1e-9, rays)
-        place = cameras.position[number]
-        depth = np.where(rays > 0, (high - place) / rays, (low - place) / rays)
-        wall = depth.argmin(-1)
-        point = place + depth.min(-1, keepdims=True) * rays
+    for rays, wall, point in walls_of_a_box(cameras, low, high):
         tile = np.floor((point + 10) / tile_m + 1e-6).astype(int)
         tile[rows, columns, wall] = 0
         side = wall + 3 * (rays[rows, columns, wall] > 0)

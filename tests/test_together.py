@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 import tiny
 from context_as_memory.camera import Cameras
@@ -9,6 +10,7 @@ from context_as_memory.engine import ENGINES, Engine
 from context_as_memory.engine.together import Together
 from context_as_memory.errors import UserError
 from context_as_memory.together import step_together
+from context_as_memory.tokens import TokenLayout, build_model_inputs
 from context_as_memory.world import World
 
 NETWORKS = tiny.model(), tiny.codec()
@@ -63,6 +65,24 @@ def test_the_networks_are_asked_once_for_all():
         world.engine = Engine(inner.name, Counted(inner.denoiser), Counted(inner.pictures), inner.made_with)
     step_together(worlds, [_ahead(number, 0) for number in range(3)])
     assert asked == ["read", "place_together", "decode", "encode"]
+
+
+def test_a_walk_may_ask_for_several_chunks_at_once():
+    world = _begun("plain")[1]
+    bank, engine = world.bank, world.engine
+    inputs = build_model_inputs(
+        TokenLayout(num_targets=2, max_context=4), bank.cameras, bank.cameras[-2:], world.step(_ahead(1, 0)).retrieval
+    )
+    latents, noisy = bank.latents(inputs.context_index[0, 0].numpy()), torch.randn(2, 4, 2, 2, 4)
+
+    def ask(engine: Engine) -> torch.Tensor:
+        with torch.inference_mode():
+            chunk = latents, inputs, engine.denoiser.read(latents)
+            return engine.denoiser.place_together([chunk, chunk])(noisy, 400.0)
+
+    asked = Together(engine, True).run([ask])[0]
+    assert asked.shape == noisy.shape
+    torch.testing.assert_close(asked, ask(engine))
 
 
 def test_one_that_fails_does_not_stop_the_others():

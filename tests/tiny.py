@@ -5,6 +5,7 @@ pictures are exact functions of the pose.
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,19 +94,25 @@ def save_model(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def paint_room(cameras: Cameras) -> np.ndarray:
-    """Pictures uint8 [N, H, W, 3] of a chequered room of 22 x 18 x 3 metres around the origin, by ray casting."""
-    low, high = np.array([-9.0, -9.0, -1.4]), np.array([13.0, 9.0, 1.6])
+def walls_of_a_box(
+    cameras: Cameras, low: np.ndarray, high: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """For each camera inside a box, the rays of its pixels [H, W, 3], the axis of the wall that each meets [H, W], and
+    where, [H, W, 3]."""
     u, v = np.meshgrid(np.arange(cameras.width) + 0.5, np.arange(cameras.height) + 0.5)
-    frames = []
     for i in range(len(cameras)):
         fx, fy, cx, cy = cameras.K[i]
         rays = np.stack([(u - cx) / fx, (v - cy) / fy, np.ones_like(u)], -1) @ cameras.c2w[i, :3, :3].T
         rays = np.where(np.abs(rays) < 1e-9, 1e-9, rays)
         place = cameras.position[i]
         depth = np.where(rays > 0, (high - place) / rays, (low - place) / rays)
-        wall = depth.argmin(-1)
-        point = place + depth.min(-1, keepdims=True) * rays
+        yield rays, depth.argmin(-1), place + depth.min(-1, keepdims=True) * rays
+
+
+def paint_room(cameras: Cameras) -> np.ndarray:
+    """Pictures uint8 [N, H, W, 3] of a chequered room of 22 x 18 x 3 metres around the origin, by ray casting."""
+    frames = []
+    for _, wall, point in walls_of_a_box(cameras, np.array([-9.0, -9.0, -1.4]), np.array([13.0, 9.0, 1.6])):
         chequer = np.floor(point + 1e-6).sum(-1) % 2
         colour = np.array([[200, 120, 70], [70, 130, 190], [120, 120, 110]])[wall]
         frames.append((colour * (0.6 + 0.4 * chequer[..., None])).astype(np.uint8))

@@ -66,13 +66,17 @@ class PlainDenoiser:
         self, chunks: Sequence[tuple[Tensor, ModelInputs, list[KeysValues] | None]]
     ) -> Callable[[Tensor, float], Tensor]:
         """The network for B chunks, one after the other; see `Denoiser.place_together`."""
-        networks = [self.place(*chunk) for chunk in chunks]
+        return one_by_one([self.place(*chunk) for chunk in chunks])
 
-        def output(noisy: Tensor, timestep: float) -> Tensor:
-            each = zip(networks, noisy.split(1), strict=True)  # type: ignore[no-untyped-call]
-            return torch.cat([network(part, timestep) for network, part in each])
 
-        return output
+def one_by_one(networks: Sequence[Callable[[Tensor, float], Tensor]]) -> Callable[[Tensor, float], Tensor]:
+    """The networks of B chunks as one function of noisy targets [B, C, P, h, w], asked one after the other."""
+
+    def output(noisy: Tensor, timestep: float) -> Tensor:
+        each = zip(networks, noisy.split(1), strict=True)  # type: ignore[no-untyped-call]
+        return torch.cat([network(part, timestep) for network, part in each])
+
+    return output
 
 
 class PlainPictures:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from context_as_memory.adapters.text import Said
 from context_as_memory.engine import Engine
+from context_as_memory.engine.plain import one_by_one
 from context_as_memory.tokens import ModelInputs
 
 _Result = TypeVar("_Result")
@@ -137,7 +138,7 @@ class _Denoiser(_Member):
         return output
 
     def place_together(self, chunks: Sequence[tuple[Tensor, ModelInputs, Any]]) -> Callable[[Tensor, float], Tensor]:
-        raise NotImplementedError("a walk has one chunk at a time")
+        return one_by_one([self.place(*chunk) for chunk in chunks])
 
 
 class _Pictures(_Member):

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import secrets
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -19,7 +18,7 @@ from starlette.websockets import WebSocketState
 
 from context_as_memory.errors import UserError
 from context_as_memory.formats.video import VideoWriter
-from context_as_memory.server.guard import Guard, Pace, is_own_page
+from context_as_memory.server.guard import Guard, Pace, has_token, is_own_page, without_paths
 from context_as_memory.server.hub import Broadcast, Hub, TooMany, log_event
 from context_as_memory.server.limits import Limits
 from context_as_memory.server.outbox import Packed
@@ -90,21 +89,21 @@ def create_app(
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics(request: Request) -> str:
-        if not _has_token(request.query_params.get("token"), token):
+        if not has_token(request.query_params.get("token"), token):
             raise HTTPException(403, "this server wants a token")
         return hub.metrics()
 
     @app.get("/v1/worlds")
     async def worlds(request: Request) -> list[str]:
         """The stored worlds, the last one walked in first; none for those who may only watch."""
-        if not _has_token(request.query_params.get("token"), token):
+        if not has_token(request.query_params.get("token"), token):
             return []
         return await asyncio.to_thread(store.names)
 
     @app.get("/v1/worlds/{name}/{what}")
     async def export(request: Request, name: str, what: str, branch: str = MAIN) -> Response:
         """A stored world as a film of one branch (walk.mp4), or as one file to send to a friend (world.tar)."""
-        if not _has_token(request.query_params.get("token"), token):
+        if not has_token(request.query_params.get("token"), token):
             raise HTTPException(403, "this server wants a token")
         make = {"walk.mp4": _film, "world.tar": _archive}.get(what)
         if make is None:
@@ -117,7 +116,7 @@ def create_app(
                 file = await asyncio.to_thread(_exported, make, store.path(name), branch)
         except UserError as error:
             sending.count -= 1
-            raise HTTPException(404, _without_paths(str(error), store)) from error
+            raise HTTPException(404, without_paths(str(error), store.folder)) from error
         except BaseException:
             sending.count -= 1
             raise
@@ -130,7 +129,7 @@ def create_app(
     @app.websocket(PATH)
     async def generate(socket: WebSocket) -> None:
         await socket.accept()  # a refusal before it would reach the browser as a mere failure to connect
-        known = _has_token(socket.query_params.get("token"), token)
+        known = has_token(socket.query_params.get("token"), token)
         try:
             own = is_own_page(socket.headers.get("origin"), socket.headers.get("host", ""), hosts)
             if token is None and not own:
@@ -145,10 +144,6 @@ def create_app(
     static = resources.files("context_as_memory.server") / "static"
     app.mount("/", StaticFiles(directory=str(static), html=True), name="static")
     return app
-
-
-def _has_token(given: str | None, token: str | None) -> bool:
-    return token is None or secrets.compare_digest((given or "").encode(), token.encode())
 
 
 # -- sockets ---------------------------------------------------------------------------------------------------------
@@ -275,7 +270,7 @@ def _failure(error: UserError, hub: Hub, wanted: Sequence[str | None]) -> Failur
     """What a visitor is told of an error. Who has a world open is told to other visitors in their own words, not in
     those for the server's owner."""
     if not isinstance(error, LeaseTaken):
-        return Failure(content=_without_paths(str(error), hub.store))
+        return Failure(content=without_paths(str(error), hub.store.folder))
     holder = hub.who_walks_in(wanted[0]) if wanted else None
     if holder is None:
         return Failure(content="another program on the server walks in this world; end that first", code="busy")
@@ -324,11 +319,6 @@ async def _until_one_ends(*parts: object) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _without_paths(text: str, store: WorldStore) -> str:
-    """What a viewer may read of an error: no folders of this computer, and not a book."""
-    return text.replace(f"{store.folder}/", "")[:300]
-
-
 async def _say_goodbye(socket: WebSocket, hub: Hub, error: Exception) -> None:
     """Close with a code that says why, and the reason before it."""
     if isinstance(error, WebSocketDisconnect) or socket.client_state is WebSocketState.DISCONNECTED:
@@ -342,7 +332,7 @@ async def _say_goodbye(socket: WebSocket, hub: Hub, error: Exception) -> None:
         (TimeoutError, GOING_AWAY, "idle"),
     )
     code, name = next(((code, name) for kind, code, name in reasons if isinstance(error, kind)), (FAULT, "fault"))
-    text = _without_paths(str(error), hub.store)
+    text = without_paths(str(error), hub.store.folder)
     if name == "idle":
         text = "nothing was received for long"
     if name == "fault":

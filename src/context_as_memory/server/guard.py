@@ -1,8 +1,10 @@
 """The door of the server: the names it answers to, what browsers may do with its pages, how fast one may speak."""
 
 import re
+import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from pathlib import Path
 from typing import Any
 
 Scope = MutableMapping[str, Any]
@@ -92,6 +94,16 @@ def is_own_page(origin: str | None, host: str, hosts: Sequence[str]) -> bool:
         return True
     name = origin.split("://", 1)[-1]
     return name == host or host_name(name) in {known.lower() for known in hosts} - {"*"}
+
+
+def has_token(given: str | None, token: str | None) -> bool:
+    """Whether somebody may walk here; None as the server's token lets everybody in."""
+    return token is None or secrets.compare_digest((given or "").encode(), token.encode())
+
+
+def without_paths(text: str, folder: Path) -> str:
+    """What a stranger may read of an error: no folders of this computer, and not a book."""
+    return text.replace(f"{folder}/", "")[:300]
 
 
 async def _refuse(scope: Scope, send: Send, text: str, status: int = 400) -> None:

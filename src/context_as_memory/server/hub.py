@@ -149,21 +149,29 @@ class Hub:
         broadcast.rests_until = time.perf_counter() + seconds
         return packed
 
-    async def step(self, broadcast: Broadcast, path: frozenset[str] | np.ndarray | None = None) -> Packed:
-        """The next chunk of a walk: along the keys that are held, or along given ones or poses."""
+    async def step(self, broadcast: Broadcast) -> Packed:
+        """The next chunk of a walk along the keys that are held."""
+        return await self._made(broadcast.session.step, broadcast.pack)
 
-        def timed() -> tuple[Packed, float]:
+    async def step_along(
+        self, broadcast: Broadcast, path: frozenset[str] | np.ndarray, answer: Callable[[Sequence[Output]], _Result]
+    ) -> _Result:
+        """The next chunk of a walk along given keys or poses, as what `answer` makes of it, beside the model."""
+        return await self._made(lambda: broadcast.session.step_along(path), answer)
+
+    async def _made(self, make: Callable[[], list[Output]], answer: Callable[[Sequence[Output]], _Result]) -> _Result:
+        def timed() -> tuple[_Result, bool, float]:
             began = time.perf_counter()
-            outputs = broadcast.session.step() if path is None else broadcast.session.step_along(path)
+            outputs = make()
             if self.chunks % TRIM_EVERY == 0:
                 give_back_memory()
-            return broadcast.pack(outputs), time.perf_counter() - began
+            return answer(outputs), bool(outputs), time.perf_counter() - began
 
-        packed, seconds = await self.alone(timed)
-        if packed.outputs:
+        found, walked, seconds = await self.alone(timed)
+        if walked:
             self.chunks += 1
             self.chunk_seconds += seconds
-        return packed
+        return found
 
     def metrics(self) -> str:
         """Counters in the text format of Prometheus."""

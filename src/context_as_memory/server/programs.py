@@ -8,8 +8,8 @@ import asyncio
 import base64
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -17,9 +17,9 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from context_as_memory.errors import UserError
-from context_as_memory.server.guard import is_own_page
+from context_as_memory.server.guard import has_token, is_own_page, without_paths
 from context_as_memory.server.hub import Broadcast, Hub, TooMany
-from context_as_memory.server.outbox import NewFrames, Packed
+from context_as_memory.server.outbox import NewFrames, Output, Packed
 from context_as_memory.server.protocol import VIEWS, ChunkStats, ContextFrames, Init, Ready, poses_of
 
 SWEEP_S = 5.0  # how often places of forgotten sessions are looked for
@@ -123,10 +123,10 @@ class Programs:
         self.router.post("/{session}/close", status_code=204, **answers)(self.close)  # type: ignore[arg-type]
 
     def _may(self, request: Request) -> None:
-        given = request.query_params.get("token") or ""
+        given = request.query_params.get("token")
         scheme, _, value = request.headers.get("authorization", "").partition(" ")
         given = value if scheme.lower() == "bearer" else given
-        if self._token is not None and not secrets.compare_digest(given.encode(), self._token.encode()):
+        if not has_token(given, self._token):
             raise HTTPException(403, "this server wants a token: Authorization: Bearer TOKEN, or ?token=")
         if not is_own_page(request.headers.get("origin"), request.headers.get("host", ""), self._hosts):
             raise HTTPException(403, "pages of other sites may not drive this server")
@@ -157,18 +157,9 @@ class Programs:
         async with program.turn:
             with _told(self.hub):
                 path = frozenset[str](asked.keys) if isinstance(asked, Keys) else poses_of(asked.poses)
-                packed = await self.hub.step(program.broadcast, path)
+                walked = await self.hub.step_along(program.broadcast, path, lambda made: self._walked(program, made))
                 program.heard_at = time.monotonic()
-                frames = next(one for one in packed.outputs if isinstance(one, NewFrames) and one.view == VIEWS[0])
-                context = next(one for one in packed.outputs if isinstance(one, ContextFrames))
-                cost = next(one for one in packed.outputs if isinstance(one, ChunkStats))
-                return Walked(
-                    **self._pictures(program, frames),
-                    context=context.frames,
-                    scores=context.scores,
-                    seconds=cost.seconds,
-                    frames_per_second=cost.frames_per_second,
-                )
+                return walked
 
     async def fork(self, session: str, asked: Fork | None = None) -> Standing:
         """A second session, in a copy of the world, that stands where this one does."""
@@ -231,6 +222,18 @@ class Programs:
             starts=ready.starts,
         )
 
+    def _walked(self, program: _Program, outputs: Sequence[Output]) -> Walked:
+        frames = next(one for one in outputs if isinstance(one, NewFrames) and one.view == VIEWS[0])
+        context = next(one for one in outputs if isinstance(one, ContextFrames))
+        cost = next(one for one in outputs if isinstance(one, ChunkStats))
+        return Walked(
+            **self._pictures(program, frames),
+            context=context.frames,
+            scores=context.scores,
+            seconds=cost.seconds,
+            frames_per_second=cost.frames_per_second,
+        )
+
     async def _ready(self, program: _Program) -> Ready:
         scene = await self.hub.alone(program.broadcast.session.scene)
         return next(one for one in scene if isinstance(one, Ready))
@@ -269,20 +272,15 @@ class Programs:
             self._sessions.clear()
 
 
-class _told:  # noqa: N801 - used like a function
+@contextmanager
+def _told(hub: Hub) -> Iterator[None]:
     """Errors of the user as answers of HTTP."""
-
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, UserError):
-            self._hub.failed += 1
-            text = str(error).replace(f"{self._hub.store.folder}/", "")[:300]
-            raise HTTPException(429 if isinstance(error, TooMany) else 400, text) from error
+    try:
+        yield
+    except UserError as error:
+        hub.failed += 1
+        status = 429 if isinstance(error, TooMany) else 400
+        raise HTTPException(status, without_paths(str(error), hub.store.folder)) from error
 
 
 def _init(asked: Begin) -> Init:
@@ -290,15 +288,5 @@ def _init(asked: Begin) -> Init:
         frame = None if asked.first_frame is None else base64.b64decode(asked.first_frame, validate=True)
     except ValueError:
         raise UserError("first_frame is no base64; encode the bytes of a picture file") from None
-    return Init(
-        start=asked.start,
-        known=asked.known,
-        world=asked.world,
-        branch=asked.branch,
-        seed=asked.seed,
-        strategy=asked.strategy,
-        max_context=asked.max_context,
-        first_frame=frame,
-        prompt=asked.prompt,
-        realtime_output_format=asked.format,
-    )
+    same = asked.model_dump(exclude={"first_frame", "format"})
+    return Init(**same, first_frame=frame, realtime_output_format=asked.format)
