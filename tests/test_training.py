@@ -126,6 +126,23 @@ def test_codec_training_starts_from_other_weights_and_weighs_a_perceptual_distan
             assert (mine[name] - value).abs().max() < 0.05, "one small step from where it started"
 
 
+def test_recipes_without_an_architecture_take_that_of_the_start(data, codec_run, tmp_path):
+    codec = replace(recipes.codec_tiny(), model=None, crop=16, train=replace(recipes.codec_tiny().train, steps=1))
+    with pytest.raises(UserError, match="--init"):
+        train_codec(codec, data, tmp_path / "none")
+    train_codec(codec, data, tmp_path / "codec", codec_run)
+    config = from_pretrained(tmp_path / "codec" / "vae", expect=ImageAutoencoder).config
+    assert config == recipes.codec_tiny().model
+    first = recipes.denoiser_tiny()
+    first = replace(first, model=replace(first.model, num_layers=1), train=replace(first.train, steps=1))
+    train_denoiser(first, data, codec_run, tmp_path / "cache", tmp_path / "start")
+    onward = replace(recipes.denoiser_tiny(), as_start=True, train=replace(first.train, learning_rate=0.0))
+    train_denoiser(onward, data, codec_run, tmp_path / "cache", tmp_path / "run", init=tmp_path / "start" / "model")
+    start, mine = (World.from_pretrained(tmp_path / run / "model", device="cpu").model for run in ("start", "run"))
+    assert mine.config == first.model != onward.model
+    assert all(torch.equal(a, b) for a, b in zip(start.parameters(), mine.parameters(), strict=True))
+
+
 def test_world_training_ends_in_a_world_that_walks(data, codec_run, tmp_path):
     recipe = recipes.denoiser_tiny()
     train_denoiser(recipe, data, codec_run, tmp_path / "cache", tmp_path / "run")

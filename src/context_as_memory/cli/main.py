@@ -169,7 +169,7 @@ class TrainCodec(_Training):
 
     data: Path
     """Folder of episodes made by `cam render`."""
-    recipe: Literal["light", "base", "tiny"] = "light"
+    recipe: Literal["light", "base", "onward", "tiny"] = "light"
     """Complete named settings; the other flags change single ones. `light` is for a CPU, `base` for a GPU."""
 
 
@@ -190,11 +190,11 @@ class TrainDenoiser(_Training):
     height: int = 192
     """With `--worlds`: their height."""
     recipe: Literal[
-        "light", "light-stage2", "base", "base-2step", "tiny", "wan-lora", "wan-full", "wan-swift", "wan-tiny"
+        "light", "light-stage2", "base", "base-2step", "onward", "tiny", "wan-lora", "wan-full", "wan-swift", "wan-tiny"
     ] = "light"
     """Complete named settings; the other flags change single ones. `light` is for a CPU, `base` for a GPU.
-    `light-stage2` goes on from `light` weights (`--init`), `base-2step` from those of `base`. `wan-...` put memory
-    under a model that `cam adapt` made (`--init`)."""
+    `light-stage2` goes on from `light` weights (`--init`), `base-2step` from those of `base`, `onward` from any.
+    `wan-...` put memory under a model that `cam adapt` made (`--init`)."""
     accumulate: int | None = None
     """Batches of a step, over all processes together: more of them where less fits in memory at once."""
 
@@ -430,7 +430,7 @@ def _train_denoiser(command: TrainDenoiser) -> int:
     from context_as_memory.weights import resolve
 
     recipe = denoiser_recipe(command.recipe)
-    second = command.recipe in ("light-stage2", "base-2step") and not (command.out / "last.pt").exists()
+    second = command.recipe in ("light-stage2", "base-2step", "onward") and not (command.out / "last.pt").exists()
     if (second or recipe.adaptation is not None) and command.init is None:
         raise UserError(
             f"the recipe {command.recipe} is a second stage; give the model folder to go on from (--init default)"

@@ -21,7 +21,7 @@ from context_as_memory.weights import from_pretrained, load_weights, resolve, sa
 class CodecRecipe:
     """Everything that defines a codec training run."""
 
-    model: ImageAutoencoderConfig = field(default_factory=ImageAutoencoderConfig)
+    model: ImageAutoencoderConfig | None = field(default_factory=ImageAutoencoderConfig)  # None: that of `init`
     loss: CodecLossConfig = field(default_factory=CodecLossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     crop: int = 64  # pixels; square random crops, mirrored at random
@@ -122,9 +122,12 @@ def train_codec(
     frames = load_frames(episodes, recipe.frame_stride)
     validation = np.concatenate([episode.frames()[::400][:3] for episode in held_out[:8]])
     torch.manual_seed(recipe.train.seed)
-    model = ImageAutoencoder(recipe.model)
-    if init is not None:
-        start = from_pretrained(resolve(init) / "vae", expect=ImageAutoencoder)
+    start = None if init is None else from_pretrained(resolve(init) / "vae", expect=ImageAutoencoder)
+    architecture = recipe.model or (start and start.config)
+    if architecture is None:
+        raise UserError("training: this recipe goes on from an autoencoder that is there; name its model with --init")
+    model = ImageAutoencoder(architecture)
+    if start is not None:
         load_weights(model, start.state_dict(), f"{init} (as --init)")
     if recipe.loss.perceptual and perceptual is None:
         raise UserError("training: this recipe weighs a perceptual distance; give its network, or set the weight to 0")
@@ -137,7 +140,7 @@ def train_codec(
     figures = trainer.train()
     state: dict[str, Any] = trainer.averaged_state()
     if trainer.rank == 0:
-        averaged = ImageAutoencoder(recipe.model).to(trainer.device)
+        averaged = ImageAutoencoder(architecture).to(trainer.device)
         averaged.load_state_dict(state)
         measure_latents(averaged, frames[:: max(1, len(frames) // 512)])
         save_pretrained(averaged, Path(out) / "vae")

@@ -51,6 +51,7 @@ class DenoiserRecipe:
     """Everything that defines a training run of the denoiser. `train.batch_size` counts chunks."""
 
     model: TransformerConfig = field(default_factory=TransformerConfig)
+    as_start: bool = False  # take the architecture of the start (`--init`), whatever `model` is
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     flow: FlowMatching = field(default_factory=FlowMatching)
@@ -304,6 +305,7 @@ def train_denoiser_stream(
     until: time of day (`time.time()`) at which the last step should be done, whatever building and compiling take; it
     becomes the budget.
     """
+    recipe, network = _network(recipe, init)
     folder, vae = _codec(recipe, codec)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("training: several processes cannot share a stream of videos; render them and give --data")
@@ -326,7 +328,7 @@ def train_denoiser_stream(
                 trainer.config = replace(trainer.config, budget_minutes=minutes, stop_after_minutes=minutes)
             return source.held_out
 
-        return _train(recipe, source, begin, (None, vae, quick), size, out, init, perceptual, learned)
+        return _train(recipe, source, begin, (network, vae, quick), size, out, init, perceptual, learned)
     finally:
         source.close()
 
@@ -347,8 +349,11 @@ def _codec(recipe: DenoiserRecipe, codec: Path) -> tuple[Path, Any]:
 
 
 def _network(recipe: DenoiserRecipe, init: str | Path | None) -> tuple[DenoiserRecipe, WorldTransformer | None]:
-    """With an adaptation, the network of the start and the recipe for it."""
+    """With an adaptation, the network of the start; and the recipe for the architecture of the start, if it asks."""
     if recipe.adaptation is None:
+        if recipe.as_start and init is not None:
+            start = from_pretrained(resolve(init) / "transformer", expect=WorldTransformer)
+            recipe = replace(recipe, model=start.config)
         return recipe, None
     if init is None:
         raise UserError("training: this recipe adapts a model; give the folder that `cam adapt` made with --init")

@@ -49,6 +49,17 @@ def codec_base() -> CodecRecipe:
     return replace(recipe, train=train, crop=128)
 
 
+def codec_onward() -> CodecRecipe:
+    """A stage after any autoencoder (`--init`), on a CPU: towards other pictures, and the same after ten rounds.
+
+    The encoder moves slowly, so that a denoiser of before can follow in a short stage of its own.
+    """
+    recipe = codec_light()
+    loss = replace(recipe.loss, moved=0.2, rounds=0.8, round_latent=0.3)
+    train = replace(recipe.train, budget_minutes=60, learning_rate=4e-4, rates=(("encoder", 0.5),))
+    return replace(recipe, model=None, loss=loss, train=train)
+
+
 def codec_tiny() -> CodecRecipe:
     """Seconds on a CPU; for tests."""
     model = ImageAutoencoderConfig(
@@ -134,6 +145,20 @@ def denoiser_base() -> DenoiserRecipe:
             data_workers=14,
         ),
         stream=StreamConfig(first=64),
+    )
+
+
+def denoiser_onward() -> DenoiserRecipe:
+    """A stage after any denoiser of ours (`--init`), on a CPU: towards other worlds, or after its autoencoder went on
+    (`--codec`). Of the architecture of the start, whatever that is."""
+    recipe = denoiser_light_stage2()
+    return replace(
+        recipe,
+        as_start=True,
+        self_memory=0.25,
+        self_walks=SelfWalkConfig(walks=4, chunks=12, every=16),
+        perceptual=0.2,
+        train=replace(recipe.train, learning_rate=6e-4, budget_minutes=None, decay_fraction=0.3),
     )
 
 
@@ -263,13 +288,19 @@ def _tiny_training() -> TrainConfig:
     )
 
 
-CODEC_RECIPES: dict[str, Callable[[], CodecRecipe]] = {"tiny": codec_tiny, "light": codec_light, "base": codec_base}
+CODEC_RECIPES: dict[str, Callable[[], CodecRecipe]] = {
+    "tiny": codec_tiny,
+    "light": codec_light,
+    "base": codec_base,
+    "onward": codec_onward,
+}
 DENOISER_RECIPES: dict[str, Callable[[], DenoiserRecipe]] = {
     "tiny": denoiser_tiny,
     "light": denoiser_light,
     "light-stage2": denoiser_light_stage2,
     "base": denoiser_base,
     "base-2step": denoiser_base_2step,
+    "onward": denoiser_onward,
     "wan-lora": wan_lora,
     "wan-full": wan_full,
     "wan-swift": wan_swift,
