@@ -31,7 +31,9 @@ from context_as_memory.training.rollout import plan_rollout
 from context_as_memory.training.self_memory import SelfMemory, WalkJob
 from context_as_memory.training.stream import blank_batch, buckets
 from context_as_memory.training.trainer import Trainer
-from context_as_memory.transformer import TransformerConfig, WorldTransformer
+from context_as_memory.training.validation import latents_of
+from context_as_memory.training.work import product_rate, step_flops
+from context_as_memory.transformer import WorldTransformer
 from context_as_memory.weights import from_pretrained
 
 FRAMES = 4096  # made-up training frames
@@ -69,23 +71,6 @@ class MadeUp:
 
     def keep(self, jobs: Any, made: Tensor, good: Tensor) -> None:
         pass
-
-
-def step_flops(config: TransformerConfig, recipe: DenoiserRecipe, batch: DenoiserBatch, tokens: int) -> float:
-    """Arithmetic of the matrix products of one step, forwards and backwards."""
-    width, frames = config.width, batch.pool_frames.numel()
-    targets, slots = batch.target_frames.numel(), batch.inputs.context_index.shape[2]
-    linear = 2 * (4 * width**2 + 2 * width * config.ffn_dim)
-    read = frames * tokens * (linear + 4 * tokens * width)
-    written = targets * tokens * (linear + 4 * (recipe.chunk_latents + slots) * tokens * width)
-    return 3 * config.num_layers * (read + written)
-
-
-def peak_flops(device: torch.device) -> float:
-    """What this device reaches in large matrix products of its fast number format, a second."""
-    size = 8192 if device.type == "cuda" else 1024
-    a, b = (torch.randn(size, size, device=device, dtype=fast_dtype(device.type)) for _ in range(2))
-    return 2 * size**3 / _seconds(lambda: a @ b, device, 1.0)
 
 
 def _seconds(run: Callable[[], Any], device: torch.device, budget_s: float) -> float:
@@ -144,8 +129,8 @@ def main() -> None:
     start = time.perf_counter()
     task.warm_up(trainer)
     _wait(device)
-    figures: dict[str, Any] = {"warm_up_s": time.perf_counter() - start, "peak_tflops": peak_flops(device) / 1e12}
-    tokens = options.rows * options.columns // 4
+    figures: dict[str, Any] = {"warm_up_s": time.perf_counter() - start}
+    figures["peak_tflops"] = product_rate(device, fast_dtype(device.type), 1.0) / 1e12
     numbers = iter(range(1_000_000_000))
 
     def step() -> None:
@@ -155,7 +140,8 @@ def main() -> None:
     for slots in buckets(recipe.drawing):
         source.slots = slots
         seconds = _seconds(step, device, options.seconds)
-        flops = step_flops(recipe.model, recipe, source.batch(0, 0), tokens)
+        targets, pool = latents_of(source, source.batch(0, 0))
+        flops = step_flops(recipe.model, pool.shape, targets.shape, slots)
         name = f"context_{slots}"
         figures[f"{name}_chunks_per_s"] = size / seconds
         figures[f"{name}_tflops"] = flops / seconds / 1e12

@@ -33,6 +33,7 @@ from context_as_memory.training.self_memory import SelfMemory, SelfWalkConfig, S
 from context_as_memory.training.stream import Places, Stream, StreamConfig
 from context_as_memory.training.trainer import TrainConfig, Trainer
 from context_as_memory.training.validation import Validation, latents_of, words_of
+from context_as_memory.training.work import step_flops
 from context_as_memory.transformer import TransformerConfig, WorldTransformer
 from context_as_memory.weights import (
     MODEL_FILE,
@@ -198,6 +199,7 @@ class DenoiserTask:
             "loss_high_noise": (error * high).sum().detach() / high.sum().clamp_min(1),
             "self_share": own,
             "tokens": self._tokens(targets) + self._tokens(pool),
+            "flops": self._flops(model, batch, targets, pool),
         }
         if self.walks is not None:
             figures |= self.walks.figures
@@ -214,6 +216,14 @@ class DenoiserTask:
 
     def _tokens(self, latents: Tensor) -> int:
         return latents.numel() // (latents.shape[1] * math.prod(self.recipe.model.patch_size))
+
+    def _flops(self, model: nn.Module, batch: DenoiserBatch, targets: Tensor, pool: Tensor) -> float:
+        """Of the network that is trained: what a teacher, walks and perceptual distance cost is not among them."""
+        most = sum(p.numel() * (1 if p.requires_grad else -1) for p in model.parameters()) > 0
+        passes = 2 + most + self.recipe.train.checkpointing  # frozen weights need no gradients of their own
+        words = 0 if batch.words is None else batch.words.shape[1]
+        slots = batch.inputs.context_mask.shape[2]
+        return step_flops(self.recipe.model, pool.shape, targets.shape, slots, words, passes)
 
     def _memory(self, batch: DenoiserBatch, pool: Tensor) -> tuple[Tensor, Tensor]:
         """Latents of the pools [S, C, M, h, w], and the share of frames among them that are the denoiser's own."""

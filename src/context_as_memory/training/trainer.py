@@ -32,6 +32,7 @@ from context_as_memory.training import checkpoint
 from context_as_memory.training.muon import Muon
 from context_as_memory.training.run_folder import RunFolder
 from context_as_memory.training.sharding import distribute, peak_memory_gb
+from context_as_memory.training.work import product_rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +156,8 @@ class Trainer:
         self.ema = [p.detach().clone() for p in self.parameters]
         self.optimizers = self._optimizers()
         self.step, self.elapsed_s = 0, 0.0
-        self._tokens, self._tokens_since = 0.0, time.monotonic()
+        self._tokens, self._flops, self._counted_since = 0.0, 0.0, time.monotonic()
+        self._peak: float | None = None  # operations a second of large products, measured when it is first asked for
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         """AdamW, and for `muon` a second optimizer for the matrices inside the blocks."""
@@ -321,12 +323,17 @@ class Trainer:
             yield itertools.chain((first,), itertools.islice(batches, self.parts - 1))
 
     def _pace(self) -> dict[str, float]:
-        """Tokens per second of all processes since the last log, where the task counts them, and the most memory that
-        was in use on this one, in GB."""
-        now, figures = time.monotonic(), {}
+        """Since the last log, where the task counts them: tokens per second of all processes, TFLOP/s of each, and
+        their share of what this device reaches in products alone; and the most memory in use on this one, in GB."""
+        seconds, figures = max(1e-9, time.monotonic() - self._counted_since), {}
         if self._tokens:
-            figures["tokens_per_s"] = self.world_size * self._tokens / max(1e-9, now - self._tokens_since)
-        self._tokens, self._tokens_since = 0.0, now
+            figures["tokens_per_s"] = self.world_size * self._tokens / seconds
+        if self._flops:
+            if self._peak is None:
+                self._peak = product_rate(self.device, self.autocast_dtype or torch.float32)
+            figures["tflop_per_s"] = self._flops / seconds / 1e12
+            figures["share_of_peak"] = self._flops / seconds / self._peak
+        self._tokens, self._flops, self._counted_since = 0.0, 0.0, time.monotonic()
         return figures | {"memory_gb": peak_memory_gb(self.device)}
 
     def _checked(self, raw: dict[str, Any]) -> dict[str, float]:
@@ -354,6 +361,7 @@ class Trainer:
             with self.autocast():
                 loss, figures = self.task.loss(self.model, batch, torch.Generator().manual_seed(seed))
             self._tokens += figures.pop("tokens", 0)
+            self._flops += figures.pop("flops", 0)
             (loss / self.parts if self.parts > 1 else loss).backward()
             total += loss.detach() / self.parts
         return {"loss": total, **figures}
