@@ -16,10 +16,10 @@ from context_as_memory import __version__
 from context_as_memory.cli import adapt, importing, renamed
 from context_as_memory.cli import world as worlds
 from context_as_memory.cli.bench import Bench, bench
+from context_as_memory.cli.cluster import Evaluate, InParts, encode_on, evaluate_on
 from context_as_memory.cli.explore import Explore, explore, view
 from context_as_memory.cli.export import Export, export
 from context_as_memory.errors import UserError
-from context_as_memory.evaluation.config import EvaluateConfig
 from context_as_memory.formats.options import PoseOptions
 from context_as_memory.walk.config import GenerateConfig, Strategy
 
@@ -135,6 +135,7 @@ class Encode:
     """Codecs of videos: latents from the start of a clip to that of the next. Default: as many as it has."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1."""
+    where: InParts = InParts()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +218,7 @@ Command = (
     Annotated[GenerateConfig, tyro.conf.subcommand("generate")]
     | Annotated[Explore, tyro.conf.subcommand("explore")]
     | Annotated[Retrieve, tyro.conf.subcommand("retrieve")]
-    | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[CompareReports, tyro.conf.subcommand("compare")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Export, tyro.conf.subcommand("export")]
@@ -296,11 +297,16 @@ def _retrieve(command: Retrieve) -> int:
     return 0
 
 
-def _evaluate(config: EvaluateConfig) -> int:
-    from context_as_memory.evaluation.suite.run import evaluate
+def _evaluate(command: Evaluate) -> int:
+    command.where.check(command.shard)
+    config = command.config
+    if command.where.cluster is not None:
+        summary = evaluate_on(config, command.where)
+    else:
+        from context_as_memory.evaluation.suite.run import evaluate
 
-    report = evaluate(config)
-    for name, value in report.summary.items():
+        summary = evaluate(config).summary
+    for name, value in summary.items():
         print(f"{name:32s} {value:.3f}" if isinstance(value, float) else f"{name:32s} {value}")
     if config.shard == "0/1":
         print(f"reports in {config.folder}: report.html, report.md, report.json")
@@ -386,6 +392,11 @@ def _check(command: Check) -> int:
 
 
 def _encode(command: Encode) -> int:
+    command.where.check(command.shard)
+    if command.where.cluster is not None:
+        encode_on(command, _encode)
+        print(f"latents in {command.cache}")
+        return 0
     from context_as_memory.compute import pick_device
     from context_as_memory.data.precompute import ClipConfig, encode_dataset
     from context_as_memory.training.folders import codec_folder, quick_codec, words_of_model
@@ -488,7 +499,7 @@ _RUN: dict[type, Callable[[Any], int]] = {
     GenerateConfig: _generate,
     Explore: explore,
     Retrieve: _retrieve,
-    EvaluateConfig: _evaluate,
+    Evaluate: _evaluate,
     CompareReports: _compare,
     Bench: bench,
     Export: export,

@@ -137,6 +137,8 @@ def encode_dataset(
         raise UserError(f"encode: no episodes of {' or '.join(splits)} under {data}; make some with `cam render`")
     part, parts = parse_shard(shard)
     episodes = episodes[part::parts]
+    if not episodes:  # more shards than episodes
+        return []
     cache = Path(cache)
     cache.mkdir(parents=True, exist_ok=True)
     cut = (clips or ClipConfig()) if codec.temporal_factor > 1 else None

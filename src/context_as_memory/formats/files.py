@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,12 +65,13 @@ def write_array(path: str | Path, array: np.ndarray) -> None:
 
 
 def partial_path(path: Path) -> Path:
-    """Where this process writes a file before it gets its name: `<name>.<process>.partial` in the same folder.
+    """Where this process writes a file before it gets its name: `<name>.<machine>.<process>.partial` in the same
+    folder.
 
-    A rename there is atomic, and two processes that write one file do not meet. A name that would be too long for the
+    A rename there is atomic, and two processes that write one file do not meet, also on two machines. A name that would be too long for the
     disk is cut.
     """
-    ending = f".{os.getpid()}.partial"
+    ending = f".{socket.gethostname()[:64]}.{os.getpid()}.partial"
     name = path.name
     while len(os.fsencode(name)) + len(ending) > 255:
         name = name[:-1]
