@@ -56,6 +56,12 @@ class Explore:
     record: Path | None = None
     """Walk a short walk in a real browser (needs playwright and Chromium), film the page into this .mp4 or .webp, and
     end."""
+    cluster: str | None = None
+    """Serve from the machines of a Ray cluster (needs the `cluster` extra): auto, the one that this machine is part of,
+    or its HOST:PORT. All its machines must see the folder of worlds under the same path."""
+    replicas: int | None = None
+    """With --cluster: servers, each with the model and --sessions places. Default: one for each GPU, or each machine
+    where there is none."""
 
 
 def is_loopback(host: str) -> bool:
@@ -100,6 +106,10 @@ def explore(command: Explore, store: "Callable[[], WorldStore] | None" = None) -
         if value < 1:
             raise UserError(f"--{name.replace('_', '-')} is {value}; give at least 1")
     local = is_loopback(command.host)
+    if command.cluster is not None:
+        return _explore_on(command, _token(command, local))
+    if command.replicas is not None:
+        raise UserError("--replicas is for --cluster; give the cluster too, or leave it out")
     token = None if command.record else _token(command, local)  # the film is made on this machine alone
     use_threads(command.threads)
     if command.log is not None:
@@ -126,9 +136,7 @@ def explore(command: Explore, store: "Callable[[], WorldStore] | None" = None) -
         assert command.record is not None
         print(f"wrote {record(app, command.record, settings)}")
         return 0
-    query = "" if token is None else f"?token={token}"
-    host = f"[{command.host}]" if ":" in command.host else command.host
-    address = f"http://{host}:{command.port}{command.root_path.rstrip('/')}/{query}"
+    address = _address(command, token)
     # A chunk that is being made when the server is told to end is finished first; so long it may take.
     server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=20, **settings))
     screen = local and command.browser and bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
@@ -136,6 +144,46 @@ def explore(command: Explore, store: "Callable[[], WorldStore] | None" = None) -
     threading.Thread(target=_greet, args=(server, address, greeting, screen), daemon=True).start()
     server.run(sockets=[listening])
     return 0
+
+
+def _explore_on(command: Explore, token: str | None) -> int:
+    """Serve from a cluster until interrupted."""
+    from context_as_memory.cluster.serve import Setup, serve_walks
+    from context_as_memory.server.app import LOOPBACK
+    from context_as_memory.weights import resolve
+
+    if command.log is not None or command.record is not None:
+        raise UserError("--log and --record are for one machine; leave them out with --cluster")
+    if command.replicas is not None and command.replicas < 1:
+        raise UserError(f"--replicas is {command.replicas}; give at least 1")
+    listen(command.host, command.port).close()
+    resolve(command.weights)  # says what is wrong before anything is started
+    weights = os.path.abspath(command.weights) if os.path.isdir(command.weights) else command.weights
+    setup = Setup(
+        worlds=command.worlds.absolute(),
+        weights=weights,
+        prompt=command.prompt,
+        limits=command.limits,
+        token=token,
+        hosts=[*LOOPBACK, *command.allow_host] if token is None else ["*"],
+        root_path=command.root_path,
+        threads=command.threads,
+    )
+
+    def ready() -> None:
+        print(f"walk at {_address(command, token)}", flush=True)
+        print(f"worlds are stored in {command.worlds}; Ctrl-C ends", flush=True)
+
+    assert command.cluster is not None
+    serve_walks(command.cluster, setup, command.replicas, command.host, command.port, ready)
+    return 0
+
+
+def _address(command: Explore, token: str | None) -> str:
+    """What to open in a browser."""
+    query = "" if token is None else f"?token={token}"
+    host = f"[{command.host}]" if ":" in command.host else command.host
+    return f"http://{host}:{command.port}{command.root_path.rstrip('/')}/{query}"
 
 
 MIN_TOKEN = 16  # characters

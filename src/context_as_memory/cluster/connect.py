@@ -13,15 +13,19 @@ from context_as_memory.errors import UserError, install
 
 ANSWERS_S = 5.0  # within which the address of a cluster must take a connection
 START = "start one with `ray start --head` and run this command on one of its machines"
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a process without a share of the GPUs sees none
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # the first error is told, by us
+}
 
 
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[Any]:
     """Ray's module, while this process belongs to the cluster at `address`: `auto` (the one that this machine is part
     of) or HOST:PORT. `UserError` if Ray is not installed or no cluster answers."""
-    # Nothing is reported to anybody; processes without a share of the GPUs see none, which Ray asks about otherwise.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     try:
         import ray
     except ImportError as error:
@@ -61,6 +65,9 @@ def check_machines(ray: Any, folders: Sequence[Path], shared: Path) -> None:
     """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    for path in folders:
+        if not path.exists():
+            raise UserError(f"{path} does not exist")
     shared.mkdir(parents=True, exist_ok=True)
     probe = ray.remote(num_cpus=0)(_seen)
     with tempfile.NamedTemporaryFile(prefix=".seen-", dir=shared) as mark:

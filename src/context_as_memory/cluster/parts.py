@@ -23,6 +23,8 @@ def run_parts(
     from rich.console import Console
     from rich.progress import Progress
 
+    console = Console(stderr=True)
+
     share = share_of(ray, device, threads)
     count = parts if parts is not None else PARTS_PER_PLACE * places(ray, share)
     if count < 1:
@@ -30,12 +32,18 @@ def run_parts(
     task = ray.remote(max_retries=RETRIES, scheduling_strategy="SPREAD", **share)(work_on)
     asked = [task.remote(work, f"{number}/{count}") for number in range(count)]
     waiting: Sequence[Any] = asked
-    with Progress(console=Console(stderr=True)) as progress:
+    if any(ray.available_resources().get(kind, 0) < share[f"num_{kind.lower()}s"] for kind in ("CPU", "GPU")):
+        console.print("the cluster is busy: parts begin when other work on it ends")
+    with Progress(console=console) as progress:
         shown = progress.add_task("parts on the cluster", total=count)
-        while waiting:
-            done, waiting = ray.wait(waiting)
-            _got(ray, done[0])
-            progress.advance(shown)
+        try:
+            while waiting:
+                done, waiting = ray.wait(waiting)
+                _got(ray, done[0])
+                progress.advance(shown)
+        finally:
+            for answer in waiting:
+                ray.cancel(answer, force=True)
     return [ray.get(answer) for answer in asked]
 
 

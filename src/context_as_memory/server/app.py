@@ -36,6 +36,7 @@ from context_as_memory.server.protocol import (
     decode,
     encode,
 )
+from context_as_memory.server.register import Register
 from context_as_memory.server.session import picture_format
 from context_as_memory.server.store import WorldStore
 from context_as_memory.storage import MAIN, BranchStore, LeaseTaken, WorldFile, export_world
@@ -55,16 +56,18 @@ def create_app(
     token: str | None = None,
     hosts: Sequence[str] = LOOPBACK,
     root_path: str = "",
+    register: Register | None = None,
 ) -> FastAPI:
     """The application.
 
     store: where worlds are stored. token: what viewers must give as `?token=`; None asks for none. hosts: names under
     which the server may be addressed ("*": any): without a token, a page of another site whose name points here must
     not get in. With one, no page can that does not know it, so tunnels and proxies may call the server as they like.
-    root_path: a prefix that a proxy leaves in front of every path.
+    root_path: a prefix that a proxy leaves in front of every path. register: where sessions of programs are written
+    down, if other processes serve the same worlds.
     """
     hub = Hub(store, limits or Limits())
-    programs = Programs(hub, token, hosts)
+    programs = Programs(hub, token, hosts, register)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -78,7 +81,7 @@ def create_app(
         title="Context as Memory: explorer", docs_url=None, redoc_url=None, openapi_url=OPENAPI, lifespan=lifespan
     )
     app.add_middleware(Guard, hosts=hosts, root_path=root_path, most_bytes=2 * hub.limits.upload_bytes)
-    app.state.hub = hub
+    app.state.hub, app.state.programs = hub, programs
     app.include_router(programs.router)
     exporting = asyncio.Semaphore(1)
     sending = Counter()

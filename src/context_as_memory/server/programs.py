@@ -21,6 +21,7 @@ from context_as_memory.server.guard import has_token, is_own_page, without_paths
 from context_as_memory.server.hub import Broadcast, Hub, TooMany
 from context_as_memory.server.outbox import NewFrames, Output, Packed
 from context_as_memory.server.protocol import VIEWS, ChunkStats, ContextFrames, Init, Ready, poses_of
+from context_as_memory.server.register import Register
 
 SWEEP_S = 5.0  # how often places of forgotten sessions are looked for
 Key = Literal["w", "s", "a", "d", "j", "l", "i", "k"]
@@ -69,6 +70,11 @@ class Pictures(BaseModel):
     first: int = Field(description="the number of the first of these frames in the world")
     images: list[str] = Field(description="base64: a JPEG file each, or RGB bytes")
     poses: list[list[list[float]]] = Field(description="camera to world, 4x4")
+    reopened: bool = Field(
+        False,
+        description="the process of this session died; its world was opened again from its file, at its last chunk. "
+        "True in the first answer after that: a chunk whose answer was lost may lie before `first`",
+    )
 
 
 class Standing(Pictures):
@@ -100,14 +106,19 @@ class _Program:
     def __init__(self, broadcast: Broadcast, kind: str) -> None:
         self.broadcast, self.kind, self.turn = broadcast, kind, asyncio.Lock()
         self.heard_at = time.monotonic()
+        self.reopened = False  # and nobody was told yet
 
 
 class Programs:
-    """The sessions of programs on a server. `router` answers them; `sweeping` closes those that were forgotten."""
+    """The sessions of programs on a server. `router` answers them; `sweeping` closes those that were forgotten.
 
-    def __init__(self, hub: Hub, token: str | None, hosts: Sequence[str]) -> None:
-        self.hub, self._token, self._hosts = hub, token, hosts
+    register: where sessions are written down so that another process can go on with them; None: nowhere.
+    """
+
+    def __init__(self, hub: Hub, token: str | None, hosts: Sequence[str], register: Register | None = None) -> None:
+        self.hub, self._token, self._hosts, self._register = hub, token, hosts, register
         self._sessions: dict[str, _Program] = {}
+        self._opening = asyncio.Lock()
         self.router = APIRouter(prefix="/v1/sessions", dependencies=[Depends(self._may)], tags=["sessions"])
         errors: dict[int | str, dict[str, object]] = {
             400: {"description": "it cannot be done, and why"},
@@ -131,21 +142,20 @@ class Programs:
         if not is_own_page(request.headers.get("origin"), request.headers.get("host", ""), self._hosts):
             raise HTTPException(403, "pages of other sites may not drive this server")
 
+    def names(self) -> list[str]:
+        """The sessions that are open here."""
+        return list(self._sessions)
+
     # -- questions ---------------------------------------------------------------------------------------------------
 
     async def begin(self, asked: Begin) -> Standing:
         """Begin a walk, or go on with a stored one."""
         with _told(self.hub):
-            program = _Program(self.hub.enter(), asked.format)
-            try:
-                return await self._begin(secrets.token_hex(16), program, _init(asked))
-            except BaseException:
-                await self.hub.leave(program.broadcast)
-                raise
+            return await self._enter(self._new_name(), _init(asked))
 
     async def reset(self, session: str, asked: Begin) -> Standing:
         """Begin anew in the same session; the world before stays stored."""
-        program = self._known(session)
+        program = await self._known(session)
         async with program.turn:
             with _told(self.hub):
                 program.kind = asked.format
@@ -153,7 +163,7 @@ class Programs:
 
     async def step(self, session: str, asked: Keys | Poses) -> Walked:
         """Walk on by one chunk."""
-        program = self._known(session)
+        program = await self._known(session)
         async with program.turn:
             with _told(self.hub):
                 path = frozenset[str](asked.keys) if isinstance(asked, Keys) else poses_of(asked.poses)
@@ -163,7 +173,7 @@ class Programs:
 
     async def fork(self, session: str, asked: Fork | None = None) -> Standing:
         """A second session, in a copy of the world, that stands where this one does."""
-        program = self._known(session)
+        program = await self._known(session)
         async with program.turn:
             with _told(self.hub):
                 ready = await self._ready(program)
@@ -177,7 +187,7 @@ class Programs:
                         max_context=ready.max_context,
                         realtime_output_format=program.kind,
                     )
-                    return await self._begin(secrets.token_hex(16), twin, init)
+                    return await self._begin(self._new_name(), twin, init)
                 except BaseException:
                     await self.hub.leave(twin.broadcast)
                     if name:
@@ -186,24 +196,59 @@ class Programs:
 
     async def close(self, session: str) -> None:
         """End a session; its world stays stored."""
-        program = self._known(session)
+        program = await self._known(session)
         async with program.turn:
             if self._sessions.pop(session, None) is not None:
                 await self.hub.leave(program.broadcast)
+                self._forget(session)
 
     # -- answers -----------------------------------------------------------------------------------------------------
 
-    def _known(self, session: str) -> _Program:
-        program = self._sessions.get(session)
-        if program is None:
-            raise HTTPException(404, "there is no such session; it may have been closed, or forgotten for too long")
+    def _new_name(self) -> str:
+        return secrets.token_hex(16) if self._register is None else self._register.new_name()
+
+    def _forget(self, session: str) -> None:
+        if self._register is not None:
+            self._register.forget(session)
+
+    async def _known(self, session: str) -> _Program:
+        program = self._sessions.get(session) or await self._again(session)
         program.heard_at = time.monotonic()
+        if self._register is not None:
+            self._register.hear(session)
         return program
+
+    async def _again(self, session: str) -> _Program:
+        """A session of another process, which is gone: opened again from its world file."""
+        async with self._opening:
+            if session in self._sessions:
+                return self._sessions[session]
+            init = None if self._register is None else self._register.find(session)
+            if init is None:
+                raise HTTPException(404, "there is no such session; it may have been closed, or forgotten for too long")
+            with _told(self.hub):
+                await self._enter(session, init)
+            program = self._sessions[session]
+            program.reopened = True
+            return program
+
+    async def _enter(self, session: str, init: Init) -> Standing:
+        """Take a place and begin there."""
+        program = _Program(self.hub.enter(), init.realtime_output_format)
+        try:
+            return await self._begin(session, program, init)
+        except BaseException:
+            await self.hub.leave(program.broadcast)
+            raise
 
     async def _begin(self, session: str, program: _Program, init: Init) -> Standing:
         packed = await self.hub.receive(program.broadcast, init)
         self._sessions[session] = program
         program.heard_at = time.monotonic()
+        if self._register is not None:
+            ready = next(one for one in packed.outputs if isinstance(one, Ready))
+            told = {name: getattr(ready, name) for name in ("world", "branch", "strategy", "max_context")}
+            self._register.note(session, Init(**told, realtime_output_format=program.kind))
         return self._standing(session, program, packed)
 
     def _standing(self, session: str, program: _Program, packed: Packed) -> Standing:
@@ -244,7 +289,8 @@ class Programs:
         parts = [message.payload[end - size : end] for end, size in zip(ends, message.payload_lengths, strict=True)]
         poses = program.broadcast.session.poses(frames.first)[: len(frames.frames_u8)]
         images = [base64.b64encode(part).decode() for part in parts]
-        return {"first": frames.first, "images": images, "poses": poses.tolist()}
+        told, program.reopened = program.reopened, False
+        return {"first": frames.first, "images": images, "poses": poses.tolist(), "reopened": told}
 
     # -- sessions that nobody asks any more ----------------------------------------------------------------------------
 
@@ -260,6 +306,9 @@ class Programs:
                     if program.heard_at < late and not program.turn.locked():
                         del self._sessions[name]
                         await self.hub.leave(program.broadcast)
+                        self._forget(name)
+                if self._register is not None:
+                    await asyncio.to_thread(self._register.clear)
 
         task = asyncio.create_task(sweep())
         try:

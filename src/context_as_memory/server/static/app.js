@@ -46,7 +46,9 @@ function connect(what = wanted ?? inAddress()) {
   standing = false;
   explained = "";
   askedAt = performance.now();
-  const address = new URL(`v1/realtime_video/generate?${new URLSearchParams(token)}`, location.href); // also behind a prefix
+  // Of several servers over the same worlds the one is asked that has this walk open.
+  const at = (watches() ? world.share || query.get("watch") : what?.world) ?? "";
+  const address = new URL(`v1/realtime_video/generate?${new URLSearchParams(at ? { ...token, walk: at } : token)}`, location.href); // also behind a prefix
   address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
   address.hash = "";
   socket = new WebSocket(address);
