@@ -1,4 +1,4 @@
-"""`--cluster` of `cam encode`, `cam evaluate` and `cam explore`: the same command, over the machines of a Ray cluster."""
+"""`--cluster` of `cam encode`, `cam evaluate` and `cam explore`: the same command, over a Ray cluster."""
 
 import os
 from collections.abc import Callable

@@ -12,7 +12,12 @@ RETRIES = 3  # of a part whose process or machine died
 
 
 def run_parts(
-    ray: Any, work: Callable[[str], _Result], parts: int | None = None, *, device: str = "auto", threads: int | None = None
+    ray: Any,
+    work: Callable[[str], _Result],
+    parts: int | None = None,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
 ) -> list[_Result]:
     """What `work` returns for the shards "0/n" to "n-1/n", each called in a process somewhere on the cluster.
 

@@ -73,10 +73,11 @@ def serve_walks(
     ready: Callable[[], None],
     end: threading.Event | None = None,
 ) -> None:
-    """Serve until asked to stop (Ctrl-C, SIGTERM): every machine with a replica listens on host:port and brings visitors to their walk.
+    """Serve until asked to stop (Ctrl-C, SIGTERM): every machine with a replica listens on host:port and brings
+    visitors to their walk.
 
-    replicas: servers, each with a model; one for each GPU (without any: each machine's CPUs) if None. ready: called
-    when all of them answer. end: ends it, too, when it is set. `UserError` if they cannot be started.
+    replicas: servers, each with a model; one for each GPU (without any: each machine) if None. ready: called when all
+    of them answer. end: ends it, too, when it is set. `UserError` if they cannot be started.
     """
     end = end or threading.Event()
     with connected(cluster) as ray:

@@ -65,11 +65,10 @@ def write_array(path: str | Path, array: np.ndarray) -> None:
 
 
 def partial_path(path: Path) -> Path:
-    """Where this process writes a file before it gets its name: `<name>.<machine>.<process>.partial` in the same
-    folder.
+    """Where this process writes a file before it gets its name: `<name>.<machine>.<process>.partial` beside it.
 
-    A rename there is atomic, and two processes that write one file do not meet, also on two machines. A name that would be too long for the
-    disk is cut.
+    A rename there is atomic, and two processes that write one file do not meet, also on two machines. A name that
+    would be too long for the disk is cut.
     """
     ending = f".{socket.gethostname()[:64]}.{os.getpid()}.partial"
     name = path.name
