@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import threading
@@ -53,11 +54,11 @@ def address() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
-        machine = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100_000_000}
+        machine: dict[str, Any] = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100_000_000}
         cluster = Cluster(initialize_head=True, head_node_args=machine)
         cluster.add_node(**machine)
         try:
-            ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+            ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
             yield cluster.address
         finally:
             ray.shutdown()
@@ -87,17 +88,17 @@ def _dies_once(mark: Path, command: Encode) -> int:
     """`cam encode`, on a worker that is killed after its first episode; not when it is called again."""
     write = precompute.write_array
 
-    def and_die(path: Path, array: np.ndarray) -> None:
+    def and_die(path: str | Path, array: np.ndarray) -> None:
         write(path, array)
         if not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    precompute.write_array = and_die  # type: ignore[attr-defined]
+    precompute.write_array = and_die
     try:
         return cli._encode(command)
     finally:
-        precompute.write_array = write  # type: ignore[attr-defined]
+        precompute.write_array = write
 
 
 def _files(folder: Path) -> dict[str, bytes]:

@@ -1,6 +1,7 @@
 """Join a Ray cluster that runs already, and look at its machines before work is sent there."""
 
 import contextlib
+import logging
 import os
 import socket
 import tempfile
@@ -35,7 +36,7 @@ def connected(address: str) -> Iterator[Any]:
         return
     _answers(address)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"--cluster {address}: this machine is part of no Ray cluster there; {START}") from error
     try:

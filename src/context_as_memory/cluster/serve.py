@@ -101,6 +101,10 @@ def serve_walks(
                 f"the cluster has room for {places(ray, share)} replicas with {each} each, not for {replicas}; choose "
                 "other --replicas or --threads, or add machines"
             )
+        router: dict[str, Any] = {
+            "request_router_class": "context_as_memory.cluster.router.WalkRouter",
+            "request_routing_stats_period_s": TELLS_S,
+        }
         quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")  # addresses hold tokens
         deployment = serve.deployment(
             name="walks",
@@ -111,10 +115,7 @@ def serve_walks(
             health_check_period_s=TELLS_S,
             graceful_shutdown_timeout_s=ENDS_S,
             logging_config=quiet,
-            request_router_config=RequestRouterConfig(
-                request_router_class="context_as_memory.cluster.router.WalkRouter",
-                request_routing_stats_period_s=TELLS_S,
-            ),
+            request_router_config=RequestRouterConfig(**router),
         )(serve.ingress()(Walks))
         serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port}, logging_config=quiet)
         try:

@@ -234,7 +234,7 @@ class Programs:
 
     async def _enter(self, session: str, init: Init) -> Standing:
         """Take a place and begin there."""
-        program = _Program(self.hub.enter(), init.realtime_output_format)
+        program = _Program(self.hub.enter(), init.realtime_output_format or "jpeg")
         try:
             return await self._begin(session, program, init)
         except BaseException:
