@@ -3,6 +3,7 @@
 # make test    the checks and every test
 # make lint    the checks alone: ruff, mypy, import contract
 # make base    install into .venv-base what `pip install .` gives, without extras, and walk three chunks there
+# make cluster the tests on a local Ray cluster of two workers (installs the extra `cluster`; two minutes more than `make test`)
 # make docs    pages from the guides and the docstrings, in site/
 # make clean   remove .venv, outputs and caches; data, runs and weights stay
 #
@@ -11,7 +12,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help explore demo install install-test lint test base docs clean
+.PHONY: help explore demo install install-test lint test cluster base docs clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -68,7 +69,12 @@ lint: $(VENV)/.installed-test
 
 # One thread per worker: two workers that each start a thread per core are slower than one.
 test: lint docs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --durations 40
+
+# Apart from `make test`: Ray is half a gigabyte, and most of the time it starts.
+cluster: $(VENV)/.installed-test
+	$(PIP) -e '.[cluster]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster
 
 # A plain install: no extra, not editable, run from elsewhere. What it imports by accident is missing there.
 base:
