@@ -17,6 +17,7 @@ from context_as_memory.server.pictures import decode_upload, encode_pictures
 from context_as_memory.server.protocol import (
     MAX_MESSAGE_BYTES,
     ChunkStats,
+    Edit,
     Event,
     Failure,
     Fork,
@@ -52,6 +53,7 @@ MESSAGES = st.one_of(
     st.builds(Rewind, frame=NUMBERS),
     st.builds(Fork, frame=NUMBERS, name=TEXT),
     st.builds(Switch, branch=TEXT),
+    st.builds(Edit, frame=NUMBERS, picture=st.binary(max_size=20)),
     st.builds(Failure, content=TEXT),
     st.builds(
         ChunkStats,

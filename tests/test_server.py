@@ -210,7 +210,7 @@ def test_a_walk_is_exported_as_film_and_as_world(client, store, tmp_path):
         (tmp_path / "walk.mp4").write_bytes(film.content)
         assert len(read_video(tmp_path / "walk.mp4")) >= 5
         (tmp_path / "world.tar").write_bytes(client.get(f"/v1/worlds/{name}/world.tar").content)
-    assert client.get("/v1/worlds").json() == [name]
+    assert [one["name"] for one in client.get("/v1/worlds").json()] == [name]
     locked = TestClient(create_app(store, token="secret", hosts=["*"]))
     assert locked.get("/v1/worlds").json() == [] != locked.get("/v1/worlds?token=secret").json()
     with WorldFile.open(import_world(tmp_path / "world.tar", tmp_path / "copy"), write=False) as file:

@@ -50,7 +50,7 @@ def _of(outputs, kind):
 
 def test_a_session_walks_while_keys_are_held_and_the_latest_event_wins(sessions):
     session = sessions()
-    with pytest.raises(UserError, match="before init"):
+    with pytest.raises(UserError, match="no world yet"):
         session.receive(hold("w"))
     ready, first = session.receive(Init())
     assert isinstance(ready, Ready) and ready.chunk_frames == 4 and session.state is State.STANDING

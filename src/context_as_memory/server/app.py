@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -12,16 +13,18 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fastapi import FastAPI, HTTPException, Request, WebSocket, WebSocketDisconnect
-from fastapi.responses import PlainTextResponse, Response
+from fastapi.responses import FileResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.websockets import WebSocketState
 
 from context_as_memory.errors import UserError
+from context_as_memory.formats.places import start_folder, start_names
 from context_as_memory.formats.video import VideoWriter
 from context_as_memory.server.guard import Guard, Pace, has_token, is_own_page, without_paths
 from context_as_memory.server.hub import Broadcast, Hub, TooMany, log_event
 from context_as_memory.server.limits import Limits
 from context_as_memory.server.outbox import Packed
+from context_as_memory.server.pictures import column
 from context_as_memory.server.programs import Programs
 from context_as_memory.server.protocol import (
     CLIENT,
@@ -38,12 +41,13 @@ from context_as_memory.server.protocol import (
 )
 from context_as_memory.server.register import Register
 from context_as_memory.server.session import picture_format
-from context_as_memory.server.store import WorldStore
+from context_as_memory.server.store import Kept, WorldStore, stored_frames
 from context_as_memory.storage import MAIN, BranchStore, LeaseTaken, WorldFile, export_world
 
 PATH, OPENAPI = "/v1/realtime_video/generate", "/v1/openapi.json"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 MOVIE_FPS = 20
+MOST_FRAMES = 64  # in one answer
 FIRST_S, STRANGER_S = 20.0, 2.0  # within which one must say what one wants, with the token and without
 HEARTBEAT = b"heartbeat"
 SEND_S = 30.0  # who takes longer for one packet is gone
@@ -83,7 +87,7 @@ def create_app(
     app.add_middleware(Guard, hosts=hosts, root_path=root_path, most_bytes=2 * hub.limits.upload_bytes)
     app.state.hub, app.state.programs = hub, programs
     app.include_router(programs.router)
-    exporting = asyncio.Semaphore(1)
+    exporting, looking = asyncio.Semaphore(1), asyncio.Semaphore(2)
     sending = Counter()
 
     @app.get("/healthz")
@@ -97,11 +101,47 @@ def create_app(
         return hub.metrics()
 
     @app.get("/v1/worlds")
-    async def worlds(request: Request) -> list[str]:
+    async def worlds(request: Request) -> list[Kept]:
         """The stored worlds, the last one walked in first; none for those who may only watch."""
         if not has_token(request.query_params.get("token"), token):
             return []
-        return await asyncio.to_thread(store.names)
+        return await asyncio.to_thread(store.kept)
+
+    @app.get("/v1/starts/{name}.png")
+    async def start(name: str) -> FileResponse:
+        """The picture of a shipped start place."""
+        if name not in start_names():
+            raise HTTPException(404, "there is no start place of that name")
+        return FileResponse(start_folder() / f"{name}.png")
+
+    async def shown(world: Path, branch: str, numbers: list[int], kind: str) -> Response:
+        try:
+            async with looking:
+                data = await asyncio.to_thread(lambda: column(stored_frames(world, branch, numbers), kind))
+        except UserError as error:
+            raise HTTPException(404, without_paths(str(error), store.folder)) from error
+        return Response(data, media_type=f"image/{kind}")
+
+    @app.get("/v1/worlds/{name}/picture.jpg")
+    async def picture(request: Request, name: str) -> Response:
+        """Where one stands in a stored world."""
+        if not has_token(request.query_params.get("token"), token):
+            raise HTTPException(403, "this server wants a token")
+        try:
+            return await shown(store.path(name), MAIN, [-1], "jpeg")
+        except UserError as error:
+            raise HTTPException(404, str(error)) from error
+
+    @app.get("/v1/walks/{share}/frames.{kind}")
+    async def frames(share: str, kind: str, numbers: str = "-1") -> Response:
+        """Frames of a walk that is under way, one below the other; a share link's word is enough."""
+        walk = hub.walk_of(share)
+        if walk is None or walk.session.world_name is None or kind not in ("jpeg", "png"):
+            raise HTTPException(404, "nobody walks there now")
+        wanted = numbers.split(",")
+        if len(wanted) > MOST_FRAMES or not all(re.fullmatch(r"-1|[0-9]{1,7}", one) for one in wanted):
+            raise HTTPException(400, f"numbers are 1 to {MOST_FRAMES} frame numbers with commas between them")
+        return await shown(store.path(walk.session.world_name), walk.session.branch, [int(x) for x in wanted], kind)
 
     @app.get("/v1/worlds/{name}/{what}")
     async def export(request: Request, name: str, what: str, branch: str = MAIN) -> Response:

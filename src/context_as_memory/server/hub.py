@@ -15,10 +15,10 @@ from typing import TypeVar
 import numpy as np
 
 from context_as_memory.errors import UserError
-from context_as_memory.server.limits import Limits
+from context_as_memory.server.limits import Limits, resident_mb
 from context_as_memory.server.outbox import Output, Packed, Viewer, pack
-from context_as_memory.server.protocol import Event, Failure, Init, Message, encode
-from context_as_memory.server.session import Session, resident_mb
+from context_as_memory.server.protocol import Edit, Event, Failure, Init, Message, encode
+from context_as_memory.server.session import Session
 from context_as_memory.server.store import WorldStore
 from context_as_memory.server.upload import Upload, Uploads
 
@@ -90,6 +90,10 @@ class Hub:
         """The walk in the world of that name; None if nobody walks there, on this server."""
         return next((one for one in self.broadcasts if name is not None and one.session.world_name == name), None)
 
+    def walk_of(self, share: str) -> Broadcast | None:
+        """The walk that a share link's word names; None if nobody walks there now."""
+        return next((one for one in self.broadcasts if one.session.share == share), None)
+
     async def take(self, name: str | None, by: Broadcast) -> None:
         """End the walk in a world, so that another one can go on there; returns when it is closed."""
         holder = self.who_walks_in(name)
@@ -101,7 +105,7 @@ class Hub:
 
     async def watch(self, share: str, kind: str) -> tuple[Broadcast, Viewer]:
         """Join those who watch a walk. `UserError` if there is none of that name."""
-        broadcast = next((broadcast for broadcast in self.broadcasts if broadcast.session.share == share), None)
+        broadcast = self.walk_of(share)
         scene = [] if broadcast is None else await self.alone(lambda: broadcast.session.scene(driver=False))
         if broadcast is None or broadcast not in self.broadcasts or not scene:  # it may have ended meanwhile
             raise UserError("nobody walks there now; ask for a new link")
@@ -132,10 +136,11 @@ class Hub:
             if message.take:
                 await self.take(message.world, broadcast)
             if message.first_frame is not None:
-                width, height = self.store.size
-                upload = Upload(width=width, height=height, max_pixels=self.limits.upload_pixels)
-                picture = await self.uploads.frame(message.first_frame, upload)
+                picture = await self._unpacked(message.first_frame)
                 message = replace(message, first_frame=None)
+        elif isinstance(message, Edit):
+            picture = await self._unpacked(message.picture, exact=True)
+            message = replace(message, picture=b"")
 
         def answers() -> tuple[Packed, float]:  # reads files and may run the autoencoder
             began = time.perf_counter()
@@ -148,6 +153,12 @@ class Hub:
         packed, seconds = await self.alone(answers)
         broadcast.rests_until = time.perf_counter() + seconds
         return packed
+
+    async def _unpacked(self, data: bytes, exact: bool = False) -> np.ndarray:
+        """A picture file as a frame of the store's worlds, unpacked in a process of its own."""
+        width, height = self.store.size
+        upload = Upload(width=width, height=height, max_pixels=self.limits.upload_pixels, exact=exact)
+        return await self.uploads.frame(data, upload)
 
     async def step(self, broadcast: Broadcast) -> Packed:
         """The next chunk of a walk along the keys that are held."""

@@ -1,5 +1,6 @@
 """What a server may cost."""
 
+import contextlib
 from dataclasses import dataclass
 
 
@@ -39,3 +40,10 @@ class Limits:
     """Films and world files that are made and sent at once."""
     waiting_messages: int = 64
     """For a viewer who is slow; one who lags further behind is let go."""
+
+
+def resident_mb() -> int | None:
+    """Working memory of this process in megabytes, where the system tells."""
+    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 // 1_000_000
+    return None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from context_as_memory.camera import Cameras, coordinates
 from context_as_memory.server.limits import Limits
 from context_as_memory.server.pictures import CONTENT_TYPES, encode_pictures
 from context_as_memory.server.protocol import VIEWS, FrameBatch, Message, Ready, encode
@@ -52,6 +53,16 @@ class NewFrames:
 
 
 Output = Message | NewFrames
+
+
+def seen_from_above(cameras: Cameras, up: np.ndarray) -> list[list[float]]:
+    """Place and heading seen from above, per frame: x, y and the angle from x towards y, where z is up."""
+    x = np.eye(3)[0] if abs(up[0]) < 0.9 else np.eye(3)[1]
+    x = x - (x @ up) * up
+    x = x / np.linalg.norm(x)
+    ground = np.stack([x, np.cross(up, x)])
+    place, ahead = coordinates(cameras.position, ground), coordinates(cameras.forward, ground)
+    return np.column_stack([place, np.arctan2(ahead[:, 1], ahead[:, 0])]).round(4).tolist()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import io
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -24,11 +25,21 @@ def encode_pictures(frames_u8: np.ndarray, kind: str, quality: int = 85) -> list
 
 def jpeg(frame_u8: np.ndarray, quality: int = 85) -> bytes:
     """One frame as a JPEG file."""
+    return _file(frame_u8, format="JPEG", quality=quality)
+
+
+def _file(frame_u8: np.ndarray, **settings: Any) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(frame_u8)).save(buffer, format="JPEG", quality=quality)
+    Image.fromarray(np.ascontiguousarray(frame_u8)).save(buffer, **settings)
     return buffer.getvalue()
+
+
+def column(frames_u8: np.ndarray, kind: str) -> bytes:
+    """Frames uint8 [n, H, W, 3], one below the other, as one picture file: `png`, exact, or `jpeg`."""
+    below = frames_u8.reshape(-1, *frames_u8.shape[2:])
+    return jpeg(below) if kind == "jpeg" else _file(below, format="PNG", compress_level=1)
 
 
 def _h264(frames_u8: np.ndarray) -> list[bytes]:
@@ -50,13 +61,18 @@ def _h264(frames_u8: np.ndarray) -> list[bytes]:
     return [bytes(packet) for packet in packets]
 
 
-def decode_upload(data: bytes, width: int, height: int, max_pixels: int) -> np.ndarray:
+def decode_upload(data: bytes, width: int, height: int, max_pixels: int, exact: bool = False) -> np.ndarray:
     """An uploaded picture file as one frame, uint8 [height, width, 3]. Nothing is stored.
 
     Read as `read_picture` reads files: upright, in sRGB, opaque. Its size is read from its header and judged before it
-    is unpacked. `UserError` for anything but a whole JPEG, PNG or WebP picture of at most `max_pixels`.
+    is unpacked. exact: it must have the frame's size; else it is scaled and cropped. `UserError` for anything but a
+    whole JPEG, PNG or WebP picture of at most `max_pixels`.
     """
     if data.count(b"\xff\xda") > MOST_SCANS:  # each one goes over the whole picture again; ten are usual
         raise UserError(f"the picture is a JPEG of more than {MOST_SCANS} scans; save it again as a plain JPEG")
     shown = decode_picture(data, kinds=UPLOADS, max_pixels=max_pixels, min_side=8, around=(width, height)).frame
-    return fit_frame(shown, width, height)[0]
+    fitted, changed = fit_frame(shown, width, height)
+    if exact and changed:
+        size = f"{shown.shape[1]}x{shown.shape[0]}"
+        raise UserError(f"the edited picture is {size}, the frame {width}x{height}; keep the frame's size")
+    return fitted

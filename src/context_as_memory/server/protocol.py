@@ -14,7 +14,8 @@ import numpy as np
 from context_as_memory.camera import Cameras, pinhole
 from context_as_memory.errors import UserError
 
-MAX_MESSAGE_BYTES = 64 * 1024  # of any message but `init`, which may carry a picture
+MAX_MESSAGE_BYTES = 64 * 1024  # of any message but `init` and `edit`, which may carry a picture
+PICTURES = ("first_frame", "picture")  # fields that hold a picture file
 KEYS = frozenset("wasdijkl")
 MAX_SCRIPT = 10_000  # frames
 MAX_PROMPT = 4_000  # letters
@@ -109,6 +110,16 @@ class Switch:
     branch: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """Replace a remembered view by an edited one; views that show the changed surface as it was are not remembered any
+    more. Answered with `ready` and `edited`."""
+
+    type: ClassVar[str] = "edit"
+    frame: int
+    picture: bytes  # a picture file of the frame's size; PNG, since noise counts as paint
+
+
 # -- from the server -------------------------------------------------------------------------------------------------
 
 
@@ -137,6 +148,7 @@ class Ready:
     version: str = ""  # of the server: a page of another one loads itself again
     truth: str | None = None  # the name of the true world, where frames are rendered and not generated
     prompt: str | None = None  # what the world is told; None where the weights read no text
+    edits: list[int] = field(default_factory=list)  # first frames of the chunks that are edits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +211,19 @@ class ChunkStats:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Edited:
+    """An edit is done; the world's `ready` came before."""
+
+    type: ClassVar[str] = "edited"
+    frame: int  # the view that was edited
+    entry: int  # the number of its edited version
+    withdrawn: int  # views that showed the surface as it was and are not remembered any more
+    of: int  # how many were remembered
+    still_seen: bool  # whether the last frame shows it as it was: the next chunk goes on with that
+    before: int  # the last frame before the edit: `rewind` to it undoes the edit
+
+
+@dataclass(frozen=True, kw_only=True)
 class Failure:
     """Something cannot be done; the session goes on unless the connection closes."""
 
@@ -216,10 +241,23 @@ class Alive:
 
 
 Message = (
-    Init | Event | Settings | Rewind | Fork | Switch | Ready | FrameBatch | ContextFrames | ChunkStats | Failure | Alive
+    Init
+    | Event
+    | Settings
+    | Rewind
+    | Fork
+    | Switch
+    | Edit
+    | Ready
+    | FrameBatch
+    | ContextFrames
+    | ChunkStats
+    | Edited
+    | Failure
+    | Alive
 )  # one class per type
 _KINDS: dict[str, Any] = {kind.type: kind for kind in get_args(Message)}
-CLIENT = (Init, Event, Settings, Rewind, Fork, Switch)
+CLIENT = (Init, Event, Settings, Rewind, Fork, Switch, Edit)
 _OPEN = (Init, Event)  # messages of other clients too: they carry fields that mean nothing here
 
 
@@ -232,7 +270,7 @@ def encode(message: Message) -> bytes:
 def decode(data: bytes, max_bytes: int = MAX_MESSAGE_BYTES) -> Message:
     """The message in a packet; `ProtocolError` for anything that is not one, fields and their types included.
 
-    max_bytes: of an `init`; others must be shorter than MAX_MESSAGE_BYTES.
+    max_bytes: of one with a picture; fields of others must be shorter than MAX_MESSAGE_BYTES.
     """
     if len(data) > max(max_bytes, MAX_MESSAGE_BYTES):
         raise TooLarge(f"a message of {len(data)} bytes; at most {max_bytes} are taken")
@@ -251,7 +289,7 @@ def decode(data: bytes, max_bytes: int = MAX_MESSAGE_BYTES) -> Message:
             if kind in _OPEN:
                 continue
             raise ProtocolError(f"{kind.type}: unknown field {key[:40]!r}")
-        if kind in CLIENT and key != "first_frame" and len(part) > MAX_MESSAGE_BYTES:
+        if kind in CLIENT and key not in PICTURES and len(part) > MAX_MESSAGE_BYTES:
             raise TooLarge(f"{kind.type}: field {key} has {len(part)} bytes; at most {MAX_MESSAGE_BYTES} are taken")
         try:
             value[key] = msgpack.unpackb(part)

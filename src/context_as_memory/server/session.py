@@ -19,7 +19,8 @@ import numpy as np
 
 from context_as_memory import __version__
 from context_as_memory.adapters.text import Words
-from context_as_memory.camera import Cameras, cameras_from_keys, coordinates
+from context_as_memory.camera import Cameras, cameras_from_keys
+from context_as_memory.edits import edit
 from context_as_memory.engine.wanted import GivenUp, wanted_while
 from context_as_memory.errors import UserError
 from context_as_memory.formats.pictures import fit_frame
@@ -27,14 +28,16 @@ from context_as_memory.formats.places import known_place, start_frame, start_nam
 from context_as_memory.formats.vertical import measured_up
 from context_as_memory.retrieval import STRATEGIES, RetrievalConfig
 from context_as_memory.server.forgetful import forgetful
-from context_as_memory.server.limits import Limits
-from context_as_memory.server.outbox import NewFrames, Output
+from context_as_memory.server.limits import Limits, resident_mb
+from context_as_memory.server.outbox import NewFrames, Output, seen_from_above
 from context_as_memory.server.pictures import CONTENT_TYPES, decode_upload, jpeg
 from context_as_memory.server.protocol import (
     FORMATS,
     VIEWS,
     ChunkStats,
     ContextFrames,
+    Edit,
+    Edited,
     Event,
     Fork,
     Init,
@@ -122,10 +125,15 @@ class Session:
         """The name of the world that is open; None where there is none."""
         return self._name if self._world is not None else None
 
+    @property
+    def branch(self) -> str:
+        """The branch that one walks in."""
+        return self._branch
+
     def receive(self, message: Message, picture: np.ndarray | None = None) -> list[Output]:
         """Take in a message of the visitor; returns the answers. `UserError` when it is not allowed in this state.
 
-        picture: the one in an `init`, if it was unpacked before: uint8 [H, W, 3] of the size of the store's worlds.
+        picture: the one in an `init` or an `edit`, if it was unpacked before: uint8 [H, W, 3] of the size of the store's worlds.
 
         Events are taken in at once, also while a chunk is being made in another thread; everything else waits for it.
         """
@@ -141,7 +149,7 @@ class Session:
             return self._begin(message, picture)
         world = self._world
         if world is None:
-            raise UserError(f"{message.type} before init; begin a world first")
+            raise UserError("there is no world yet; begin one first")
         if isinstance(message, Event):
             self._take(message)
             return []
@@ -161,7 +169,31 @@ class Session:
         if isinstance(message, Switch):
             file.branch(message.branch)  # says which there are
             return self._go_on(message.branch)
+        if isinstance(message, Edit):
+            return self._edit(world, message, picture)
         raise UserError(f"{message.type} is a message of the server")
+
+    def _edit(self, world: World, message: Edit, picture: np.ndarray | None) -> list[Output]:
+        """Replace a remembered view by an edited one, and stand where one stood."""
+        if self._store.truth is not None:
+            raise UserError("the true world is drawn, not remembered; change a generated one (cam explore)")
+        self._check_length(world, 2)
+        self._check_room()
+        if picture is None:
+            size = (world.config.width, world.config.height)
+            picture = decode_upload(message.picture, *size, self.limits.upload_pixels, exact=True)
+        before = len(world.bank) - 1
+        done = edit(world, message.frame, picture)
+        self._move(State.STANDING)
+        told = Edited(
+            frame=done.frame,
+            entry=done.entry,
+            withdrawn=len(done.withdrawn),
+            of=done.of,
+            still_seen=done.still_seen,
+            before=before,
+        )
+        return [*self._standing(self._forgetful is not None), told]
 
     def _take(self, event: Event) -> None:
         if event.kind == "heartbeat":
@@ -283,6 +315,15 @@ class Session:
         if len(self._store.names()) >= self.limits.stored_worlds:
             raise UserError(f"{self.limits.stored_worlds} worlds are stored here, and no more; go on with one of them")
 
+    def _check_length(self, world: World, more: int) -> None:
+        file = file_of(world)
+        stored = len(world.bank) if file is None else file.frames_in_all()
+        if stored + more > self.limits.history_frames:
+            self._hold(frozenset())
+            raise UserError(
+                f"this world has {stored} frames in all its branches, the most that is stored here; begin a new one"
+            )
+
     def _check_room(self) -> None:
         if self._store.free_bytes() < self.limits.free_bytes:
             if self.state is not State.NEW:
@@ -341,7 +382,9 @@ class Session:
         file = file_of(world)
         assert file is not None
         cameras, last = world.bank.cameras, len(world.bank) - 1
-        poses = _poses(cameras, self._up())
+        notes = world.bank.store.notes()
+        firsts = np.cumsum([0] + [frames for frames, _ in notes])[:-1].tolist()
+        poses = seen_from_above(cameras, self._up())
         ready = Ready(
             world=self._name if driver else None,
             branch=self._branch,
@@ -349,7 +392,8 @@ class Session:
             share=self.share,
             driver=driver,
             poses=poses[:-1],
-            chunks=np.cumsum([0] + [frames for frames, _ in world.bank.store.notes()])[:-1].tolist(),
+            chunks=firsts,
+            edits=[first for first, (_, note) in zip(firsts, notes, strict=True) if "edit" in note],
             width=world.config.width,
             height=world.config.height,
             chunk_frames=world.chunk_frames,
@@ -439,13 +483,7 @@ class Session:
 
     def _made(self, world: World, walked: Callable[[World], tuple[Chunk, Cameras, int | None]]) -> list[Output]:
         held = len(world.bank)
-        file = file_of(world)
-        stored = held if file is None else file.frames_in_all()
-        if stored + world.chunk_frames > self.limits.history_frames:
-            self._hold(frozenset())
-            raise UserError(
-                f"this world has {stored} frames in all its branches, the most that is stored here; begin a new one"
-            )
+        self._check_length(world, world.chunk_frames)
         self._check_room()
         try:
             chunk, path, applied = walked(world)
@@ -455,7 +493,7 @@ class Session:
         chunk_index, self._chunks = self._chunks, self._chunks + 1
         self._all_shown_at = max(self._all_shown_at, time.monotonic()) + FRAME_S * len(chunk.frames_u8)
         self._chunks_left = max(-1, self._chunks_left - 1)
-        poses, seconds = _poses(chunk.cameras, self._up()), sum(chunk.seconds.values())
+        poses, seconds = seen_from_above(chunk.cameras, self._up()), sum(chunk.seconds.values())
         outputs: list[Output] = [NewFrames(chunk.frames_u8, held, poses, chunk_index, applied)]
         if self._forgetful is not None:
             beside = self._forgetful.step(path, retrieval=replace(self._rule, strategy="recent"))
@@ -549,13 +587,6 @@ def picture_format(init: Init) -> str:
     return kind
 
 
-def resident_mb() -> int | None:
-    """Working memory of this process in megabytes, where the system tells."""
-    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096 // 1_000_000
-    return None
-
-
 def _words(world: World | None) -> Words | None:
     """What reads prompts for a world; None where nothing does, as in one that is drawn."""
     words: Words | None = None if world is None else getattr(world.model, "words", None)
@@ -566,13 +597,3 @@ def _quietly(work: Callable[[str], object], what: str) -> None:
     """Whoever needs the result meets the error again."""
     with contextlib.suppress(UserError):
         work(what)
-
-
-def _poses(cameras: Cameras, up: np.ndarray) -> list[list[float]]:
-    """Place and heading seen from above, per frame: x, y and the angle from x towards y, where z is up."""
-    x = np.eye(3)[0] if abs(up[0]) < 0.9 else np.eye(3)[1]
-    x = x - (x @ up) * up
-    x = x / np.linalg.norm(x)
-    ground = np.stack([x, np.cross(up, x)])
-    place, ahead = coordinates(cameras.position, ground), coordinates(cameras.forward, ground)
-    return np.column_stack([place, np.arctan2(ahead[:, 1], ahead[:, 0])]).round(4).tolist()

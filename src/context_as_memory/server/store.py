@@ -1,11 +1,17 @@
 """Where the explorer stores its worlds: world files in a folder, every chunk safe when it is seen."""
 
+import bisect
+import contextlib
 import re
 import secrets
 import shutil
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+import numpy as np
 
 from context_as_memory.adapters.text import check
 from context_as_memory.errors import UserError
@@ -13,6 +19,18 @@ from context_as_memory.storage import MAIN, WorldFile, create_world, export_worl
 from context_as_memory.world import World
 
 NAME = re.compile(r"[0-9a-f]{16}")  # names are made here and never by a viewer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A stored world in the list of them."""
+
+    name: str
+    frames: int
+    """Of its longest branch; 0 where it cannot be read."""
+    branches: int
+    walked_s: float
+    """When the last frame was stored, seconds since 1970."""
 
 
 class WorldStore(Protocol):
@@ -36,6 +54,10 @@ class WorldStore(Protocol):
 
     def names(self) -> list[str]:
         """The stored worlds, the last one walked in first."""
+        ...
+
+    def kept(self) -> list[Kept]:
+        """The same with what a visitor wants to know of each."""
         ...
 
     def free_bytes(self) -> int:
@@ -68,6 +90,19 @@ class StoredWorlds:
         self.folder.mkdir(parents=True, exist_ok=True)  # it may have been taken away while the server runs
         found = [folder for folder in self.folder.iterdir() if NAME.fullmatch(folder.name) and folder.is_dir()]
         return [folder.name for folder in sorted(found, key=lambda folder: folder.stat().st_mtime, reverse=True)]
+
+    def kept(self) -> list[Kept]:
+        found = []
+        for name in self.names():
+            try:
+                with WorldFile.open(self.path(name), write=False) as file:
+                    branches = file.branches()
+                    ends = [file.chunk(branch.head).created_s for branch in branches if branch.head is not None]
+                    longest = max((branch.frames for branch in branches), default=0)
+                found.append(Kept(name=name, frames=longest, branches=len(branches), walked_s=max(ends, default=0.0)))
+            except UserError:  # a damaged one does not hide the others; opening it says what is wrong
+                found.append(Kept(name=name, frames=0, branches=0, walked_s=0.0))
+        return found
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self.folder if self.folder.exists() else self.folder.anchor or ".").free
@@ -124,6 +159,30 @@ def chunk_of(file: WorldFile, branch: str, frame: int) -> int:
         if chunk.first <= frame < chunk.first + chunk.frames:
             return chunk.id
     raise UserError(f"frame {frame} is not in this walk; it has {file.branch(branch).frames}")
+
+
+def stored_frames(folder: Path, branch: str, numbers: Sequence[int]) -> np.ndarray:
+    """Frames of a branch, uint8 [n, H, W, 3], read beside whoever walks in it; -1 is the last one. Grey where a chunk is
+    damaged. `UserError` for numbers that it does not have."""
+    with WorldFile.open(folder, write=False) as file:
+        width, height = file.size
+        chunks = file.history(file.branch_head(branch))
+        firsts = [chunk.first for chunk in chunks]
+        count = firsts[-1] + chunks[-1].frames if chunks else 0
+        found = np.full((len(numbers), height, width, 3), 128, np.uint8)
+        held: dict[int, np.ndarray] = {}
+        wanted = [count - 1 if number == -1 else number for number in numbers]
+        for row, number in enumerate(wanted):
+            if not 0 <= number < count:
+                raise UserError(f"frame {number} is not in this walk; it has {count}")
+            at = bisect.bisect_right(firsts, number) - 1
+            if at not in held:
+                held = {at: np.empty(0)}
+                with contextlib.suppress(UserError):
+                    held[at] = file.frames_u8(chunks[at], (width, height))
+            if len(held[at]):
+                found[row] = held[at][number - firsts[at]]
+    return found
 
 
 def check_branches(file: WorldFile, most: int) -> None:

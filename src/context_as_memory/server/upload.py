@@ -26,6 +26,8 @@ class Upload:
     width: int
     height: int
     max_pixels: int
+    exact: bool = False
+    """It must have that size: it is not scaled."""
 
 
 class Uploads:
@@ -42,7 +44,7 @@ class Uploads:
                 sys.executable,
                 "-m",
                 __name__,
-                *map(str, (upload.width, upload.height, upload.max_pixels)),
+                *map(str, (upload.width, upload.height, upload.max_pixels, int(upload.exact))),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
@@ -67,7 +69,7 @@ class Uploads:
 
 def main() -> int:
     """Unpack the picture on stdin, within limits of the system."""
-    width, height, max_pixels = (int(word) for word in sys.argv[1:4])
+    width, height, max_pixels, exact = (int(word) for word in sys.argv[1:5])
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
@@ -75,7 +77,7 @@ def main() -> int:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
         os.nice(10)  # walkers come first
     try:
-        frame = decode_upload(sys.stdin.buffer.read(), width, height, max_pixels)
+        frame = decode_upload(sys.stdin.buffer.read(), width, height, max_pixels, bool(exact))
     except UserError as error:
         print(error, file=sys.stderr)
         return REFUSED
