@@ -86,7 +86,18 @@ def test_the_real_application_walks(client):
     text = client.get("/metrics").text
     assert "cam_chunks_total " in text and "cam_sessions_open 0" in text and "cam_failures_total 1" in text
     assert "explorer" in client.get("/").text
-    for name in ("app.js", "map.js", "msgpack.js", "player.js", "timeline.js", "style.css"):
+    for name in (
+        "app.js",
+        "map.js",
+        "msgpack.js",
+        "player.js",
+        "timeline.js",
+        "style.css",
+        "brush.js",
+        "shell.js",
+        "strip.js",
+        "theme.js",
+    ):
         assert client.get(f"/{name}").status_code == 200
 
 

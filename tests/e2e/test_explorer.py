@@ -152,6 +152,7 @@ def test_walk_turn_away_and_back_and_see_what_is_remembered(open_page, scheme):
     assert stats["key to picture"].endswith(" ms") and int(stats["frames remembered"]) > 50
     assert stats["pictures"] == "video/h264"  # this Chromium can; the next test asks for JPEG
     page.screenshot(path=SHOTS / f"explorer-{scheme}.png")
+    page.locator("#new").click()
     page.locator("#known").check()  # a place that was looked at before
     page.locator("#begin").click()
     page.wait_for_function("Number(document.getElementById('frame').max) === 95")
@@ -201,6 +202,14 @@ def test_a_page_that_is_loaded_again_goes_on_goes_back_and_forks(open_page, tmp_
     assert page.locator("#frame").input_value() == str(frames)
     page.locator("#frame").fill("6")
     page.locator("#rewind").click()
+    assert "are kept" in page.locator("#sure-text").text_content()  # asked first
+    page.locator("#sure-yes").click()
+    page.wait_for_function("Number(document.getElementById('frame').max) === 8")
+    page.locator("#undo").click()  # and taken back
+    page.wait_for_function(f"Number(document.getElementById('frame').max) === {frames}")
+    page.locator("#frame").fill("6")
+    page.locator("#rewind").click()
+    page.locator("#sure-yes").click()
     page.wait_for_function("Number(document.getElementById('frame').max) === 8")
     _hold(page, "l", 1)
     _stand(page)
@@ -218,7 +227,8 @@ def test_a_page_that_is_loaded_again_goes_on_goes_back_and_forks(open_page, tmp_
     assert page.locator("#branch").input_value() == "another way"
     page.locator("#branch").select_option("main")
     page.locator("#switch").click()
-    page.wait_for_function(f"Number(document.getElementById('frame').max) > {forked}")
+    page.wait_for_function("location.hash.endsWith('/main') && document.body.dataset.state === 'ready'")
+    page.locator("#keep").click()
     with page.expect_download() as film:
         page.locator("#film").click()
     assert len(read_video(film.value.path().rename(tmp_path / "walk.mp4"))) == _last_frame(page) + 1
@@ -234,6 +244,7 @@ def test_a_page_that_is_loaded_again_goes_on_goes_back_and_forks(open_page, tmp_
 def test_a_photo_becomes_a_world_and_a_friend_watches(open_page, tmp_path):
     page = open_page()
     Image.fromarray(np.full((300, 400, 3), (200, 40, 40), np.uint8)).save(tmp_path / "photo.jpg")
+    page.locator("#new").click()
     page.locator("#photo").set_input_files(tmp_path / "photo.jpg")
     page.wait_for_function(f"({PIXELS})('view')[0] > 150 && ({PIXELS})('view')[1] < 90")
     (tmp_path / "bad.png").write_bytes(b"not a picture")
@@ -241,20 +252,21 @@ def test_a_photo_becomes_a_world_and_a_friend_watches(open_page, tmp_path):
     page.wait_for_function("document.getElementById('status').textContent.includes('no picture')")
     _hold(page, "j", 2)  # the world is still there
     _stand(page)
+    page.locator("#new").click()
     page.locator("#begin").click()
     page.wait_for_function("Number(document.getElementById('frame').max) === 0")
-    page.wait_for_function("document.querySelectorAll('#world option').length >= 2")
-    names = "[...document.querySelectorAll('#world option')].map((option) => option.value)"
-    other = page.evaluate(f"{names}.find((name) => !location.hash.includes(name))")
-    page.locator("#world").select_option(other)  # back to the one before
-    page.locator("#open").click()
+    page.locator("#mine").click()
+    assert " frames" in page.locator("#worlds button").first.text_content()
+    page.locator("#worlds button:not(:has-text('you are here'))").first.click()  # back to the one before
     page.wait_for_function("Number(document.getElementById('frame').max) >= 8")
     page.wait_for_function(f"({PIXELS})('view').some((v) => v !== 0 && v !== 255)")
     page.locator("#share").click()
     link = page.locator("#link").input_value()
+    assert "this computer only" in page.locator("#link-note").text_content()
+    page.keyboard.press("Escape")
     friend = open_page(link[link.index("?watch=") :])
     last = _stand(page)
-    assert _last_frame(friend) == last and friend.locator("#begin").is_disabled()
+    assert _last_frame(friend) == last and not friend.locator(".mine").first.is_visible()
     _hold(page, "l", 2)
     last = _stand(page)
     friend.wait_for_function(f"Number(document.getElementById('frame').max) === {last}")
@@ -286,10 +298,47 @@ def test_keys_walk_wherever_the_focus_is_and_stay_held(open_page):
     page.wait_for_function(f"Number(document.getElementById('frame').max) > {before}")
     page.locator("#frame").evaluate("(slider) => { slider.value = 2 }")
     page.locator("#rewind").click()
+    page.locator("#sure-yes").click()
     page.wait_for_function(f"Number(document.getElementById('frame').max) < {before}")
     chunks = page.evaluate("Number(document.body.dataset.chunks)")
     page.wait_for_function(f"Number(document.body.dataset.chunks) >= {chunks + 3}")  # the key is still held
     page.keyboard.up("l")
+
+
+def test_a_frame_is_painted_on_and_the_world_remembers_it_so(open_page):
+    page = open_page(viewport={"width": 1366, "height": 768})
+    _hold(page, "l", 1)
+    last = _stand(page)
+    page.wait_for_function("document.getElementById('state').textContent === 'ready'")
+    page.locator("#brush").click()
+    page.locator("#painting").wait_for()
+    page.locator("#paint-apply").click()  # nothing is painted
+    assert "Paint something" in page.locator("#paint-say").text_content()
+    page.locator("#paint-tool").select_option("box")
+    box = page.locator("#paint").bounding_box()
+    for _ in range(2):
+        page.mouse.move(box["x"] + 40, box["y"] + 30)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 300, box["y"] + 200)
+        page.mouse.up()
+    page.locator("#paint-undo").click()  # one of both is left
+    page.screenshot(path=SHOTS / "explorer-paint.png")
+    page.locator("#paint-apply").click()
+    page.locator("#painting").wait_for(state="hidden")
+    assert _last_frame(page) > last and "not remembered any more" in page.locator("#notice").text_content()
+    page.locator("#undo").click()
+    page.wait_for_function(f"Number(document.getElementById('frame').max) === {last}")
+
+
+@pytest.mark.parametrize("size", [(390, 844), (844, 390)])
+def test_on_a_phone_picture_and_pad_are_in_sight(open_page, size):
+    page = open_page(viewport={"width": size[0], "height": size[1]}, has_touch=True, is_mobile=True)
+    for part in ("#view", "#pad"):
+        box = page.locator(part).bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= size[0], part
+        assert box["y"] >= 0 and box["y"] + box["height"] <= size[1], part
+    page.keyboard.press("?")
+    assert page.locator("#help").is_visible()
 
 
 def test_a_film_of_the_page_is_recorded(app, installed, tmp_path, monkeypatch):

@@ -1,9 +1,12 @@
 // The page: what is said to the server, and what is shown of its answers. docs/protocol.md lists the messages.
 
+import { Brush } from "./brush.js";
 import { drawMap } from "./map.js";
 import { decode, encode } from "./msgpack.js";
 import { chooseFormat, Player } from "./player.js";
-import { drawTimeline, frameAt } from "./timeline.js";
+import { furnish, inDialog, showWorlds, stateOf } from "./shell.js";
+import { Strip } from "./strip.js";
+import { drawTimeline, frameAt, peek } from "./timeline.js";
 
 const find = (id) => document.getElementById(id);
 // Keys by their place on the keyboard, whatever stands on them; by what stands on them where no place is told.
@@ -14,7 +17,7 @@ const LOST = [1006, 1011, 1012, 1013], LONGEST_WAIT_MS = 30_000, DRAG_PX = 14;
 const QUIET_MS = 4000, DEAD_MS = 10_000, BEGIN_MS = 60_000; // then the server is asked; then the line is dead
 const query = new URLSearchParams(location.search);
 
-const world = { poses: [], chunks: [], chosen: [], pictures: new Map(), halfWidthTan: 1, uploadBytes: 0, name: null, share: "" };
+const world = { poses: [], chunks: [], chosen: [], edits: [], branches: [], halfWidthTan: 1, uploadBytes: 0, name: null, share: "" };
 const players = { with_memory: new Player(find("view")), without_memory: new Player(find("without")) };
 const held = new Set(), pressed = new Map(); // keys; when each event was sent
 let socket, format, eventId = 0, latencyMs = null;
@@ -28,6 +31,9 @@ let busy = 0; // how often it was told that somebody walks there
 let lastWord = 0, askedAt = 0; // when the server spoke last, and when it was asked whether it is there
 let version = null; // of the server
 let promptId = null; // of the event that told the prompt, until it is applied
+let failed = false; // whether the last word was that something cannot be done
+let chunkAt = -Infinity; // when the last chunk came
+let wentBack = false; // whether the next scene follows a step back
 let besideChunk = -1; // the last chunk that was shown with memory off
 
 // -- connection ------------------------------------------------------------------------------------------------------
@@ -92,6 +98,7 @@ function wake() {
 
 // A line can be dead without a word: ask, and go on without it if nothing comes back.
 function watchLine() {
+  showState();
   if (!socket || retry !== undefined || socket.readyState > WebSocket.OPEN) return;
   const now = performance.now();
   if (askedAt && now - askedAt > (standing ? DEAD_MS : BEGIN_MS)) {
@@ -101,6 +108,16 @@ function watchLine() {
   } else if (!askedAt && now - lastWord > QUIET_MS) ask();
 }
 
+// One word for what is so now, by messages and their age.
+function showState() {
+  const now = performance.now();
+  const word = stateOf({ state: document.body.dataset.state, open: socket?.readyState === WebSocket.OPEN, standing, failed,
+    askedMs: askedAt ? now - askedAt : 0, chunkMs: now - chunkAt, keys: held.size > 0 });
+  if (find("state").textContent === word) return;
+  find("state").textContent = word;
+  document.body.dataset.show = word.replace(" ", "-");
+}
+
 function ask() {
   if (socket.readyState !== WebSocket.OPEN) return;
   askedAt ||= performance.now();
@@ -108,6 +125,7 @@ function ask() {
 }
 
 function send(message) {
+  if (!standing && !["init", "event"].includes(message.type)) return say("there is no world yet; wait a moment, or begin one");
   if (socket.readyState === WebSocket.OPEN) socket.send(encode(message));
 }
 
@@ -130,11 +148,14 @@ function begin(what = {}) {
 }
 
 function receive(message) {
-  const handlers = { ready, alive: () => {}, frame_batch: frames, context, chunk_stats: stats, error: refused };
+  const handlers = { ready, alive: () => {}, frame_batch: frames, context, chunk_stats: stats, edited, error: refused };
+  failed = message.type === "error" || (failed && message.type !== "ready" && message.type !== "chunk_stats");
   handlers[message.type]?.(message);
+  showState();
 }
 
 function refused(message) {
+  if (brush.open) brush.say(message.content);
   if (!["refused", "busy"].includes(message.code)) {
     explained = message.content;
     if (message.code === "taken") mine = null;
@@ -172,8 +193,13 @@ function say(text, bad = false) {
 function ready(message) {
   if (version !== null && version !== message.version) return location.reload(); // another server, with a page of its own
   version = message.version;
-  Object.assign(world, { poses: message.poses, chunks: message.chunks, chosen: [], pictures: new Map(),
+  const kept = message.branches.find((name) => !world.branches.includes(name));
+  Object.assign(world, { poses: message.poses, chunks: message.chunks, chosen: [], edits: message.edits, branches: message.branches,
     halfWidthTan: message.half_width_tan, uploadBytes: message.upload_bytes, name: message.world, share: message.share });
+  strip.clear(message.share);
+  offer(wentBack && kept ? `You went back. What came after is kept as the version “${kept}”.` : "", "Undo",
+    () => send({ type: "switch", branch: kept }));
+  wentBack = false;
   retries = 0;
   standing = true;
   wanted = null;
@@ -193,9 +219,9 @@ function ready(message) {
   }
   if (message.driver) listWorlds();
   if (message.driver && held.size) tellKeys(); // the server forgot them when it stood the world up
-  for (const id of ["controls", "history"]) find(id).disabled = !message.driver;
+  for (const control of [find("controls"), find("new"), find("begin")]) control.disabled = !message.driver;
   document.body.toggleAttribute("data-watching", !message.driver);
-  document.querySelector(".exports").hidden = find("pad").hidden = !message.driver;
+  find("pad").hidden = !message.driver;
   const truth = message.truth;
   find("truth").hidden = !truth;
   find("truth-name").textContent = truth ?? "";
@@ -226,8 +252,7 @@ async function listWorlds() {
   const answer = await fetch(`v1/worlds?${new URLSearchParams(token)}`).catch(() => null);
   if (!answer?.ok) return; // the list is a help, the walk does not need it
   const names = await answer.json();
-  find("stored").hidden = names.length === 0;
-  fill(find("world"), names, world.name);
+  showWorlds(names, world.name, token, (name) => begin({ world: name }));
 }
 
 function fill(select, names, chosen) {
@@ -252,7 +277,7 @@ function frames(message) {
   world.poses.push(...message.poses);
   if (message.chunk_index >= 0) {
     world.chunks.push(message.first);
-    keepPicture(message.first);
+    chunkAt = performance.now();
   }
   find("frame").max = world.poses.length - 1;
   if (wasAtEnd) find("frame").value = world.poses.length - 1;
@@ -264,15 +289,6 @@ function shown(chunk) {
   if (watches()) return;
   const origin = socket; // answers go where the chunk came from
   players.with_memory.drawn.then(() => origin === socket && send({ type: "event", kind: "shown", payload: chunk }));
-}
-
-// A small picture of a chunk for the time line, once it is on the canvas.
-function keepPicture(first) {
-  const pictures = world.pictures; // another walk has another map
-  players.with_memory.drawn.then(async () => {
-    pictures.set(first, await createImageBitmap(find("view"), { resizeWidth: 80, resizeHeight: 48 }));
-    redraw();
-  });
 }
 
 function context(message) {
@@ -334,6 +350,7 @@ function stats(message) {
 
 // Once for all that changes before the next picture.
 let drawing = false;
+let pointed = null; // the frame that is shown above the time line
 function redraw() {
   if (drawing) return;
   drawing = true;
@@ -345,7 +362,8 @@ function draw() {
   const selected = Number(find("frame").value);
   find("frame-number").textContent = selected;
   drawMap(find("map"), world);
-  drawTimeline(find("timeline"), world, selected);
+  drawTimeline(find("timeline"), world, selected, strip);
+  if (pointed !== null) peek(find("peek"), find("timeline"), world, pointed, strip);
 }
 
 // -- keys, mouse and touch -------------------------------------------------------------------------------------------
@@ -357,7 +375,10 @@ function press(key, down) {
 }
 
 function tellKeys() {
-  if (!standing) return wake(); // the keys that are held then are told when the world stands
+  if (!standing) {
+    if (document.body.dataset.state === "connecting" && held.size) say("the world is being made ready; keep the key held");
+    return wake();
+  } // the keys that are held then are told when the world stands
   if (performance.now() - lastWord > QUIET_MS) ask();
   eventId += 1;
   pressed.set(eventId, performance.now());
@@ -376,7 +397,7 @@ const keyOf = (event) => PLACES[event.code] ?? ARROWS[event.key] ?? LETTERS[even
 const isKey = (key) => key.length === 1 && "wasdijkl".includes(key);
 const down = new Map(); // what each key was when it went down: it goes up as the same, whatever is held beside it by then
 addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || !isKey(keyOf(event))) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || !isKey(keyOf(event)) || inDialog() || watches()) return;
   if (event.target.matches("input[type=text], input[readonly]")) return; // one writes
   if (event.target.matches("select, input[type=number], input[type=range]") && event.code in ARROWS) return; // one chooses
   event.preventDefault();
@@ -429,11 +450,37 @@ for (const end of ["pointerup", "pointercancel"]) {
 
 // -- buttons ---------------------------------------------------------------------------------------------------------
 
-find("begin").addEventListener("click", () => begin());
-find("open").addEventListener("click", () => begin({ world: find("world").value }));
+const strip = new Strip(redraw);
+const brush = new Brush((frame, picture) => send({ type: "edit", frame, picture }));
+
+// A sentence with a button that takes it back; none: nothing is offered.
+function offer(text, label, act) {
+  find("notice").hidden = !text;
+  find("notice-text").textContent = text;
+  find("undo").textContent = label;
+  find("undo").onclick = () => { find("notice").hidden = true; act(); };
+}
+
+function edited(message) {
+  find("painting").close();
+  const looks = message.still_seen ? " You still look at it as it was: turn away and come back." : "";
+  offer(`The view is changed; ${message.withdrawn} of ${message.of} frames showed it as it was and are not remembered any more.${looks}`,
+    "Undo", () => send({ type: "rewind", frame: message.before }));
+}
+
+find("brush").addEventListener("click", async () => {
+  releaseAll();
+  if (!standing || !(await brush.show(world.share, Number(find("frame").value)))) say("the frame cannot be fetched now; try again", true);
+});
+find("new").addEventListener("click", () => { showStart(); find("beginning").showModal(); });
+find("mine").addEventListener("click", async () => { await listWorlds(); find("stored").showModal(); });
+const showStart = () => { find("start-picture").src = find("start").value ? `v1/starts/${find("start").value}.png` : "data:,"; };
+find("start").addEventListener("change", showStart);
+find("begin").addEventListener("click", () => { find("beginning").close(); begin(); });
 find("photo").addEventListener("change", async (event) => {
   const file = event.target.files[0];
   event.target.value = "";
+  find("beginning").close();
   if (!file) return;
   const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
   if (file.size > world.uploadBytes) {
@@ -452,15 +499,29 @@ find("prompt").addEventListener("change", () => {
   find("prompt").dataset.state = "sent";
   send({ type: "event", kind: "prompt", event_id: eventId, payload: find("prompt").value });
 });
-find("frame").addEventListener("input", redraw);
+const point = (frame) => { pointed = frame; peek(find("peek"), find("timeline"), world, frame, strip); };
+find("frame").addEventListener("input", () => { point(Number(find("frame").value)); redraw(); });
+find("frame").addEventListener("blur", () => point(null));
+find("timeline").addEventListener("pointermove", (event) => point(frameAt(find("timeline"), world, event)));
+find("timeline").addEventListener("pointerleave", () => point(null));
 find("timeline").addEventListener("pointerdown", (event) => {
   find("frame").value = frameAt(find("timeline"), world, event);
   redraw();
 });
-find("rewind").addEventListener("click", () => send({ type: "rewind", frame: Number(find("frame").value) }));
+find("rewind").addEventListener("click", () => {
+  const frame = Number(find("frame").value), after = world.poses.length - 1 - frame;
+  if (!after) return say("you stand on this frame; choose an earlier one on the time line");
+  find("sure-text").textContent = `You will stand where you saw frame ${frame}. The ${after} frames after it are kept as another version of this world; you can return to it.`;
+  find("sure").showModal();
+});
+find("sure-yes").addEventListener("click", () => {
+  find("sure").close();
+  wentBack = true;
+  send({ type: "rewind", frame: Number(find("frame").value) });
+});
 find("fork").addEventListener("click", () => {
   const name = find("fork-name").value.trim();
-  if (!name) return say("give the new branch a name", true);
+  if (!name) return say("give the new version a name", true);
   send({ type: "fork", frame: Number(find("frame").value), name });
   find("fork-name").value = "";
 });
@@ -480,12 +541,15 @@ find("shot").addEventListener("click", () => {
 });
 find("share").addEventListener("click", () => {
   find("link").value = `${location.origin}${location.pathname}?${new URLSearchParams({ watch: world.share })}`;
-  find("link").hidden = false;
-  if (["localhost", "127.0.0.1", "[::1]"].includes(location.hostname)) say("this link works on this computer only");
+  const here = location.hostname === "localhost" || location.hostname === "[::1]" || location.hostname.startsWith("127.");
+  find("link-note").textContent = here ? "This link works on this computer only: the server is reached from no other one."
+    : "Whoever has it sees what you see, and can change nothing.";
   navigator.clipboard?.writeText(find("link").value).catch(() => {}); // else it is there to be copied by hand
 });
 
+furnish(redraw);
 setInterval(watchLine, 2000);
+setInterval(showState, 250);
 for (const [target, name] of [[window, "online"], [window, "focus"], [document, "visibilitychange"]]) {
   target.addEventListener(name, () => document.visibilityState === "visible" && retry !== undefined && wake());
 }

@@ -46,4 +46,9 @@ export function drawMap(canvas, world) {
   const now = world.poses[world.poses.length - 1];
   wedge(now, colour("--now"), 0.25);
   dot(now, colour("--now"), 5);
+  const metres = [0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500].findLast((long) => long * scale < canvas.width / 3) ?? 0.5;
+  pen.fillStyle = colour("--ink");
+  pen.fillRect(12, canvas.height - 14, metres * scale, 3);
+  pen.font = "13px system-ui, sans-serif";
+  pen.fillText(`${metres} m`, 12, canvas.height - 20);
 }

@@ -1,27 +1,33 @@
-// The walk as a row of chunks: what was seen in each, which were remembered last, and where one would go back to.
+// The walk as a row of pictures: which frames were remembered last, which were painted, where one would go back to.
 
-export function drawTimeline(canvas, world, selected) {
+const TILE = 80;
+
+export function drawTimeline(canvas, world, selected, strip) {
   const pen = canvas.getContext("2d");
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(name).trim();
   pen.clearRect(0, 0, canvas.width, canvas.height);
   const frames = world.poses.length;
-  const x = (frame) => (frame / Math.max(1, frames)) * canvas.width;
+  if (!frames) return;
+  const x = (frame) => (frame / frames) * canvas.width;
   const high = canvas.height - 12;
-  for (const [row, first] of world.chunks.entries()) {
-    const width = x(world.chunks[row + 1] ?? frames) - x(first);
-    const picture = world.pictures.get(first);
+  let step = 1; // a power of two: as the walk grows, the pictures that are needed are there already
+  while (frames / step > canvas.width / TILE) step *= 2;
+  for (let frame = 0; frame < frames; frame += step) {
+    const width = x(Math.min(frame + step, frames)) - x(frame);
+    const picture = strip.get(frame);
     pen.fillStyle = colour("--line");
-    pen.fillRect(x(first), 0, Math.max(1, width - 1), high);
-    if (picture && width > 6) {
-      const part = Math.min(picture.width, (picture.height * width) / high); // the middle of the picture, undistorted
-      pen.drawImage(picture, (picture.width - part) / 2, 0, part, picture.height, x(first), 0, width - 1, high);
+    pen.fillRect(x(frame), 0, width - 1, high);
+    if (picture) {
+      const part = Math.min(picture.width, (picture.height * width) / high), tall = (part * high) / width;
+      pen.drawImage(picture, (picture.width - part) / 2, (picture.height - tall) / 2, part, tall, x(frame), 0, width - 1, high);
     }
   }
   const mark = (frame, name) => {
     pen.fillStyle = colour(name);
     pen.fillRect(x(frame), high + 2, Math.max(3, x(frame + 1) - x(frame)), 9);
   };
+  for (const frame of world.edits) mark(frame, "--painted");
   for (const frame of world.chosen) mark(frame, "--chosen");
   mark(frames - 1, "--now");
   if (selected < frames - 1) {
@@ -36,4 +42,18 @@ export function frameAt(canvas, world, event) {
   const box = canvas.getBoundingClientRect();
   const share = Math.min(Math.max((event.clientX - box.left) / box.width, 0), 0.9999);
   return Math.floor(share * world.poses.length);
+}
+
+// A frame in a small window above its place on the time line; null hides it.
+export function peek(box, canvas, world, frame, strip) {
+  box.hidden = frame === null || !world.poses.length;
+  if (box.hidden) return;
+  const picture = strip.get(frame), small = box.querySelector("canvas");
+  if (picture) {
+    [small.width, small.height] = [picture.width, picture.height];
+    small.getContext("2d").drawImage(picture, 0, 0);
+  }
+  box.querySelector("small").textContent = `frame ${frame} of ${world.poses.length - 1}`;
+  const room = canvas.clientWidth - box.offsetWidth;
+  box.style.left = `${Math.max(0, Math.min(room, (frame / world.poses.length) * canvas.clientWidth - box.offsetWidth / 2))}px`;
 }
