@@ -242,6 +242,7 @@ def test_a_server_that_is_away_for_long_is_found_again(make_app, pages):
         _hold(page, "l", 1)
         before = _last_frame(page)
     page.wait_for_function("document.getElementById('status').textContent.includes('trying again')")
+    page.wait_for_function("document.getElementById('state').textContent === 'disconnected'")
     page.evaluate("for (let i = 0; i < 12; i++) dispatchEvent(new Event('online'))")  # many tries
     time.sleep(1)
     with serving(make_app(), {"port": port, "log_level": "warning"}):

@@ -133,7 +133,7 @@ class Session:
     def receive(self, message: Message, picture: np.ndarray | None = None) -> list[Output]:
         """Take in a message of the visitor; returns the answers. `UserError` when it is not allowed in this state.
 
-        picture: the one in an `init` or an `edit`, if it was unpacked before: uint8 [H, W, 3] of the size of the store's worlds.
+        picture: the one in the message, if it was unpacked before: uint8 [H, W, 3] of the size of the store's worlds.
 
         Events are taken in at once, also while a chunk is being made in another thread; everything else waits for it.
         """

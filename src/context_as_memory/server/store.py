@@ -162,8 +162,10 @@ def chunk_of(file: WorldFile, branch: str, frame: int) -> int:
 
 
 def stored_frames(folder: Path, branch: str, numbers: Sequence[int]) -> np.ndarray:
-    """Frames of a branch, uint8 [n, H, W, 3], read beside whoever walks in it; -1 is the last one. Grey where a chunk is
-    damaged. `UserError` for numbers that it does not have."""
+    """Frames of a branch, uint8 [n, H, W, 3], read beside whoever walks in it; -1 is the last one.
+
+    Grey where a chunk is damaged. `UserError` for numbers that it does not have.
+    """
     with WorldFile.open(folder, write=False) as file:
         width, height = file.size
         chunks = file.history(file.branch_head(branch))

@@ -326,7 +326,7 @@ function stats(message) {
     "frames remembered": message.frames,
     "frames per second": `${message.frames_per_second.toFixed(1)} made, ${shownPerSecond(message.num_frames)} here`,
     "key to picture": latencyMs === null ? "-" : `${latencyMs.toFixed(0)} ms`,
-    "last chunk": Object.entries(message.seconds).map(([name, s]) => `${name} ${(1000 * s).toFixed(0)} ms`).join(", "),
+    "last step": Object.entries(message.seconds).map(([name, s]) => `${name} ${(1000 * s).toFixed(0)} ms`).join(", "),
     "keys received / applied": `${message.received_event_id ?? "-"} / ${message.event_id ?? "-"}`,
     "server's memory": message.resident_mb === null ? "-" : `${message.resident_mb} MB`,
     "pictures": players.with_memory.contentType,

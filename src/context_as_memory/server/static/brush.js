@@ -51,6 +51,7 @@ export class Brush {
   begin(event) {
     this.canvas.setPointerCapture(event.pointerId);
     this.past.push(this.pen.getImageData(0, 0, this.canvas.width, this.canvas.height));
+    this.say("The world then remembers the place as you painted it.");
     this.from = this.at(event);
     this.move(event);
   }
