@@ -267,6 +267,10 @@ def test_a_photo_becomes_a_world_and_a_friend_watches(open_page, tmp_path):
     friend = open_page(link[link.index("?watch=") :])
     last = _stand(page)
     assert _last_frame(friend) == last and not friend.locator(".mine").first.is_visible()
+    first_tile = "[...document.getElementById('timeline').getContext('2d').getImageData(5, 5, 1, 1).data]"
+    friend.wait_for_function(f"{first_tile}[0] > 150 && {first_tile}[1] < 90")  # who came later sees the photo there
+    friend.locator("#timeline").hover(position={"x": 3, "y": 10})
+    assert f"frame 0 of {last}" in friend.locator("#peek").text_content()
     _hold(page, "l", 2)
     last = _stand(page)
     friend.wait_for_function(f"Number(document.getElementById('frame').max) === {last}")

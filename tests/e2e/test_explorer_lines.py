@@ -63,7 +63,7 @@ class Relay:
     """Passes bytes on to a server, until it is told to swallow them: the lines of before stay open, and dead."""
 
     def __init__(self, target: int) -> None:
-        self.target, self.deaf = target, threading.Event()
+        self.target, self.deaf, self.closed = target, threading.Event(), False
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.port = self.listening.getsockname()[1]
         self._sockets: list[socket.socket] = []
@@ -73,6 +73,9 @@ class Relay:
         with contextlib.suppress(OSError):
             while True:
                 ours, _ = self.listening.accept()
+                if self.closed:  # a waiting accept takes one more
+                    ours.close()
+                    return
                 theirs = socket.create_connection(("127.0.0.1", self.target))
                 self._sockets += [ours, theirs]
                 deaf = self.deaf  # of this line
@@ -91,6 +94,7 @@ class Relay:
         self.deaf = threading.Event()
 
     def close(self) -> None:
+        self.closed = True
         for one in (self.listening, *self._sockets):
             one.close()
 

@@ -1,6 +1,6 @@
 // Pictures of any frame of the walk, asked from the server when they are needed: also after a reload, and for watchers.
 
-const MOST = 32, HELD = 800, WAIT_MS = 120;
+const MOST = 32, HELD = 800, WAIT_MS = 120, DEAD_MS = 10_000;
 
 export class Strip {
   constructor(onNew) {
@@ -32,7 +32,7 @@ export class Strip {
     this.timer = undefined;
     const frames = this.waiting.splice(0, MOST), round = this.round;
     if (!frames.length) return;
-    const answer = await fetch(`v1/walks/${this.share}/frames.jpeg?numbers=${frames.join(",")}`).catch(() => null);
+    const answer = await fetch(`v1/walks/${this.share}/frames.jpeg?numbers=${frames.join(",")}`, { signal: AbortSignal.timeout(DEAD_MS) }).catch(() => null);
     if (this.round !== round) return;
     if (!answer?.ok) return void setTimeout(() => { for (const frame of frames) this.asked.delete(frame); }, 3000);
     const all = await createImageBitmap(await answer.blob());
