@@ -143,13 +143,14 @@ def downloads(address: str, token: str) -> None:
     import urllib.request
 
     base = address.replace("ws://", "http://")
-    names = json.loads(urllib.request.urlopen(f"{base}v1/worlds?token={token}").read())
+    worlds = json.loads(urllib.request.urlopen(f"{base}v1/worlds?token={token}").read())
+    names = [world["name"] for world in worlds]
     host, port = re.findall(r"//(.*):(\d+)/", address)[0]
     while True:
         lines = []
         for _ in range(20):
             lines.append(socket.create_connection((host, int(port))))
-            request = f"GET /v1/worlds/{names[0]["name"]}/walk.mp4?token={token} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n"
+            request = f"GET /v1/worlds/{names[0]}/walk.mp4?token={token} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n"
             lines[-1].sendall(request.encode())
         time.sleep(2)
         for line in lines:
