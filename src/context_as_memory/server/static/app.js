@@ -542,7 +542,7 @@ find("shot").addEventListener("click", () => {
 find("share").addEventListener("click", () => {
   find("link").value = `${location.origin}${location.pathname}?${new URLSearchParams({ watch: world.share })}`;
   const here = location.hostname === "localhost" || location.hostname === "[::1]" || location.hostname.startsWith("127.");
-  find("link-note").textContent = here ? "This link works on this computer only: the server is reached from no other one."
+  find("link-note").textContent = here ? "This link works on this computer only. Others need the address under which they reach this server."
     : "Whoever has it sees what you see, and can change nothing.";
   navigator.clipboard?.writeText(find("link").value).catch(() => {}); // else it is there to be copied by hand
 });
