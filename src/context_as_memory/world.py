@@ -29,6 +29,7 @@ from context_as_memory.front_door import FrontDoor
 from context_as_memory.machine import Clock
 from context_as_memory.memory import MemoryBank
 from context_as_memory.retrieval import CachedIndex, Candidates, Retrieval, RetrievalConfig, retrieve
+from context_as_memory.seeds import draw_seed
 from context_as_memory.shapes import Float, UInt8
 from context_as_memory.stores import RamStore, Store
 from context_as_memory.tokens import ModelInputs, TokenLayout, build_model_inputs
@@ -176,7 +177,7 @@ class World(FrontDoor):
             )
         path = self._padded(cameras)
         targets = path[self.codec.temporal_factor - 1 :: self.codec.temporal_factor]  # one camera per latent
-        seed = self.config.seed * 1_000_003 + self.steps
+        seed = draw_seed(self.config.seed, self.steps)
         rule = retrieval or self.config.retrieval
         found = rule if isinstance(rule, Retrieval) else self._retrieve(targets, rule, seed)
         clock.lap("retrieve")
@@ -238,8 +239,7 @@ class World(FrontDoor):
         noise = torch.zeros_like(latents)
         for row, entry in enumerate(entries):
             if self.bank.generated[entry]:
-                number = self.config.seed * 1_000_003 - 1 - self.first_entry - entry  # chunks count upwards from there
-                generator = torch.Generator().manual_seed(number)
+                generator = torch.Generator().manual_seed(draw_seed(self.config.seed, -1 - self.first_entry - entry))
                 noise[:, row] = torch.randn(latents[:, row].shape, generator=generator)
         return latents + self.config.memory_noise * noise
 

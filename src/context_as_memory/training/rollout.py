@@ -18,9 +18,8 @@ from context_as_memory.camera import Cameras
 from context_as_memory.codec import VideoCodec
 from context_as_memory.diffusion import TIMESTEPS, FlowMatching, sample_flow
 from context_as_memory.retrieval import Candidates, RetrievalConfig, retrieve
+from context_as_memory.seeds import draw_seed
 from context_as_memory.tokens import ModelInputs, TokenLayout, build_model_inputs
-
-NOISE_STEP = 1_000_003  # as in `World`: chunk n of a walk with seed s draws from seed s * NOISE_STEP + n
 
 
 class Denoiser(Protocol):
@@ -74,7 +73,7 @@ def plan_rollout(
             targets,
             retrieval,
             recent=first - 1,
-            seed=seed * NOISE_STEP + number,
+            seed=draw_seed(seed, number),
         )
         chunks.append(build_model_inputs(layout, cameras[:first], targets, found, slots=layout.max_context))
     return RolloutPlan(recorded, ModelInputs.cat(chunks, dim=1))
@@ -137,7 +136,7 @@ class Rollouts:
             return flow.velocity_of(output, noisy, timestep / TIMESTEPS)
 
         shape = (pool.shape[1], self.size, *pool.shape[3:])
-        noise = _normal([seed * NOISE_STEP + number for seed in self.seeds], shape).to(self.device)
+        noise = _normal([draw_seed(seed, number) for seed in self.seeds], shape).to(self.device)
         sigmas = flow.sampling_sigmas(self.sampling.num_steps)
         video = as_pictures(self.codec.decode(sample_flow(predict, noise, sigmas, self.sampling.multistep)))
         stored = self.codec.encode_frames(video).float().transpose(1, 2)  # [W, P, C, h, w]
@@ -164,7 +163,7 @@ class Rollouts:
         first = [recorded + number * self.size for recorded in self.recorded]
         if self.sampling.memory_noise:
             noise = [
-                _normal([seed * NOISE_STEP - 1 - entry - step for step in range(self.size)], stored.shape[2:])
+                _normal([draw_seed(seed, -1 - entry - step) for step in range(self.size)], stored.shape[2:])
                 for seed, entry in zip(self.seeds, first, strict=True)
             ]
             stored = stored + self.sampling.memory_noise * torch.stack(noise).to(self.device)

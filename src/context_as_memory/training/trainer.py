@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from context_as_memory.compute import fast_dtype, pick_device
 from context_as_memory.errors import UserError
 from context_as_memory.formats.files import write_text
+from context_as_memory.seeds import draw_seed
 from context_as_memory.signals import StopOnSignal, leave_signals_to_the_parent
 from context_as_memory.training import checkpoint
 from context_as_memory.training.muon import Muon
@@ -357,7 +358,7 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         for part, batch in enumerate(batches):
             number = part * self.world_size + self.rank
-            seed = (self.config.seed * 1_000_003 + self.step) * 4099 + number
+            seed = draw_seed(self.config.seed, self.step) * 4099 + number
             with self.autocast():
                 loss, figures = self.task.loss(self.model, batch, torch.Generator().manual_seed(seed))
             self._tokens += figures.pop("tokens", 0)

@@ -16,6 +16,7 @@ from context_as_memory.evaluation.protocols.visibility import retrieval_scores
 from context_as_memory.evaluation.suite.result import Measured, Scores
 from context_as_memory.evaluation.suite.system import System
 from context_as_memory.retrieval import retrieve
+from context_as_memory.seeds import draw_seed
 
 Given = np.ndarray | tuple[np.ndarray, Cameras]  # frame numbers of the memory, or pictures with their cameras
 RULES = ("coverage", "paper", "random", "recent")
@@ -74,7 +75,7 @@ def measure_rules(
     """A chunk under rules of retrieval, under `SWAP` (frames of the same walk that show something else) and as `COPY`
     (the retrieved frame with the closest pose, without a model). Values begin with `prefix`."""
     moment = Moment(task, system.chunk_frames)
-    size, draw = system.rule.max_context, seed * 1_000_003
+    size, draw = system.rule.max_context, draw_seed(seed, 0)
     choose = contexts.choices(system.rule)
     given: dict[str, Given] = {
         name: choose[name](moment.memory, moment.targets, size, draw, None) for name in rules if name in choose

@@ -12,6 +12,7 @@ import numpy as np
 from context_as_memory.camera import Cameras
 from context_as_memory.formats.video import to_frames, to_video
 from context_as_memory.retrieval import Retrieval, RetrievalConfig
+from context_as_memory.seeds import draw_seed
 
 if TYPE_CHECKING:
     from context_as_memory.world import World
@@ -73,8 +74,7 @@ class WorldSystem:
         made = []
         for number, first in enumerate(range(0, len(path), self.chunk_frames)):
             targets = path[first : first + self.chunk_frames]
-            seed_of_chunk = seed * 1_000_003 + number  # as `World.step` numbers its draws
-            rows = rule(world.bank.cameras, targets, seed_of_chunk, ~world.bank.generated)
+            rows = rule(world.bank.cameras, targets, draw_seed(seed, number), ~world.bank.generated)
             made.append(world.step(targets, retrieval=_given(rows)).frames_u8)
         return np.concatenate(made)
 
