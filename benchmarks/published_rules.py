@@ -10,12 +10,17 @@ from context_as_memory.camera import Cameras
 REACH_M = 15.0  # all rules get the same reach as ours
 
 
+def _half_height_tan(cameras: Cameras) -> np.ndarray:
+    """Tangent of half the vertical field of view, [N]."""
+    return cameras.height / (2 * cameras.K[:, 1])
+
+
 def seen(camera: Cameras, points: np.ndarray) -> np.ndarray:
     """Which points [P, 3] one camera has in its picture: bool [P]."""
     local = (points - camera.position[0]) @ camera.c2w[0, :3, :3]
     ahead = local[:, 2]
     wide = np.abs(local[:, 0]) <= camera.half_width_tan[0] * ahead
-    return (ahead > 0) & wide & (np.abs(local[:, 1]) <= camera.half_height_tan[0] * ahead)
+    return (ahead > 0) & wide & (np.abs(local[:, 1]) <= _half_height_tan(camera)[0] * ahead)
 
 
 def ball(centre: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
@@ -45,7 +50,7 @@ def memorizon(bank: Cameras, target: Cameras, frames: int) -> list[int]:
     little for distance and turn; the best few."""
     last = target[len(target) - 1]
     u, v, depth = np.meshgrid(np.linspace(-0.9, 0.9, 8), np.linspace(-0.9, 0.9, 8), np.geomspace(0.5, REACH_M, 4))
-    rays = np.stack([u * last.half_width_tan[0], v * last.half_height_tan[0], np.ones_like(u)], axis=-1)
+    rays = np.stack([u * last.half_width_tan[0], v * _half_height_tan(last)[0], np.ones_like(u)], axis=-1)
     local = (rays * depth[..., None]).reshape(-1, 3)
     cloud = local @ last.c2w[0, :3, :3].T + last.position[0]
     score = np.empty(len(bank))
@@ -55,7 +60,7 @@ def memorizon(bank: Cameras, target: Cameras, frames: int) -> list[int]:
         ahead = inside[..., 2]
         ok = (ahead > 0.1) & (ahead < REACH_M)
         ok &= np.abs(inside[..., 0]) <= bank.half_width_tan[part, None] * ahead
-        ok &= np.abs(inside[..., 1]) <= bank.half_height_tan[part, None] * ahead
+        ok &= np.abs(inside[..., 1]) <= _half_height_tan(bank)[part, None] * ahead
         score[part] = ok.mean(axis=1)
     turn = np.arccos(np.clip(bank.forward @ last.forward[0], -1, 1))
     far = np.linalg.norm(bank.position - last.position[0], axis=1)

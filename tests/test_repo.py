@@ -186,7 +186,7 @@ METHOD = [
     "world",
 ]
 BESIDE = {"checks", "index", "surfaces", "space", "profiles", "__init__"}
-MOST_FILES, MOST_LINES, MOST_LINES_OF_THE_WORLD, MOST_PARAMETERS = 16, 2730, 260, 7
+MOST_FILES, MOST_LINES, MOST_LINES_OF_THE_WORLD, MOST_PARAMETERS = 16, 2700, 260, 7
 
 
 def test_the_method_stays_short() -> None:

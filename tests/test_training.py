@@ -406,7 +406,8 @@ def test_walks_of_training_are_those_of_the_world():
     plans, latents, truth = [], [], []
     for world, cameras, count in zip(worlds, walks, recorded, strict=True):
         world.reset(tiny.pictures(count, count), cameras[:count])
-        layout, rule = world.config.layout, world.config.retrieval
+        rule = world.config.retrieval
+        layout = TokenLayout(num_targets=world.config.chunk_latents, max_context=rule.max_context)
         plan = plan_rollout(cameras, count, layout, rule, world.config.seed)
         plans.append(plan)
         latents.append(world.bank.latents(np.arange(count)))

@@ -6,7 +6,6 @@ Shapes: `video` is float [B, 3, T, H, W] in [-1, 1]; latents are float [B, C, F,
 about zero mean and unit variance per channel.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,8 +15,6 @@ from torch import Tensor, nn
 
 from context_as_memory.errors import UserError
 from context_as_memory.shapes import Float
-
-Perceptual = Callable[[Tensor, Tensor], Tensor]  # two batches of images in [-1, 1] -> distances [N]
 
 
 @runtime_checkable
@@ -66,13 +63,8 @@ class ImageAutoencoderConfig:
     shortcuts: bool = False
 
     def __post_init__(self) -> None:
-        levels = {
-            len(self.encoder_widths),
-            len(self.decoder_widths),
-            len(self.encoder_blocks),
-            len(self.decoder_blocks),
-        }
-        if len(levels) != 1:
+        levels = self.encoder_widths, self.decoder_widths, self.encoder_blocks, self.decoder_blocks
+        if len({len(level) for level in levels}) != 1:
             raise UserError("autoencoder config: widths and blocks must have one entry per level, the same number each")
         if self.stem < 1:
             raise UserError(f"autoencoder config: stem {self.stem} is no factor; give 1 or more")

@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from context_as_memory.camera import PROFILE, Cameras, checked_profiles
+from context_as_memory.camera import PROFILE, Cameras, profiles_from_note, profiles_to_note
 from context_as_memory.errors import UserError
 from context_as_memory.shapes import Bool, Float, Float32, UInt8
 from context_as_memory.stores import RamStore, Store
-
-MIN_DEPTH_M = 0.001  # depths are noted to the millimetre, and none is 0
 
 
 class MemoryBank:
@@ -37,9 +35,11 @@ class MemoryBank:
         if held is not None:
             self._c2w, self._K, self._length = held.c2w.copy(), held.K.copy(), len(held)
             self._size = (held.width, held.height)
-            self._profiles_m = np.concatenate([_noted_profiles(note, count) for count, note in self.store.notes()])
-            self._generated = np.concatenate([np.full(count, "step" in note) for count, note in self.store.notes()])
-            self._withdrawn = tuple(entry for _, note in self.store.notes() for entry in note.get("withdrawn", ()))
+            notes = list(self.store.notes())
+            profiles = [profiles_from_note(note.get("profiles_m"), count) for count, note in notes]
+            self._profiles_m = np.concatenate(profiles)
+            self._generated = np.concatenate([np.full(count, "step" in note) for count, note in notes])
+            self._withdrawn = tuple(entry for _, note in notes for entry in note.get("withdrawn", ()))
 
     def __len__(self) -> int:
         return self._length
@@ -72,10 +72,7 @@ class MemoryBank:
             raise UserError(f"memory: holds frames of {self._size}, got {(cameras.width, cameras.height)}")
         note = dict(note or {})
         if profiles_m is not None:
-            known = checked_profiles(profiles_m, count).tolist()
-            note["profiles_m"] = [
-                [max(round(d, 3), MIN_DEPTH_M) if np.isfinite(d) else None for d in row] for row in known
-            ]
+            note["profiles_m"] = profiles_to_note(profiles_m, count)
         self.store.append(frames_u8, cameras, latents, note)
         start, end = self._length, self._length + count
         if end > len(self._c2w):
@@ -85,7 +82,7 @@ class MemoryBank:
             self._c2w, self._K, self._profiles_m = c2w, K, profiles
             self._generated = np.concatenate([self._generated[:start], np.zeros(room - start, bool)])
         self._c2w[start:end], self._K[start:end] = cameras.c2w, cameras.K
-        self._profiles_m[start:end] = _noted_profiles(note, count)
+        self._profiles_m[start:end] = profiles_from_note(note.get("profiles_m"), count)
         self._generated[start:end] = "step" in note
         self._withdrawn += tuple(note.get("withdrawn", ()))
         self._size = (cameras.width, cameras.height)
@@ -138,11 +135,3 @@ class MemoryBank:
         offered = np.ones(len(self), bool) if readable is None else readable.copy()
         offered[list(self._withdrawn)] = False
         return offered
-
-
-def _noted_profiles(note: Mapping[str, Any], frames: int) -> Float32[np.ndarray, "frames profile"]:
-    """Depth profiles of the frames of one append, as its note has them: all unknown if it has none."""
-    rows = note.get("profiles_m")
-    if rows is None:
-        return np.full((frames, PROFILE), np.inf, np.float32)
-    return checked_profiles(np.array(rows, np.float32), frames)  # null, read as nan, is unknown

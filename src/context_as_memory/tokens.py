@@ -61,9 +61,7 @@ class TokenLayout:
 class ModelInputs:
     """Everything but latents that the denoiser needs for S segments of G chunks each."""
 
-    context_index: Int[
-        Tensor, "s g k"
-    ]  # int64 [S, G, K]: entries of the memory (or of the segment's pool); 0 in empty slots
+    context_index: Int[Tensor, "s g k"]  # int64: entries of the memory (or of the segment's pool); 0 in empty slots
     context_mask: Bool[Tensor, "s g k"]  # False in empty slots
     context_cameras: CameraTensors  # [S, G, K]
     target_cameras: CameraTensors  # [S, G, P]

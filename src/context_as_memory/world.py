@@ -56,10 +56,6 @@ class WorldConfig:
     guidance: float = 1.0
     engine: str = "auto"  # what runs the networks, one of `engine.ENGINES`; a world file says which it was
 
-    @property
-    def layout(self) -> TokenLayout:
-        return TokenLayout(num_targets=self.chunk_latents, max_context=self.retrieval.max_context)
-
 
 @dataclass(frozen=True)
 class Chunk:
@@ -181,7 +177,7 @@ class World(FrontDoor):
         rule = retrieval or self.config.retrieval
         found = rule if isinstance(rule, Retrieval) else self._retrieve(targets, rule, seed)
         clock.lap("retrieve")
-        layout = replace(self.config.layout, max_context=max(self.config.layout.max_context, len(found.frame_ids)))
+        layout = TokenLayout(num_targets=self.config.chunk_latents, max_context=len(found.frame_ids))
         inputs = build_model_inputs(layout, self.bank.cameras, targets, found)
         latents = self._denoise(inputs, seed)
         clock.lap("denoise")
@@ -203,10 +199,12 @@ class World(FrontDoor):
         clock.lap("encode")
         return Chunk(frames_u8, cameras, found, clock.seconds)
 
-    def rollout(self, cameras: Cameras) -> Iterator[Chunk]:
-        """Walk along any number of cameras, chunk by chunk; stop reading to stop walking."""
+    def rollout(self, cameras: Cameras, choose: Callable[[Cameras], Retrieval] | None = None) -> Iterator[Chunk]:
+        """Walk along any number of cameras, chunk by chunk; stop reading to stop walking. `choose` is asked for the
+        context of each chunk, given its cameras; None: the configured rule."""
         for start in range(0, len(cameras), self.chunk_frames):
-            yield self.step(cameras[start : start + self.chunk_frames])
+            targets = cameras[start : start + self.chunk_frames]
+            yield self.step(targets, retrieval=None if choose is None else choose(targets))
 
     # -- pieces --------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,14 @@ from context_as_memory.camera.core import (
     pinhole,
     planar,
 )
-from context_as_memory.camera.profiles import PROFILE, checked_profiles, eye_level, horizon_profile
+from context_as_memory.camera.profiles import (
+    PROFILE,
+    checked_profiles,
+    eye_level,
+    horizon_profile,
+    profiles_from_note,
+    profiles_to_note,
+)
 
 __all__ = [
     "Cameras",
@@ -35,6 +42,8 @@ __all__ = [
     "checked_profiles",
     "eye_level",
     "horizon_profile",
+    "profiles_from_note",
+    "profiles_to_note",
     "Z_UP",
     "MotionSpeed",
     "cameras_from_keys",

@@ -125,11 +125,6 @@ class Cameras:
         return self.width / (2 * self.K[:, 0])
 
     @property
-    def half_height_tan(self) -> Float[np.ndarray, " n"]:
-        """Tangent of half the vertical field of view, height / (2 fy), [N]."""
-        return self.height / (2 * self.K[:, 1])
-
-    @property
     def hfov_rad(self) -> Float[np.ndarray, " n"]:
         """Full horizontal field of view, [N] radians."""
         return np.asarray(2 * np.arctan(self.half_width_tan))

@@ -1,5 +1,7 @@
 """How deep a frame looks along its horizon: the little depth that retrieval can use."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -9,6 +11,7 @@ from context_as_memory.camera.core import Cameras
 from context_as_memory.errors import UserError
 from context_as_memory.shapes import Float, Float32
 
+MIN_DEPTH_M = 0.001  # depths are noted to the millimetre, and none is 0
 PROFILE = 32  # depths along the horizon, in equal image columns from left to right
 
 
@@ -51,3 +54,19 @@ def checked_profiles(profiles_m: np.ndarray, frames: int) -> Float32[np.ndarray,
     if (profiles <= 0).any():
         raise UserError("depth profiles hold depths of 0 m or less; use inf for what is not known")
     return profiles
+
+
+def profiles_to_note(profiles_m: np.ndarray, frames: int) -> list[list[float | None]]:
+    """Profiles [frames, PROFILE], metres, as numbers for JSON, to the millimetre; None where unknown. `UserError` as
+    `checked_profiles`."""
+    rows = checked_profiles(profiles_m, frames).tolist()
+    return [[max(round(depth, 3), MIN_DEPTH_M) if np.isfinite(depth) else None for depth in row] for row in rows]
+
+
+def profiles_from_note(
+    rows: Sequence[Sequence[float | None]] | None, frames: int
+) -> Float32[np.ndarray, "frames profile"]:
+    """Profiles float32 [frames, PROFILE], metres, of what `profiles_to_note` made; all unknown (inf) of None."""
+    if rows is None:
+        return np.full((frames, PROFILE), np.inf, np.float32)
+    return checked_profiles(np.array(rows, np.float32), frames)  # None, read as nan, is unknown

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
-from context_as_memory.codec import ImageAutoencoder, Perceptual
+from context_as_memory.codec import ImageAutoencoder
+from context_as_memory.training.perceptual import Perceptual
 
 _SIZES = (0.5, 0.625, 0.75, 0.875)  # of a scaled picture
 _NEVER_BELOW = 48  # pixels: the perceptual network needs them

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from context_as_memory.codec import ImageAutoencoder, Perceptual, VideoCodec
+from context_as_memory.codec import ImageAutoencoder, VideoCodec
 from context_as_memory.compute import fast, fast_dtype, generator_on, pick_device
 from context_as_memory.data.dataset import DenoiserBatch, SamplingConfig, Video
 from context_as_memory.data.episode import content_hash
@@ -26,7 +26,7 @@ from context_as_memory.training.compiled import CompiledDenoiser
 from context_as_memory.training.corrupt import corrupt
 from context_as_memory.training.distil import teacher_velocity
 from context_as_memory.training.folders import Adaptation, codec_folder, export_adapted, quick_codec, start_network
-from context_as_memory.training.perceptual import perceptual_loss
+from context_as_memory.training.perceptual import Perceptual, perceptual_loss
 from context_as_memory.training.recorded import Drawing, RecordedVideos
 from context_as_memory.training.rollout import Sampling
 from context_as_memory.training.self_memory import SelfMemory, SelfWalkConfig, SelfWalks, WalkSource

@@ -5,10 +5,14 @@ The velocity loss pays a small denoiser for the mean of all textures that a wall
 made the autoencoder's decoder sharp. (Perceptual losses for few-step models: consistency models, arXiv 2310.14189.)
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from context_as_memory.codec import Perceptual, VideoCodec
+from context_as_memory.codec import VideoCodec
+
+Perceptual = Callable[[Tensor, Tensor], Tensor]  # two batches of images in [-1, 1] -> distances [N]
 
 MOST_CROPS = 64  # of a large batch: enough to say in which direction texture lies
 CROP = (8, 10)  # latents: a part of the picture says as much about texture as the whole, at a third of the cost

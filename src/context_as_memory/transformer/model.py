@@ -371,46 +371,35 @@ class WorldTransformer(nn.Module):
         text: Tensor | None = None,
     ) -> Float[Tensor, "b out p h w"]:
         """Velocity of noisy targets [B, C, P, h, w] at timestep [B] in [0, 1000], given their context; B = S G."""
-        frames = noisy.shape[2]
+        frames, bias, latents = noisy.shape[2], context.bias, context.latents
         cameras = inputs.target_cameras.flatten(0, 1)
         times = timestep.unsqueeze(1).expand(-1, frames)
-        if context.latents is not None:
-            return self._denoise_jointly(noisy, times, context, inputs, text)[:, :, :frames]
-        assert context.keys_values is not None
+        if bias is not None:  # nothing hides the targets themselves
+            tokens_per_frame = bias.shape[-1] // inputs.context_mask.shape[-1]
+            bias = torch.cat((bias.new_zeros(*bias.shape[:3], frames * tokens_per_frame), bias), dim=-1)
+        if latents is not None:  # the paper's way: targets and context in one sequence through all layers, every time
+            predicted: Tensor = self(
+                torch.cat((noisy, latents.to(noisy.dtype)), dim=2),
+                torch.cat((times, times.new_zeros(len(times), latents.shape[2])), dim=1),
+                text,
+                frame_positions=inputs.target_positions + inputs.context_positions,
+                cameras=CameraTensors.cat((cameras, inputs.context_cameras.flatten(0, 1)), dim=1),
+                bias=bias,
+            )
+            return predicted[:, :, :frames]
+        known = context.keys_values
+        assert known is not None
         tokens, grid = self._embed(noisy)
         place = Placement(self.config, inputs.target_positions, grid, tokens.device, cameras)
-        bias = context.bias
-        if bias is not None:
-            bias = torch.cat((bias.new_zeros(*bias.shape[:3], frames * tokens.shape[2]), bias), dim=-1).to(tokens.dtype)
+        bias = None if bias is None else bias.to(tokens.dtype)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            context_k, context_v = context.keys_values[layer]  # type: ignore[index]
+            context_k, context_v = known[layer]
             k, v = torch.cat((place.key(k), context_k), dim=1), torch.cat((place.value(v), context_v), dim=1)
             return place.output(_attention(place.query(q), k, v, bias))
 
         tokens, embedding = self._run(tokens, times, attend, self._pose(cameras), text)
         return self._head(tokens, embedding, grid)
-
-    def _denoise_jointly(
-        self, noisy: Tensor, times: Tensor, context: Context, inputs: ModelInputs, text: Tensor | None
-    ) -> Tensor:
-        """The paper's way: targets and context in one sequence through all layers, in every step."""
-        latents = context.latents
-        assert latents is not None
-        cameras = CameraTensors.cat((inputs.target_cameras, inputs.context_cameras), dim=2).flatten(0, 1)
-        bias = context.bias
-        if bias is not None:
-            tokens = bias.shape[-1] // latents.shape[2] * noisy.shape[2]
-            bias = torch.cat((bias.new_zeros(*bias.shape[:3], tokens), bias), dim=-1)
-        predicted: Tensor = self(
-            torch.cat((noisy, latents.to(noisy.dtype)), dim=2),
-            torch.cat((times, times.new_zeros(len(times), latents.shape[2])), dim=1),
-            text,
-            frame_positions=inputs.target_positions + inputs.context_positions,
-            cameras=cameras,
-            bias=bias,
-        )
-        return predicted
 
     def predict(
         self,

@@ -71,8 +71,7 @@ def ray_angles(
     pairs = config.rotary_dim // 2
     count = (pairs - RAY_FRAME_PAIRS) // 2
     # Whole numbers: the code is the same after a full turn.
-    frequency = RAY_FINEST ** torch.linspace(0, 1, count, device=device)
-    frequency = frequency.round()
+    frequency = (RAY_FINEST ** torch.linspace(0, 1, count, device=device)).round()
     rate = 4.0 ** -torch.arange(pairs - 2 * count, device=device, dtype=torch.float32)
     frame = torch.tensor(frames, dtype=torch.float32).to(device, non_blocking=True).view(-1, 1, 1, 1) * rate
     parts = (yaw.unsqueeze(-1) * frequency, pitch.unsqueeze(-1) * frequency)
@@ -154,9 +153,7 @@ class Placement:
         self.stock = config.num_attention_heads if config.camera_heads else 0  # pre-trained heads, which come first
         if self.stock:
             self.stock_table = rotary_table(frames, *grid, config.attention_head_dim, device)
-        with torch.autocast(
-            device.type, enabled=False
-        ):  # geometry stays in fp32: bf16 loses metres far from the anchor
+        with torch.autocast(device.type, enabled=False):  # fp32: bf16 loses metres far from the anchor
             if self.rays:
                 angle = ray_angles(config, frames, grid, device, cameras)
                 self.table = torch.polar(torch.ones_like(angle), angle)

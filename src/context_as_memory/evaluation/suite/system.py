@@ -69,14 +69,8 @@ class WorldSystem:
     def walk(self, start_u8: np.ndarray, start: Cameras, path: Cameras, rule: str | Rule, seed: int) -> np.ndarray:
         world = self.fresh(seed, rule if isinstance(rule, str) else None)
         world.reset(start_u8, start)
-        if isinstance(rule, str):
-            return np.concatenate([chunk.frames_u8 for chunk in world.rollout(path)])
-        made = []
-        for number, first in enumerate(range(0, len(path), self.chunk_frames)):
-            targets = path[first : first + self.chunk_frames]
-            rows = rule(world.bank.cameras, targets, draw_seed(seed, number), ~world.bank.generated)
-            made.append(world.step(targets, retrieval=_given(rows)).frames_u8)
-        return np.concatenate(made)
+        chunks = world.rollout(path, None if isinstance(rule, str) else lambda targets: _asked(rule, world, targets))
+        return np.concatenate([chunk.frames_u8 for chunk in chunks])
 
     def reconstruct(self, frames_u8: np.ndarray) -> np.ndarray:
         """Frames uint8 [T, H, W, 3], encoded and decoded by the codec alone."""
@@ -98,3 +92,9 @@ class WorldSystem:
 def _given(rows: np.ndarray) -> Retrieval:
     """A ready-made context, for `World.step`."""
     return Retrieval(rows, np.zeros(len(rows)), rows)
+
+
+def _asked(rule: Rule, world: "World", targets: Cameras) -> Retrieval:
+    """The context that a rule of one's own chooses for the next chunk of a world, with the random draws of `World`."""
+    memory, seed = world.bank, draw_seed(world.config.seed, world.steps)
+    return _given(rule(memory.cameras, targets, seed, ~memory.generated))
