@@ -14,7 +14,7 @@ from context_as_memory.cli.bench import Name
 from context_as_memory.cli.main import main
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.bench import HARNESSES, echo, mind, wrbench
-from context_as_memory.evaluation.bench.harness import Asked
+from context_as_memory.evaluation.bench.harness import BenchRequest
 from context_as_memory.evaluation.bench.run import Outcome, run_bench
 from context_as_memory.formats.cameras import read_cameras
 from context_as_memory.formats.paths import WBENCH_LATENTS
@@ -70,7 +70,7 @@ def picture(path: Path, width: int = 80, height: int = 60) -> Path:
 def run(name: str, inputs: Path, out: Path, **changes: Any) -> tuple[Outcome, Painter]:
     system = Painter()
     limits = {key: changes.pop(key) for key in ("limit", "shard") if key in changes}
-    asked = Asked(**{"inputs": inputs, "out": out, "size": SIZE, "model": "ours", "fps": 2.0, **changes})
+    asked = BenchRequest(**{"inputs": inputs, "out": out, "size": SIZE, "model": "ours", "fps": 2.0, **changes})
     return run_bench(system, name, asked, **limits), system
 
 

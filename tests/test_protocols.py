@@ -14,7 +14,7 @@ from context_as_memory.evaluation.config import EvaluateConfig
 from context_as_memory.evaluation.protocols import PROTOCOLS, own, territory
 from context_as_memory.evaluation.protocols.contexts import nearest
 from context_as_memory.evaluation.protocols.recorded import COPY, RULES, SWAP
-from context_as_memory.evaluation.protocols.scenes import Start, Task, choose_returns, recorded, start_of
+from context_as_memory.evaluation.protocols.scenes import StartView, Task, choose_returns, recorded, start_of
 from context_as_memory.evaluation.suite import run
 from context_as_memory.evaluation.suite.run import evaluate, run_suite
 from context_as_memory.evaluation.suite.system import WorldSystem
@@ -75,9 +75,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("weights") / "tiny")
 
 
-def start() -> Start:
+def start() -> StartView:
     camera = look((0.5, 0.2, 0.0), 0.3, pinhole(90, WIDTH, HEIGHT), WIDTH, HEIGHT)
-    return Start("here", "room", paint_room(camera)[0], camera)
+    return StartView("here", "room", paint_room(camera)[0], camera)
 
 
 # -- recorded memory ---------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from context_as_memory.server.limits import Limits
 from context_as_memory.server.outbox import NewFrames
 from context_as_memory.server.protocol import ContextFrames, Init, Ready, Rewind
 from context_as_memory.server.session import Session
-from context_as_memory.server.truth import Place, TrueStore, TrueWorld
+from context_as_memory.server.truth import TrueStore, TrueWorld, VoxelPlace
 from tiny import hold
 from voxel_house import GROUND, UPSTAIRS, house
 
@@ -152,7 +152,7 @@ def test_without_numba_the_command_says_how_to_get_it(tmp_path):
 
 @pytest.fixture(scope="module")
 def place():
-    return Place(house("house-0"), 32, 20, 90.0, threads=1)
+    return VoxelPlace(house("house-0"), 32, 20, 90.0, threads=1)
 
 
 @pytest.fixture

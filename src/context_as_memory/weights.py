@@ -51,7 +51,7 @@ _GROUPS = (
 )
 
 
-def read_json(path: Path, what: str) -> dict[str, Any]:
+def read_object(path: Path, what: str) -> dict[str, Any]:
     """A JSON object from a file, or one clear error."""
     try:
         value = json.loads(path.read_text())
@@ -67,7 +67,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 def read_settings(folder: Path) -> dict[str, Any]:
     """`model.json` of a model folder: how it is used. Files that have all fields of retrieval side by side are read as
     if they were written today."""
-    settings = read_json(_settings_file(Path(folder)), "weights")
+    settings = read_object(_settings_file(Path(folder)), "weights")
     if isinstance(settings.get("retrieval"), dict):
         settings["retrieval"] = _nested(settings["retrieval"])
     return settings
@@ -155,7 +155,7 @@ def from_pretrained(
 
 def _network(folder: Path, expect: type[nn.Module] | None) -> tuple[str, Any]:
     """The class name of the network in a folder, and its configuration."""
-    values = read_json(folder / "config.json", "weights")
+    values = read_object(folder / "config.json", "weights")
     name = found = values.pop("_class_name", None)
     where = f"weights: {folder / 'config.json'}"
     if name == "WanTransformer3DModel":  # the class of stock weights; ours has its names and computes the same
@@ -221,7 +221,7 @@ def open_codec(folder: Path) -> VideoCodec:
     Raises `UserError` when files are missing or damaged, or hold something else.
     """
     folder = component(Path(folder).parent, Path(folder).name)
-    if read_json(Path(folder) / "config.json", "weights").get("_class_name") == "AutoencoderKLWan":
+    if read_object(Path(folder) / "config.json", "weights").get("_class_name") == "AutoencoderKLWan":
         from context_as_memory.adapters.wan import WanCodec  # needs diffusers
 
         return WanCodec.from_pretrained(folder)
@@ -300,7 +300,7 @@ def _digest(names: dict[str, Path]) -> str:
     digest = hashlib.sha256()
     for name, path in names.items():
         digest.update(name.encode())
-        if name == FORMER_FILE and "backbone" in (settings := read_json(path, "weights")):
+        if name == FORMER_FILE and "backbone" in (settings := read_object(path, "weights")):
             settings["backbone"] = settings["backbone"].get("sha256")
             digest.update(json.dumps(settings, sort_keys=True).encode())
             continue

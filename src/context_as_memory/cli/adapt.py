@@ -98,16 +98,16 @@ def _write(command: Adapt, base: Path, folder: Path) -> str | None:
     from context_as_memory.adapters.wan import from_diffusers_config, spatial_factor
     from context_as_memory.diffusion import FlowMatching
     from context_as_memory.formats.files import write_text
-    from context_as_memory.weights import MODEL_FILE, read_json
+    from context_as_memory.weights import MODEL_FILE, read_object
     from context_as_memory.world import WorldConfig
 
-    values = read_json(base / "transformer" / "config.json", "backbone")
+    values = read_object(base / "transformer" / "config.json", "backbone")
     if values.get("_class_name") != "WanTransformer3DModel":
         raise UserError(
             f"backbone: {base / 'transformer'} holds a {values.get('_class_name')}, not a WanTransformer3DModel"
         )
     stock = from_diffusers_config(values)
-    vae = read_json(base / "vae" / "config.json", "backbone")
+    vae = read_object(base / "vae" / "config.json", "backbone")
     if vae.get("_class_name") != "AutoencoderKLWan" or vae.get("z_dim", 16) != stock.in_channels:
         raise UserError(f"backbone: {base / 'vae'} holds no AutoencoderKLWan of {stock.in_channels} channels")
     width, height = _size(command.size, spatial_factor(vae) * stock.patch_size[1])
@@ -135,7 +135,7 @@ def _write(command: Adapt, base: Path, folder: Path) -> str | None:
         words.save(folder / FILE, tuple(dict.fromkeys(("", command.negative, *command.prompts))))
     write_text(folder / MODEL_FILE, json.dumps(told, indent=2) + "\n")
     index = base / "model_index.json"
-    starts_from_pictures = index.exists() and bool(read_json(index, "backbone").get("expand_timesteps"))
+    starts_from_pictures = index.exists() and bool(read_object(index, "backbone").get("expand_timesteps"))
     if starts_from_pictures:
         return None
     return "this backbone has never seen a clean first frame: untrained, its pictures after the first one are noise"
@@ -163,10 +163,10 @@ def _shapes(config: "TransformerConfig") -> dict[str, tuple[int, ...]]:
 
 def _shift(base: Path) -> float:
     """How far the pipeline's own scheduler moves noise levels."""
-    from context_as_memory.weights import read_json
+    from context_as_memory.weights import read_object
 
     path = base / "scheduler" / "scheduler_config.json"
-    told = read_json(path, "backbone") if path.exists() else {}
+    told = read_object(path, "backbone") if path.exists() else {}
     return float(told.get("flow_shift") or told.get("shift") or 5.0)
 
 

@@ -51,7 +51,7 @@ class Bench:
 
 def bench(command: Bench) -> int:
     """Run one benchmark; exit code 2 if its gate finds something wrong."""
-    from context_as_memory.evaluation.bench.harness import Asked
+    from context_as_memory.evaluation.bench.harness import BenchRequest
     from context_as_memory.evaluation.bench.run import run_bench
     from context_as_memory.evaluation.config import EvaluateConfig
     from context_as_memory.evaluation.suite.run import open_system
@@ -72,7 +72,7 @@ def bench(command: Bench) -> int:
     )
     config.check()
     system = open_system(config)
-    asked = Asked(
+    asked = BenchRequest(
         inputs=command.inputs,
         out=command.out,
         size=system.size,

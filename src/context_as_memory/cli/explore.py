@@ -78,10 +78,10 @@ def view(name: str, width: int, height: int, hfov_deg: float, port: int) -> int:
 
         def store() -> "WorldStore":
             from context_as_memory.data.voxel.styles import build_world
-            from context_as_memory.server.truth import Place, TrueStore
+            from context_as_memory.server.truth import TrueStore, VoxelPlace
 
             print(f"building {name} and its renderer", flush=True)
-            store = TrueStore(Path(folder), Place(build_world(name), width, height, hfov_deg))
+            store = TrueStore(Path(folder), VoxelPlace(build_world(name), width, height, hfov_deg))
             print(f"this is the true world {name}, drawn and not generated; `cam explore` walks in a generated one")
             return store
 

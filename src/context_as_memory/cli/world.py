@@ -76,7 +76,7 @@ class CompareBranches:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export:
+class ExportWorld:
     """Write a world file into one archive, to keep or to send."""
 
     world: Annotated[Path, tyro.conf.Positional]
@@ -142,7 +142,7 @@ WorldCommand = Annotated[
     | Annotated[Delete, _named("delete")]
     | Annotated[CompareBranches, _named("compare")]
     | Annotated[EditView, _named("edit")]
-    | Annotated[Export, _named("export")]
+    | Annotated[ExportWorld, _named("export")]
     | Annotated[Import, _named("import")]
     | Annotated[Verify, _named("verify")]
     | Annotated[Compact, _named("compact")],
@@ -256,7 +256,7 @@ def _edit(command: EditView) -> int:
     return 0
 
 
-def _export(command: Export) -> int:
+def _export(command: ExportWorld) -> int:
     from context_as_memory.storage import WorldFile, export_world
 
     with WorldFile.open(command.world, write=False) as file:
@@ -315,7 +315,7 @@ RUN: dict[type, Callable[[Any], int]] = {
     Delete: _delete,
     CompareBranches: _compare,
     EditView: _edit,
-    Export: _export,
+    ExportWorld: _export,
     Import: _import,
     Verify: _verify,
     Compact: _compact,

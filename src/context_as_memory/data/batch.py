@@ -11,6 +11,7 @@ from typing import Any
 
 from context_as_memory.data.episode import Episode
 from context_as_memory.errors import UserError
+from context_as_memory.progress import ProgressBar
 
 FPS = 15
 
@@ -84,36 +85,15 @@ def _make_all(
 ) -> dict[str, str]:
     """Make all episodes, `workers` at a time. Returns name -> problem for those that failed."""
     failed = {}
-    with _progress_bar(len(names), progress, verb) as advance, ThreadPoolExecutor(workers) as pool:
+    with ProgressBar(verb, len(names), unit="videos", shown=progress) as bar, ThreadPoolExecutor(workers) as pool:
         waiting = {pool.submit(make, name): name for name in names}
         try:
             for done in as_completed(waiting):
                 problem = done.result()
                 if problem:
                     failed[waiting[done]] = problem
-                advance(waiting[done])
+                bar.advance(note=waiting[done])
         except BaseException:
             pool.shutdown(cancel_futures=True)  # Ctrl-C: finish the videos in work, start no others
             raise
     return failed
-
-
-class _progress_bar:
-    """A rich progress bar, or nothing."""
-
-    def __init__(self, total: int, shown: bool, verb: str):
-        self.total, self.shown, self.verb = total, shown, verb
-
-    def __enter__(self) -> Callable[[str], None]:
-        if not self.shown:
-            return lambda name: None
-        from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-        self.bar = Progress(*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-        self.bar.start()
-        task = self.bar.add_task("videos", total=self.total)
-        return lambda name: self.bar.update(task, advance=1, description=f"{self.verb} {name}")
-
-    def __exit__(self, *exception: object) -> None:
-        if self.shown:
-            self.bar.stop()

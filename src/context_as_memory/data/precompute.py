@@ -32,6 +32,7 @@ from context_as_memory.data.episode import Caption, Episode, content_hash, list_
 from context_as_memory.errors import UserError
 from context_as_memory.formats.files import atomic, read_array, read_json, write_array, write_text
 from context_as_memory.formats.video import to_video
+from context_as_memory.progress import tracked
 
 Words = Callable[[str], Tensor]  # a prompt -> the rows of its own tokens, [L, D]
 _AT_ONCE = 64  # frames of a video in memory
@@ -130,8 +131,6 @@ def encode_dataset(
     rows; None: captions are left out. shard: "i/n" encodes every n-th episode from the i-th on, so that n processes
     share the work; the episodes of this shard are returned.
     """
-    from rich.progress import track
-
     episodes = [episode for episode in list_episodes(data) if episode.split in splits]
     if not episodes:
         raise UserError(f"encode: no episodes of {' or '.join(splits)} under {data}; make some with `cam render`")
@@ -146,7 +145,7 @@ def encode_dataset(
     device = next(codec.parameters()).device if isinstance(codec, torch.nn.Module) else torch.device("cpu")
     last = "" if cut is None else ".frames"  # the file that says that an episode is done
     todo = [episode for episode in episodes if not latent_path(cache, episode, last).exists()]
-    for episode in track(todo, "encoding episodes", disable=not todo):
+    for episode in tracked(todo, len(todo), "encoding", "episodes"):
         if cut is None:
             batch = 16 if device.type == "cpu" else 250
             write_array(latent_path(cache, episode), encode_frames(codec, episode.parts(batch), device))
@@ -263,7 +262,6 @@ def prompt_key(prompt: str) -> str:
 
 def _encode_captions(cache: Path, words: Words, episodes: Sequence[Episode], name: str) -> None:
     """Rows of every caption, and of no words, into one file; those that a file of the cache has already are kept."""
-    from rich.progress import track
     from safetensors.torch import save_file
 
     texts = sorted({"", *(caption.text for episode in episodes for caption in episode.captions())})
@@ -272,7 +270,10 @@ def _encode_captions(cache: Path, words: Words, episodes: Sequence[Episode], nam
     missing = [text for text in texts if prompt_key(text) not in known]
     if not missing:
         return
-    rows = {prompt_key(text): words(text).detach().cpu().contiguous() for text in track(missing, "encoding captions")}
+    rows = {
+        prompt_key(text): words(text).detach().cpu().contiguous()
+        for text in tracked(missing, len(missing), "encoding", "captions")
+    }
     rows |= _read_rows(path) if path.exists() else {}
     with atomic(path) as partial:
         save_file(rows, partial)

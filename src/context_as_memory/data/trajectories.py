@@ -55,7 +55,7 @@ class Path:
         return camera.look(self.position_m, self.yaw_rad, K, width, height, pitch_rad=self.pitch_rad)
 
 
-class Ground(Protocol):
+class WalkingGround(Protocol):
     """Ground to walk on: P places and the cheapest ways between them."""
 
     @property
@@ -73,7 +73,7 @@ class Ground(Protocol):
         points [M, D] of the way there. The first two of the D coordinates are x and y."""
         ...
 
-    def only(self, places: np.ndarray) -> "Ground":
+    def only(self, places: np.ndarray) -> "WalkingGround":
         """The same ground without all other places; bool [P]."""
         ...
 
@@ -91,7 +91,7 @@ def plan_path(doom_map: DoomMap, num_frames: int, seed: int, config: PathConfig 
     return plan_walk(DoomGround(doom_map.grid), num_frames, seed, config or PathConfig())
 
 
-def plan_walk(ground: Ground, num_frames: int, seed: int, config: PathConfig) -> Path:
+def plan_walk(ground: WalkingGround, num_frames: int, seed: int, config: PathConfig) -> Path:
     """Plan a path of `num_frames` poses over any ground. Raises `UserError` when there is too little of it."""
     if num_frames < 1:
         raise UserError(f"a path needs at least 1 frame, not {num_frames}")
@@ -170,7 +170,7 @@ class _Route:
         return float(np.interp(along, self.along, self.slope))
 
 
-def _plan_route(ground: Ground, length_m: float, rng: np.random.Generator, config: PathConfig) -> _Route:
+def _plan_route(ground: WalkingGround, length_m: float, rng: np.random.Generator, config: PathConfig) -> _Route:
     """A collision-free smooth route of at least `length_m` with many returns."""
     points = _smooth_route(ground, _goal_to_goal(ground, length_m, rng, config), config.min_clearance_m)
     along = np.concatenate([[0.0], np.cumsum(_steps(points))])
@@ -186,7 +186,7 @@ def _plan_route(ground: Ground, length_m: float, rng: np.random.Generator, confi
     return _Route(even, np.concatenate([xy, z[:, None]], axis=1), _gaussian(heading, 8), _gaussian(slope, 8))
 
 
-def _eye_heights(ground: Ground, points: np.ndarray) -> np.ndarray:
+def _eye_heights(ground: WalkingGround, points: np.ndarray) -> np.ndarray:
     """Heights [M] of the eye along even steps: stairs become ramps; a function of the place on the route, not of
     time."""
     from scipy.ndimage import minimum_filter1d
@@ -196,7 +196,7 @@ def _eye_heights(ground: Ground, points: np.ndarray) -> np.ndarray:
     return np.maximum(np.minimum(_gaussian(usual, 6), ceiling), least)
 
 
-def _goal_to_goal(ground: Ground, length_m: float, rng: np.random.Generator, config: PathConfig) -> np.ndarray:
+def _goal_to_goal(ground: WalkingGround, length_m: float, rng: np.random.Generator, config: PathConfig) -> np.ndarray:
     """Points [M, D] of cheapest (wall-avoiding) ways from goal to goal inside a home region."""
     if len(ground.appeal) < 50:
         raise UserError("the map has too little walkable ground for a path; choose another map")
@@ -234,7 +234,7 @@ def _steps(points: np.ndarray) -> np.ndarray:
     return np.hypot(*np.diff(points[:, :2], axis=0).T)
 
 
-def _smooth_route(ground: Ground, points: np.ndarray, min_clearance_m: float) -> np.ndarray:
+def _smooth_route(ground: WalkingGround, points: np.ndarray, min_clearance_m: float) -> np.ndarray:
     """Round the corners of a place-by-place route [M, D], less where that would come too close to a wall."""
     smooth = _gaussian(points, 6)
     for width in (4.0, 2.5, 1.5, 1.0):

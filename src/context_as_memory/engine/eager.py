@@ -16,7 +16,7 @@ from torch.nn.functional import gelu, layer_norm, linear, rms_norm
 from context_as_memory import machine
 from context_as_memory.adapters.text import Said
 from context_as_memory.compute import attention_kernel
-from context_as_memory.engine.folded import Folded, Layer, Linear, Places
+from context_as_memory.engine.folded import Folded, Layer, Linear, TokenPlaces
 from context_as_memory.tokens import ModelInputs
 
 _ROWS = 240  # tokens that packed weights are laid out for; others work too
@@ -99,8 +99,8 @@ class EagerDenoiser:
         weight, offset = self.folded.patch_weight.to(self.dtype), self.folded.offset(grid).to(self.dtype)
         return lambda latents: linear(self.folded.tokens(latents).to(weight), weight) + offset
 
-    def _cast(self, places: Places) -> Places:
-        return Places(*(part.to(self.dtype) for part in vars(places).values()))
+    def _cast(self, places: TokenPlaces) -> TokenPlaces:
+        return TokenPlaces(*(part.to(self.dtype) for part in vars(places).values()))
 
     def read(self, latents: Tensor) -> list[Tensor]:
         """Keys and values of clean frames [C, K, h, w]: a block [2 layers, n, heads, hd] a frame. One at a time: the
@@ -129,7 +129,7 @@ class EagerDenoiser:
         result: Tensor = self._kernel(queries, keys, values, None, 1.0)[0].transpose(0, 1).unflatten(0, q.shape[:2])  # type: ignore[no-untyped-call]
         return result
 
-    def _turned_back(self, attended: Tensor, place: Places) -> Tensor:
+    def _turned_back(self, attended: Tensor, place: TokenPlaces) -> Tensor:
         return _placed(attended, place.cosine, place.sine, place.output)
 
     def place(
@@ -180,7 +180,7 @@ class _Step:
             return torch.zeros(shape, dtype=denoiser.dtype, device=folded.device)
 
         heads, width = folded.heads, folded.head_dim
-        self.place = Places(
+        self.place = TokenPlaces(
             *(empty(together, count, heads, width) for _ in range(2)),
             *(empty(together, width, width) for _ in range(3)),
         )

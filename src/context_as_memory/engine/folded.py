@@ -48,7 +48,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Places:
+class TokenPlaces:
     """Where the tokens of F frames stand: C and S [F, n, heads, hd], R [F, hd, hd] for queries, keys (and values) and
     outputs."""
 
@@ -141,7 +141,7 @@ class Folded:
         """Rows and columns of tokens in a frame of latents [..., h, w]."""
         return latents.shape[-2] // self.patch[0], latents.shape[-1] // self.patch[1]
 
-    def places(self, frames: tuple[int, ...], grid: tuple[int, int], cameras: CameraTensors | None) -> Places:
+    def places(self, frames: tuple[int, ...], grid: tuple[int, int], cameras: CameraTensors | None) -> TokenPlaces:
         """Places of the tokens of F frames with cameras [1, F]; without cameras, as a context frame sees itself."""
         angle = ray_angles(self.config, frames, grid, self.device, cameras)[0]
         table = torch.polar(torch.ones_like(angle), angle)
@@ -153,7 +153,7 @@ class Folded:
         else:
             to_image, to_world = (matrix[0] for matrix in projections(cameras, self.config.translation_scale_m))
         query, key = self._matrix(to_image, 1.0), self._matrix(to_world.mT, 1.0)
-        return Places(cosine, sine, query, key, self._matrix(to_image.mT, -1.0))
+        return TokenPlaces(cosine, sine, query, key, self._matrix(to_image.mT, -1.0))
 
     def _matrix(self, camera: Tensor, turn: float) -> Tensor:
         """R [F, hd, hd] of the cameras' row-vector matrices [F, 4, 4]; `turn` is -1 to turn the ray code back."""

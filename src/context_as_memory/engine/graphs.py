@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from context_as_memory.adapters.text import Said
 from context_as_memory.codec import ImageAutoencoder, ResidualBlock, Shortcut
 from context_as_memory.engine.finite import refuse
-from context_as_memory.engine.folded import Folded, Layer, Linear, Places
+from context_as_memory.engine.folded import Folded, Layer, Linear, TokenPlaces
 from context_as_memory.tokens import ModelInputs
 
 Node = Any  # OpenVINO's nodes carry no types
@@ -108,7 +108,7 @@ class _Placing:
         return op.add(op.multiply(x, self.cosine), op.multiply(op.matmul(x, matrix, False, False), self.sine))
 
 
-def heads_first(places: Places) -> list[np.ndarray]:
+def heads_first(places: TokenPlaces) -> list[np.ndarray]:
     """C, S, R of queries, keys and outputs, as the graphs want them."""
     tables = [part.permute(2, 0, 1, 3) for part in (places.cosine, places.sine)]
     matrices = [part.unsqueeze(0) for part in (places.query, places.key, places.output)]

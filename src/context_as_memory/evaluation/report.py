@@ -12,16 +12,14 @@ import numpy as np
 
 from context_as_memory import __version__
 from context_as_memory.evaluation.metrics import Interval
-from context_as_memory.formats.files import atomic as whole
+from context_as_memory.formats.files import write_text
 
 SCHEMA = 2  # of report.json, as the suites write it and `cam compare` reads it
 
 
 def write_json(path: str | Path, value: dict[str, Any]) -> None:
     """Write indented JSON, whole or not at all. Not-a-number values are refused: no other program could read them."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    with whole(Path(path)) as partial:
-        partial.write_text(text)
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def environment() -> dict[str, Any]:

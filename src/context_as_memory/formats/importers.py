@@ -30,7 +30,7 @@ SAME_TIME = 0.5  # of the time between two pictures: a pose nearer than that is 
 
 
 @dataclass(frozen=True)
-class Source:
+class PictureSource:
     """Pictures of a video file, or of a folder in their order.
 
     files: the pictures of a folder, empty for a video. times_s: of timestamped pictures. notes: what was not used.
@@ -90,7 +90,7 @@ class ImportedVideo:
     turns: int = 0
     track: CameraTrack | None = None
     notes: tuple[str, ...] = ()
-    _known: dict[Path, Source] = field(default_factory=dict, repr=False, compare=False)
+    _known: dict[Path, PictureSource] = field(default_factory=dict, repr=False, compare=False)
 
     def frames(self, numbers: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Pictures uint8 [T, H, W, 3]: those of some frame numbers, or all; only they are held in memory.
@@ -134,7 +134,7 @@ class ImportedVideo:
         return frames
 
 
-def _part(source: Source) -> int:
+def _part(source: PictureSource) -> int:
     """So many frames at once that fitting them does not double what is held: about 64 MB."""
     return max(1, 64_000_000 // (3 * source.width * source.height))
 
@@ -287,7 +287,7 @@ def _has_cameras(folder: Path) -> bool:
 
 def _pair(
     name: str,
-    sources: tuple[Source, ...],
+    sources: tuple[PictureSource, ...],
     poses: Path,
     truth: tuple[Path, ...] | None,
     said: Said,
@@ -335,7 +335,7 @@ def _pair(
 
 
 def _matched(
-    sources: tuple[Source, ...], track: CameraTrack, notes: list[str]
+    sources: tuple[PictureSource, ...], track: CameraTrack, notes: list[str]
 ) -> tuple[Cameras, tuple[int, ...] | None]:
     """Cameras and the pictures that they belong to: by place if the numbers agree, else by name or by time."""
     source, count = sources[0], sum(source.num_frames for source in sources)
@@ -378,15 +378,15 @@ def _same_length(source: Path, frames: int, poses: str, cameras: int) -> None:
 # -- pictures ----------------------------------------------------------------------------------------------------------
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path) -> PictureSource:
     """Count and measure what stands at a path; a video is decoded once."""
     if not path.is_dir():
         facts = measure_video(path)
-        return Source(path, facts.num_frames, facts.width, facts.height, facts=facts, notes=facts.notes)
+        return PictureSource(path, facts.num_frames, facts.width, facts.height, facts=facts, notes=facts.notes)
     files, times, notes = ordered_pictures(path)
     picture = read_picture(files[0])
     height, width = picture.frame.shape[:2]
-    return Source(path, len(files), width, height, tuple(files), times, notes=(*notes, *picture.notes))
+    return PictureSource(path, len(files), width, height, tuple(files), times, notes=(*notes, *picture.notes))
 
 
 def _pictures_of(path: Path) -> Path | None:

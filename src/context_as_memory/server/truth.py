@@ -23,7 +23,7 @@ from context_as_memory.world import Chunk, World, WorldConfig
 RISE_M = 0.1  # the eye follows the ground at most so fast, per frame: stairs become ramps
 
 
-class Place:
+class VoxelPlace:
     """A voxel world to walk in: its pictures, its ground, and where one begins.
 
     Raises `UserError` without numba and for a world without ground.
@@ -54,7 +54,7 @@ class Place:
 class TrueWorld(World):
     """A place as a world: whatever it is reset to, it begins where the place does, and `step` paints what is there."""
 
-    def __init__(self, place: Place, config: WorldConfig, store: BranchStore):
+    def __init__(self, place: VoxelPlace, config: WorldConfig, store: BranchStore):
         self.place = place
         super().__init__(None, None, config, "cpu", store)  # type: ignore[arg-type]  # no network is ever asked
 
@@ -92,7 +92,7 @@ def _no_latents(frames: int) -> torch.Tensor:
 class TrueStore(StoredWorlds):
     """Walks through one place, stored in a folder like generated ones."""
 
-    def __init__(self, folder: Path, place: Place) -> None:
+    def __init__(self, folder: Path, place: VoxelPlace) -> None:
         super().__init__(folder)
         self.place, self.truth = place, place.name
         self.config = WorldConfig(width=place.width, height=place.height)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from context_as_memory.codec import ImageAutoencoder, ImageAutoencoderConfig
 from context_as_memory.data.episode import Episode, content_hash, list_episodes
 from context_as_memory.errors import UserError
+from context_as_memory.progress import tracked
 from context_as_memory.training.codec_loss import CodecLossConfig, codec_loss, eight_bit
 from context_as_memory.training.trainer import TrainConfig, Trainer
 from context_as_memory.weights import from_pretrained, load_weights, resolve, save_pretrained
@@ -30,11 +31,9 @@ class CodecRecipe:
 
 def load_frames(episodes: list[Episode], stride: int) -> np.ndarray:
     """Every `stride`-th frame of the episodes, uint8 [N, H, W, 3], with a progress bar."""
-    from rich.progress import track
-
     with ThreadPoolExecutor(4) as pool:  # video decoding runs outside Python's lock
         parts = pool.map(lambda episode: episode.frames()[::stride].copy(), episodes)
-        return np.concatenate(list(track(parts, "reading frames", total=len(episodes))))
+        return np.concatenate(list(tracked(parts, len(episodes), "reading frames", "episodes")))
 
 
 class CodecTask:

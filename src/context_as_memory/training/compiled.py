@@ -23,7 +23,7 @@ from context_as_memory.transformer.placement import pixel_features, projections,
 VARIANTS = 64  # compiled versions of a function: shapes of training, of walks and of a teacher
 
 
-class Place(NamedTuple):
+class PlacedFrames(NamedTuple):
     """Where frames stand: what `Placement` holds, in real numbers."""
 
     angle: Tensor  # [B, F, n, heads, pairs]
@@ -37,7 +37,7 @@ class CompiledContext:
 
     keys_values: list[tuple[Tensor, Tensor]]  # per layer, of the pool: [S, M, n heads hd]
     choice: Tensor  # [S, G K, M]: 1 where a slot takes a frame
-    place: Place
+    place: PlacedFrames
     bias: Tensor | None  # [B, 1, 1, (P + K) n]; None when all slots are filled
 
 
@@ -68,12 +68,12 @@ class CompiledDenoiser:
 
     def _place(
         self, frames: tuple[int, ...], grid: tuple[int, int], device: torch.device, cameras: CameraTensors | None
-    ) -> Place:
+    ) -> PlacedFrames:
         config = self.model.config
         with torch.autocast(device.type, enabled=False):
             angle = ray_angles(config, frames, grid, device, cameras)
             both = (None, None) if cameras is None else projections(cameras, config.translation_scale_m)
-        return Place(angle, *both)
+        return PlacedFrames(angle, *both)
 
     def prepare(self, pool: Tensor, inputs: ModelInputs) -> CompiledContext:
         """As `WorldTransformer.prepare`: pool [S, C, M, h, w]."""
@@ -131,7 +131,7 @@ def _embed(patches: nn.Conv3d, pixels: nn.Linear, latents: Tensor, features: Ten
     return tokens + pixels(features.to(tokens.dtype))
 
 
-def _read(block: nn.Module, x: Tensor, modulation: Tensor, place: Place) -> tuple[Tensor, Tensor, Tensor]:
+def _read(block: nn.Module, x: Tensor, modulation: Tensor, place: PlacedFrames) -> tuple[Tensor, Tensor, Tensor]:
     """One block over context frames; returns tokens, and keys and values before they are placed."""
 
     def attend(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -146,11 +146,11 @@ def _write(
     block: nn.Module,
     x: Tensor,
     modulation: Tensor,
-    place: Place,
+    place: PlacedFrames,
     pool_k: Tensor,
     pool_v: Tensor,
     choice: Tensor,
-    context: Place,
+    context: PlacedFrames,
     bias: Tensor | None,
 ) -> Tensor:
     """One block over target frames, with the keys and values of their context."""

@@ -112,7 +112,7 @@ class DenoiserRecipe:
         )
 
 
-class Source(WalkSource, Protocol):
+class BatchSource(WalkSource, Protocol):
     """Where training samples come from."""
 
     own: SelfMemory | None
@@ -128,7 +128,7 @@ class DenoiserTask:
     def __init__(
         self,
         recipe: DenoiserRecipe,
-        source: Source,
+        source: BatchSource,
         device: torch.device,
         codec: VideoCodec | None = None,
         perceptual: Perceptual | None = None,
@@ -375,7 +375,7 @@ def _network(recipe: DenoiserRecipe, init: str | Path | None) -> tuple[DenoiserR
 
 def _train(
     recipe: DenoiserRecipe,
-    source: Source,
+    source: BatchSource,
     begin: Callable[["DenoiserTask", Trainer], Sequence[Any]],
     networks: tuple[WorldTransformer | None, Any, Any],
     size: tuple[int, int],

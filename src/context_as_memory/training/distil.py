@@ -10,12 +10,12 @@ from torch import Tensor
 
 from context_as_memory.diffusion import TIMESTEPS, FlowMatching
 from context_as_memory.tokens import ModelInputs
-from context_as_memory.training.rollout import Denoiser
+from context_as_memory.training.rollout import BatchDenoiser
 
 
 @torch.no_grad()
 def teacher_velocity(
-    teacher: Denoiser,
+    teacher: BatchDenoiser,
     flow: FlowMatching,
     noisy: Tensor,
     sigma: Tensor,

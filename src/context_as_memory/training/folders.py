@@ -25,7 +25,7 @@ from context_as_memory.weights import (
     component,
     from_pretrained,
     open_codec,
-    read_json,
+    read_object,
     read_settings,
     resolve,
     save_pretrained,
@@ -48,7 +48,7 @@ def quick_codec(folder: Path, device: torch.device) -> Any:
 def words_of_model(folder: Path) -> Callable[[str], Tensor] | None:
     """What turns prompts into rows [L, D], for a model that reads words; None for others."""
     config = Path(folder) / "transformer" / "config.json"
-    if not config.exists() or (width := read_json(config, "weights").get("text_dim")) is None:
+    if not config.exists() or (width := read_object(config, "weights").get("text_dim")) is None:
         return None
     return open_words(Path(folder), backbone_of(folder), int(width)).rows
 

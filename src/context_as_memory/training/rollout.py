@@ -22,7 +22,7 @@ from context_as_memory.seeds import draw_seed
 from context_as_memory.tokens import ModelInputs, TokenLayout, build_model_inputs
 
 
-class Denoiser(Protocol):
+class BatchDenoiser(Protocol):
     """What a walk needs of a `WorldTransformer`, compiled or not."""
 
     @property
@@ -121,7 +121,7 @@ class Rollouts:
         return self.done == self.chunks
 
     @torch.no_grad()
-    def advance(self, model: Denoiser) -> Tensor:
+    def advance(self, model: BatchDenoiser) -> Tensor:
         """Make the next chunk of every walk; returns its pictures, [W, 3, P, H, W] in [-1, 1] and 8 bits deep."""
         number, walks = self.done, torch.arange(len(self), device=self.device).unsqueeze(1)
         inputs = self._chunk(number)

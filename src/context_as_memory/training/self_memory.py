@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from context_as_memory.codec import VideoCodec
-from context_as_memory.training.rollout import Denoiser, RolloutPlan, Rollouts, Sampling
+from context_as_memory.training.rollout import BatchDenoiser, RolloutPlan, Rollouts, Sampling
 
 
 class SelfMemory:
@@ -92,7 +92,7 @@ class SelfWalks:
         config: SelfWalkConfig,
         source: WalkSource,
         model: nn.Module,
-        denoiser: Denoiser,
+        denoiser: BatchDenoiser,
         codec: VideoCodec,
         sampling: Sampling,
         *,

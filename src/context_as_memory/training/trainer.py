@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from context_as_memory.compute import fast_dtype, pick_device
 from context_as_memory.errors import UserError
 from context_as_memory.formats.files import write_text
+from context_as_memory.progress import ProgressBar
 from context_as_memory.seeds import draw_seed
 from context_as_memory.signals import StopOnSignal, leave_signals_to_the_parent
 from context_as_memory.training import checkpoint
@@ -271,7 +272,7 @@ class Trainer:
         )
         figures: dict[str, float] = {}
         tend = getattr(self.task, "tend", None)
-        with _Progress(self, resumed) as bar, StopOnSignal(self._say_stop) as stop:
+        with _Curves(self, resumed) as bar, StopOnSignal(self._say_stop) as stop:
             started = last_save = self._agree(False)[0]
             before_s = self.elapsed_s
             for batches in self._until_budget(loader):
@@ -409,7 +410,7 @@ class Trainer:
             parameter.copy_(value)
 
 
-class _Progress:
+class _Curves:
     """Progress bar on a terminal, `metrics.jsonl` always, tensorboard on request; silent on all ranks but the first."""
 
     def __init__(self, trainer: Trainer, resumed: bool) -> None:
@@ -422,26 +423,17 @@ class _Progress:
             except ImportError as error:
                 raise UserError("training: tensorboard is not installed; pip install tensorboard") from error
             self.writer = SummaryWriter(str(trainer.folder / "tensorboard"))
-        if self.active:
-            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        label = f"training ({'resumed at' if resumed else 'from'} step {trainer.step})"
+        self.bar = ProgressBar(label, 1.0, shown=self.active)
 
-            text = TextColumn("{task.description}")
-            self.bar = Progress(
-                text, BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")
-            )
-            verb = "resumed at" if resumed else "from"
-            self.id = self.bar.add_task(f"training ({verb} step {trainer.step})", total=1.0, note="")
-
-    def __enter__(self) -> "_Progress":
-        if self.active:
-            self.bar.start()
+    def __enter__(self) -> "_Curves":
+        self.bar.__enter__()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self.active:
-            self.bar.stop()
-            if self.writer:
-                self.writer.close()
+        self.bar.__exit__(*exc)
+        if self.writer:
+            self.writer.close()
 
     def log(self, figures: dict[str, float]) -> None:
         if not self.active or not figures:
@@ -454,4 +446,4 @@ class _Progress:
             for key, value in figures.items():
                 self.writer.add_scalar(key, value, trainer.step)
         note = f"step {trainer.step}  " + "  ".join(f"{key} {value:.4g}" for key, value in list(figures.items())[:3])
-        self.bar.update(self.id, completed=trainer.progress, note=note)
+        self.bar.reach(trainer.progress, note=note)

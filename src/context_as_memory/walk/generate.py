@@ -13,12 +13,13 @@ from context_as_memory.camera import Cameras
 from context_as_memory.evaluation.report import environment, peak_memory_mib, write_json
 from context_as_memory.formats.files import sha256_of
 from context_as_memory.formats.pictures import fit_frame
+from context_as_memory.progress import ProgressBar
 from context_as_memory.signals import StopOnSignal
 from context_as_memory.walk.config import GenerateConfig
 from context_as_memory.walk.look import look_report
 from context_as_memory.walk.recorder import OUTPUTS, Recorder, prepare_folder
 from context_as_memory.walk.request import Request, lens_report, read_request
-from context_as_memory.walk.terminal import Progress, note, say_stop
+from context_as_memory.walk.terminal import note, say_stop
 
 if TYPE_CHECKING:
     from context_as_memory.world import World
@@ -39,11 +40,11 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
             (config.out / name).unlink(missing_ok=True)
         path, memory = begin(request, worlds), worlds["with_memory"]
         recorder = Recorder(config.out, worlds, Cameras.concat([memory.bank.cameras, path]), config.fps)
-        with recorder, Progress(len(path)) as advance:
+        with recorder, ProgressBar("generating", len(path), unit="frames", rate="fps") as bar:
             try:
                 for chunks in zip(*(world.rollout(path) for world in worlds.values()), strict=True):
                     recorder.add(chunks)
-                    advance(len(chunks[0].frames_u8))
+                    bar.advance(len(chunks[0].frames_u8))
                     if stop.requested:
                         break
             except KeyboardInterrupt:  # asked a second time

@@ -1,46 +1,11 @@
-"""What a walk says while it goes on: a progress bar and lines on stderr."""
+"""What a walk says while it goes on: lines on stderr."""
 
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from context_as_memory.walk.look import SENTENCE
-
-
-class Progress:
-    """A progress bar on stderr: `with Progress(total) as advance: advance(frames)`."""
-
-    def __init__(self, total: int) -> None:
-        from rich import progress
-        from rich.console import Console
-
-        self._bar = progress.Progress(
-            progress.TextColumn("generating"),
-            progress.BarColumn(),
-            progress.MofNCompleteColumn(),
-            progress.TextColumn("frames"),
-            progress.TextColumn("{task.fields[rate]}"),
-            progress.TimeRemainingColumn(),
-            progress.TextColumn("left"),
-            console=Console(stderr=True),
-        )
-        self._task = self._bar.add_task("", total=total, rate="")
-        self._done = 0
-
-    def __enter__(self) -> Callable[[int], None]:
-        self._bar.start()
-        self._began = time.perf_counter()
-        return self._advance
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def _advance(self, frames: int) -> None:
-        self._done += frames
-        rate = self._done / max(time.perf_counter() - self._began, 1e-9)
-        self._bar.update(self._task, completed=self._done, rate=f"{rate:.1f} fps")
 
 
 def summary_lines(report: dict[str, Any], out: Path) -> Sequence[str]:

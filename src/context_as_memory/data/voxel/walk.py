@@ -65,7 +65,7 @@ def path_cameras(path: Path, width: int, height: int, hfov_deg: float = HFOV_DEG
 class VoxelGround:
     """Places to stand in a voxel world, all of them within reach of each other.
 
-    A `trajectories.Ground`; its points are x, y and the height of the surface, in metres.
+    A `trajectories.WalkingGround`; its points are x, y and the height of the surface, in metres.
     """
 
     shape: tuple[int, int]  # squares along x and y
@@ -139,7 +139,7 @@ class VoxelGround:
         weight = length * climb * (cost[start] + cost[end]) / 2
         return coo_array((weight, (start, end)), shape=(len(self.height),) * 2).tocsr()
 
-    # --- as `trajectories.Ground` -----------------------------------------------------------------
+    # --- as `trajectories.WalkingGround` -----------------------------------------------------------------
 
     def search(self, start: int) -> tuple[np.ndarray, Callable[[int], np.ndarray]]:
         from scipy.sparse.csgraph import dijkstra

@@ -15,7 +15,7 @@ import numpy as np
 
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.bench.harness import (
-    Asked,
+    BenchRequest,
     BenchWalk,
     Given,
     Harness,
@@ -60,7 +60,7 @@ def _samples(inputs: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _walks(asked: Asked) -> list[BenchWalk]:
+def _walks(asked: BenchRequest) -> list[BenchWalk]:
     walks = []
     for sample in _samples(asked.inputs):
         for mode, yaws in MODES.items():
@@ -86,12 +86,12 @@ def yaw_path(yaws_deg: tuple[float, ...]) -> np.ndarray:
     return np.concatenate(chunks)
 
 
-def _begin(asked: Asked, picture: Path, yaws: tuple[float, ...]) -> Given:
+def _begin(asked: BenchRequest, picture: Path, yaws: tuple[float, ...]) -> Given:
     frames, camera = picture_start(asked, picture)
     return Given(frames, camera, from_first(camera, turned(-yaw_path(yaws)))[1:])
 
 
-def _leave(asked: Asked, made: Made) -> Clip:
+def _leave(asked: BenchRequest, made: Made) -> Clip:
     """The first picture and the last ones, their actions, and `stage1_metrics.json` with their three measures."""
     video = asked.out / made.walk.video
     stage = video.with_name("stage1_frames")
@@ -125,7 +125,7 @@ def _action(yaw_deg: float) -> dict[str, list[float]]:
     return found
 
 
-def _gate(asked: Asked, walks: Sequence[BenchWalk]) -> list[str]:
+def _gate(asked: BenchRequest, walks: Sequence[BenchWalk]) -> list[str]:
     wrong = videos_missing(asked, walks)
     for walk in walks:
         note = (asked.out / walk.video).with_name("stage1_metrics.json")
@@ -136,7 +136,7 @@ def _gate(asked: Asked, walks: Sequence[BenchWalk]) -> list[str]:
     return wrong
 
 
-def _then(asked: Asked) -> str:
+def _then(asked: BenchRequest) -> str:
     return (
         f"python eval/v2/revisit_suite/qwen_vlm_score.py --stage1-root {asked.out.resolve() / 'stage1'} "
         "--api-base URL --model NAME   # in Echo-Memory; its judge is a network"

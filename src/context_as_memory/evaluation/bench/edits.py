@@ -21,7 +21,7 @@ from context_as_memory.camera import Cameras, MotionSpeed
 from context_as_memory.data.episode import Episode, content_hash, list_episodes
 from context_as_memory.edits import CHANGED, edit
 from context_as_memory.errors import UserError
-from context_as_memory.evaluation.bench.harness import Asked
+from context_as_memory.evaluation.bench.harness import BenchRequest
 from context_as_memory.evaluation.protocols.scenes import recorded
 from context_as_memory.evaluation.suite.result import Case, ClipStore, Measured, Report
 from context_as_memory.evaluation.suite.system import WorldSystem
@@ -37,7 +37,7 @@ BORDER = 4  # pixels around the change that count neither as it nor as its surro
 
 
 @dataclass(frozen=True)
-class Place:
+class EditPlace:
     """A frame of an episode that is edited; what was recorded up to it is remembered."""
 
     episode: Episode
@@ -48,7 +48,7 @@ class Place:
         return f"{self.episode.name}_{self.frame}"
 
 
-def places(episodes: Sequence[Episode], count: int = PLACES) -> list[Place]:
+def places(episodes: Sequence[Episode], count: int = PLACES) -> list[EditPlace]:
     """`count` places, evenly spread over each episode, the first of every episode first."""
     each = -(-count // len(episodes))
     found = []
@@ -59,7 +59,7 @@ def places(episodes: Sequence[Episode], count: int = PLACES) -> list[Place]:
                 raise UserError(
                     f"episode {episode.name} has {episode.num_frames} frames; edits need {EARLIEST + AHEAD + 1}"
                 )
-            found.append(Place(episode, EARLIEST + int((turn + 0.5) / each * span)))
+            found.append(EditPlace(episode, EARLIEST + int((turn + 0.5) / each * span)))
     return found[:count]
 
 
@@ -149,7 +149,7 @@ def _last(world: World, path: Cameras) -> np.ndarray:
     return [chunk.frames_u8 for chunk in world.rollout(path)][-1][-1]
 
 
-def measure(system: WorldSystem, place: Place, route: str, seed: int) -> Measured:
+def measure(system: WorldSystem, place: EditPlace, route: str, seed: int) -> Measured:
     """All kinds of edit at one place, along one route; and one that withdraws nothing, for comparison."""
     frames, cameras = recorded(place.episode)
     world = system.fresh(seed)
@@ -204,7 +204,12 @@ def compared(before: np.ndarray, after: np.ndarray, found: np.ndarray, twin: np.
 
 
 def run_edits(
-    system: WorldSystem, asked: Asked, *, seed: int = 0, limit: int | None = None, shard: tuple[int, int] = (0, 1)
+    system: WorldSystem,
+    asked: BenchRequest,
+    *,
+    seed: int = 0,
+    limit: int | None = None,
+    shard: tuple[int, int] = (0, 1),
 ) -> Report:
     """Measure the places of a data set (`asked.inputs`) and write the reports; goes on where a run ended.
 
@@ -247,7 +252,7 @@ def conclude(report: Report, count: int) -> None:
         report.notes.append(f"{PLACES - count} of {PLACES} places were not asked for (--limit)")
 
 
-def write(report: Report, asked: Asked) -> None:
+def write(report: Report, asked: BenchRequest) -> None:
     """report.json, report.md and report.html."""
     names = ["left", "strength", "codec", "surroundings_db", "twin_left", "withdrawn"]
     rows = []

@@ -11,14 +11,14 @@ import numpy as np
 from context_as_memory.camera import Cameras, look, pinhole
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.suite.result import Clip
-from context_as_memory.formats.files import is_litter, write_array, write_text
+from context_as_memory.formats.files import is_litter, read_array, write_array, write_text
 from context_as_memory.formats.options import ASSUMED_HFOV_DEG
 from context_as_memory.formats.pictures import PICTURES, fit_frame, read_picture
 from context_as_memory.formats.video import measure_video
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class BenchRequest:
     """How a benchmark is run. size: width and height of the system's frames; model: the name to stand in the results;
     fps: of videos whose benchmark leaves it open; hfov_deg: of pictures whose lens is not given."""
 
@@ -65,12 +65,12 @@ class Made:
     cameras: Cameras
 
 
-def leave_nothing(asked: Asked, made: Made) -> Clip:
+def leave_nothing(asked: BenchRequest, made: Made) -> Clip:
     """For benchmarks that want no files beside a video."""
     return {}
 
 
-def finish_nothing(asked: Asked, walks: Sequence[BenchWalk]) -> None:
+def finish_nothing(asked: BenchRequest, walks: Sequence[BenchWalk]) -> None:
     """For benchmarks that want no list of their videos."""
 
 
@@ -84,11 +84,11 @@ class Harness:
     """
 
     title: str
-    walks: Callable[[Asked], list[BenchWalk]]
-    then: Callable[[Asked], str]
-    leave: Callable[[Asked, Made], Clip] = leave_nothing
-    finish: Callable[[Asked, Sequence[BenchWalk]], None] = finish_nothing
-    gate: Callable[[Asked, Sequence[BenchWalk]], list[str]] = lambda asked, walks: videos_missing(asked, walks)
+    walks: Callable[[BenchRequest], list[BenchWalk]]
+    then: Callable[[BenchRequest], str]
+    leave: Callable[[BenchRequest, Made], Clip] = leave_nothing
+    finish: Callable[[BenchRequest, Sequence[BenchWalk]], None] = finish_nothing
+    gate: Callable[[BenchRequest, Sequence[BenchWalk]], list[str]] = lambda asked, walks: videos_missing(asked, walks)
 
 
 # -- what several of them share ----------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def pictures_in(folder: Path) -> list[Path]:
     return found
 
 
-def picture_start(asked: Asked, path: Path, K: np.ndarray | None = None) -> tuple[np.ndarray, Cameras]:
+def picture_start(asked: BenchRequest, path: Path, K: np.ndarray | None = None) -> tuple[np.ndarray, Cameras]:
     """A picture as the system takes it, uint8 [1, H, W, 3], and its level camera at the origin, z up. K: fx fy cx cy
     [4] in pixels of the file; told by the field of view if None."""
     frame = read_picture(path).frame
@@ -161,7 +161,7 @@ def write_poses_beside(video: Path, cameras: Cameras) -> None:
         write_array(path, array)
 
 
-def videos_missing(asked: Asked, walks: Sequence[BenchWalk]) -> list[str]:
+def videos_missing(asked: BenchRequest, walks: Sequence[BenchWalk]) -> list[str]:
     """Videos that are not there, cannot be read, or have another number of frames than poses."""
     wrong = []
     for walk in walks:
@@ -174,7 +174,7 @@ def videos_missing(asked: Asked, walks: Sequence[BenchWalk]) -> list[str]:
         except UserError as error:
             wrong.append(str(error))
             continue
-        poses = len(np.load(poses_beside(video)[0], allow_pickle=False))
+        poses = len(read_array(poses_beside(video)[0]))
         if frames != poses:
             wrong.append(f"{walk.video} has {frames} frames and {poses} poses")
     return wrong

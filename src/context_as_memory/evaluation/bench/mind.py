@@ -15,7 +15,7 @@ import numpy as np
 
 from context_as_memory.camera import Cameras, pinhole
 from context_as_memory.errors import UserError
-from context_as_memory.evaluation.bench.harness import Asked, BenchWalk, Given, Harness, Made, videos_missing
+from context_as_memory.evaluation.bench.harness import BenchRequest, BenchWalk, Given, Harness, Made, videos_missing
 from context_as_memory.evaluation.suite.result import Clip, fetched, picture_scores
 from context_as_memory.formats.actions import cameras_from_actions
 from context_as_memory.formats.documents import unreal_poses
@@ -53,7 +53,7 @@ def recorded_walk(folder: Path) -> tuple[np.ndarray, int]:
         return unreal_poses(place, angles), mark
 
 
-def _walks(asked: Asked) -> list[BenchWalk]:
+def _walks(asked: BenchRequest) -> list[BenchWalk]:
     walks = []
     for folder in _folders(asked.inputs):
         test, name = folder.parent.name, folder.name
@@ -71,7 +71,7 @@ def _walks(asked: Asked) -> list[BenchWalk]:
     return walks
 
 
-def _context(asked: Asked, folder: Path) -> tuple[np.ndarray, Cameras, Cameras, int]:
+def _context(asked: BenchRequest, folder: Path) -> tuple[np.ndarray, Cameras, Cameras, int]:
     """What is remembered of the given part: frames and cameras; all cameras of the walk; its mark."""
     poses, mark = recorded_walk(folder)
     video = folder / "video.mp4"
@@ -83,7 +83,7 @@ def _context(asked: Asked, folder: Path) -> tuple[np.ndarray, Cameras, Cameras, 
     return np.stack(frames), cameras[rows], cameras, mark
 
 
-def _begin_rest(asked: Asked, folder: Path) -> Given:
+def _begin_rest(asked: BenchRequest, folder: Path) -> Given:
     frames, seen, cameras, mark = _context(asked, folder)
     video = folder / "video.mp4"
     facts = measure_video(video)
@@ -92,19 +92,19 @@ def _begin_rest(asked: Asked, folder: Path) -> Given:
     return Given(frames, seen, cameras[rest], truth)
 
 
-def _begin_mirror(asked: Asked, folder: Path, actions: str) -> Given:
+def _begin_mirror(asked: BenchRequest, folder: Path, actions: str) -> Given:
     frames, seen, _, _ = _context(asked, folder)
     out = cameras_from_actions(seen[[-1]], actions, up=(0.0, 0.0, 1.0))
     return Given(frames, seen, Cameras.concat([out, out[np.arange(len(out) - 1, -1, -1)]]))
 
 
-def _leave(asked: Asked, made: Made) -> Clip:
+def _leave(asked: BenchRequest, made: Made) -> Clip:
     if made.given.truth is None:
         return {}
     return picture_scores("mind_lcm", made.frames, made.given.truth, "lpips" in fetched())
 
 
-def _gate(asked: Asked, walks: Sequence[BenchWalk]) -> list[str]:
+def _gate(asked: BenchRequest, walks: Sequence[BenchWalk]) -> list[str]:
     wrong = videos_missing(asked, walks)
     for walk in walks:
         video = asked.out / walk.video
@@ -113,7 +113,7 @@ def _gate(asked: Asked, walks: Sequence[BenchWalk]) -> list[str]:
     return wrong
 
 
-def _then(asked: Asked) -> str:
+def _then(asked: BenchRequest) -> str:
     return (
         f"python src/process.py --gt_root {asked.inputs.resolve()} --test_root {asked.out.resolve() / asked.model} "
         "--metrics lcm,visual,dino,action,gsc   # in MIND; needs ViPE, DINOv3 and others"

@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from context_as_memory.evaluation.bench.harness import Asked, BenchWalk, Given, Harness, picture_start, pictures_in
+from context_as_memory.evaluation.bench.harness import (
+    BenchRequest,
+    BenchWalk,
+    Given,
+    Harness,
+    picture_start,
+    pictures_in,
+)
 from context_as_memory.formats.actions import cameras_from_actions
 
 TURNS = {"yaw45": "l-15,j-15", "yaw90": "l-30,j-30"}  # 3 degrees a frame
@@ -17,7 +24,7 @@ KEYS = {"ahead": "w-24", "back": "s-24", "left": "a-24", "right": "d-24", "turn-
 BOTH = {"walk-turn-left": "wj-24", "walk-turn-right": "wl-24", "still": "none-24"}
 
 
-def _walks(paths: Mapping[str, str], asked: Asked) -> list[BenchWalk]:
+def _walks(paths: Mapping[str, str], asked: BenchRequest) -> list[BenchWalk]:
     walks = []
     for picture in pictures_in(asked.inputs):
         for name, actions in paths.items():
@@ -27,12 +34,12 @@ def _walks(paths: Mapping[str, str], asked: Asked) -> list[BenchWalk]:
     return walks
 
 
-def _begin(asked: Asked, picture: Path, actions: str) -> Given:
+def _begin(asked: BenchRequest, picture: Path, actions: str) -> Given:
     frames, camera = picture_start(asked, picture)
     return Given(frames, camera, cameras_from_actions(camera, actions))
 
 
-def _then(asked: Asked) -> str:
+def _then(asked: BenchRequest) -> str:
     return f"cam evaluate --videos {asked.out} --out {asked.out / 'returns'}   # the same measures, and returns"
 
 

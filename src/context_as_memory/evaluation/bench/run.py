@@ -13,7 +13,7 @@ from context_as_memory.camera import Cameras
 from context_as_memory.errors import UserError, install
 from context_as_memory.evaluation.bench import HARNESSES
 from context_as_memory.evaluation.bench.harness import (
-    Asked,
+    BenchRequest,
     BenchWalk,
     Harness,
     Made,
@@ -43,7 +43,13 @@ class Outcome:
 
 
 def run_bench(
-    system: System, name: str, asked: Asked, *, seed: int = 0, limit: int | None = None, shard: tuple[int, int] = (0, 1)
+    system: System,
+    name: str,
+    asked: BenchRequest,
+    *,
+    seed: int = 0,
+    limit: int | None = None,
+    shard: tuple[int, int] = (0, 1),
 ) -> Outcome:
     """Generate the videos of a benchmark that are not there yet, measure them, and check the whole.
 
@@ -79,7 +85,9 @@ def run_bench(
     return outcome
 
 
-def _measure(system: System, harness: Harness, asked: Asked, walk: BenchWalk, seed: int, networks: bool) -> Measured:
+def _measure(
+    system: System, harness: Harness, asked: BenchRequest, walk: BenchWalk, seed: int, networks: bool
+) -> Measured:
     """One video: walked, or the twin of one that is there; written with its poses; measured by what is in it."""
     video = asked.out / walk.video
     video.parent.mkdir(parents=True, exist_ok=True)

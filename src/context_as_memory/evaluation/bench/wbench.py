@@ -16,7 +16,7 @@ import numpy as np
 
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.bench.harness import (
-    Asked,
+    BenchRequest,
     BenchWalk,
     Given,
     Harness,
@@ -69,7 +69,7 @@ def picture_of(inputs: Path, case: dict[str, Any]) -> Path:
     raise UserError(f"{inputs / 'images'} holds no picture of case {case['id']}; add case_{case['id']}.jpg")
 
 
-def _walks(asked: Asked) -> list[BenchWalk]:
+def _walks(asked: BenchRequest) -> list[BenchWalk]:
     return [
         BenchWalk(
             name=f"case_{number}",
@@ -82,7 +82,7 @@ def _walks(asked: Asked) -> list[BenchWalk]:
     ]
 
 
-def _begin(asked: Asked, case: dict[str, Any]) -> Given:
+def _begin(asked: BenchRequest, case: dict[str, Any]) -> Given:
     found = read_wbench_case(case)
     fx, fy, cx, cy = WBENCH_LENS
     hfov = float(np.degrees(2 * np.arctan(cx / fx)))
@@ -91,7 +91,7 @@ def _begin(asked: Asked, case: dict[str, Any]) -> Given:
     return Given(frames, camera, denser(from_first(camera, relative))[1:])
 
 
-def _leave(asked: Asked, made: Made) -> Clip:
+def _leave(asked: BenchRequest, made: Made) -> Clip:
     """The path in their pose layout, one camera a latent."""
     rows = np.arange(0, len(made.frames), LATENT_FRAMES)
     fx, fy, cx, cy = WBENCH_LENS
@@ -103,14 +103,14 @@ def _leave(asked: Asked, made: Made) -> Clip:
     return {}
 
 
-def _gate(asked: Asked, walks: Sequence[BenchWalk]) -> list[str]:
+def _gate(asked: BenchRequest, walks: Sequence[BenchWalk]) -> list[str]:
     wrong = videos_missing(asked, walks)
     folder = asked.out / "work_dirs" / asked.model / "videos"
     named = {walk.video.name for walk in walks}
     return wrong + [f"{path} belongs to no navigation case" for path in folder.glob("*.mp4") if path.name not in named]
 
 
-def _then(asked: Asked) -> str:
+def _then(asked: BenchRequest) -> str:
     return (
         f"python main.py --model {asked.model}   # in WBench, with {asked.out.resolve() / 'work_dirs'} in its place; "
         "needs MegaSAM, SAM 2, Depth Anything 3, HPSv3 and a language model's address"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.bench.harness import (
-    Asked,
+    BenchRequest,
     BenchWalk,
     Given,
     Harness,
@@ -52,11 +52,11 @@ def assigned(inputs: Path, view: str, domain: str) -> list[tuple[int, int]]:
     return [(row, int(word)) for row, line in enumerate(lines) for word in re.findall(r"\d+", line)]
 
 
-def _delivery(asked: Asked, view: str, domain: str) -> Path:
+def _delivery(asked: BenchRequest, view: str, domain: str) -> Path:
     return Path(domain, view.removesuffix("_view"), asked.model.upper())
 
 
-def _walks(asked: Asked) -> list[BenchWalk]:
+def _walks(asked: BenchRequest) -> list[BenchWalk]:
     keys_of = protocol(asked.inputs)
     walks = []
     for view in VIEWS:
@@ -78,7 +78,7 @@ def _walks(asked: Asked) -> list[BenchWalk]:
     return walks
 
 
-def _begin(asked: Asked, view: str, domain: str, picture: int, keys: str) -> Given:
+def _begin(asked: BenchRequest, view: str, domain: str, picture: int, keys: str) -> Given:
     folder = asked.inputs / view
     found = sorted((folder / domain).glob(f"{picture:03d}.*"))
     if not found:
@@ -90,7 +90,7 @@ def _begin(asked: Asked, view: str, domain: str, picture: int, keys: str) -> Giv
     return Given(frames, camera, path[: len(keys) * each - 1])  # the given picture is the first frame
 
 
-def _finish(asked: Asked, walks: Sequence[BenchWalk]) -> None:
+def _finish(asked: BenchRequest, walks: Sequence[BenchWalk]) -> None:
     """manifest.jsonl of every split: what was asked for and what came out, measured."""
     rows: dict[Path, list[dict[str, object]]] = {}
     for walk in walks:
@@ -114,7 +114,7 @@ def _finish(asked: Asked, walks: Sequence[BenchWalk]) -> None:
         write_rows(folder / "manifest.jsonl", listed)
 
 
-def _gate(asked: Asked, walks: Sequence[BenchWalk]) -> list[str]:
+def _gate(asked: BenchRequest, walks: Sequence[BenchWalk]) -> list[str]:
     wrong = videos_missing(asked, walks)
     expected = {asked.out / walk.video: walk for walk in walks}
     for folder in sorted({path.parent for path in expected}):
@@ -132,7 +132,7 @@ def _gate(asked: Asked, walks: Sequence[BenchWalk]) -> list[str]:
     return wrong + _their_gate(asked)
 
 
-def _their_gate(asked: Asked) -> list[str]:
+def _their_gate(asked: BenchRequest) -> list[str]:
     """What `check_delivery.py` says, where it lies beside the inputs as in their repository."""
     script = asked.inputs.resolve().parent / "generation" / "check_delivery.py"
     if not script.exists():
@@ -151,7 +151,7 @@ def _their_gate(asked: Asked) -> list[str]:
     return wrong
 
 
-def _then(asked: Asked) -> str:
+def _then(asked: BenchRequest) -> str:
     there = asked.out.resolve() / "real" / "first"
     return (
         f"cd evaluation && WORLDMARK_VIDEOS={there} WORLDMARK_RESULTS=scores EVAL_SUFFIX=_real_first bash run_eval.sh"

@@ -17,7 +17,7 @@ import numpy as np
 
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.bench.harness import (
-    Asked,
+    BenchRequest,
     BenchWalk,
     Given,
     Harness,
@@ -29,7 +29,7 @@ from context_as_memory.evaluation.bench.harness import (
     videos_missing,
 )
 from context_as_memory.evaluation.suite.result import Clip
-from context_as_memory.formats.files import write_array, write_text
+from context_as_memory.formats.files import read_array, write_array, write_text
 
 FRAMES, FPS, HFOV_DEG = 81, 16.0, 60.0
 CAMERAS = {  # their labels: preset, degrees to the left of the first half
@@ -65,7 +65,7 @@ def yaw_path(yaw_deg: float) -> np.ndarray:
     return np.asarray(np.radians(yaw_deg) * np.concatenate([there, back]))
 
 
-def _walks(asked: Asked) -> list[BenchWalk]:
+def _walks(asked: BenchRequest) -> list[BenchWalk]:
     folder = _folder(asked.inputs)
     walks, first_of = [], dict[tuple[str, str], Path]()
     for row in _variants(folder):
@@ -80,14 +80,14 @@ def _walks(asked: Asked) -> list[BenchWalk]:
     return walks
 
 
-def _begin(asked: Asked, picture: Path, yaw: float) -> Given:
+def _begin(asked: BenchRequest, picture: Path, yaw: float) -> Given:
     if not picture.exists():
         raise UserError(f"{picture} is missing; WRBench has a first frame for every family")
     frames, camera = picture_start(replace(asked, hfov_deg=HFOV_DEG), picture)
     return Given(frames, camera, from_first(camera, turned(-yaw_path(yaw)))[1:])
 
 
-def _leave(asked: Asked, made: Made) -> Clip:
+def _leave(asked: BenchRequest, made: Made) -> Clip:
     """The target path and the sidecar that their first dimension reads."""
     video = asked.out / made.walk.video
     target = video.with_name(f"{video.name}.target_c2w.npy")
@@ -107,7 +107,7 @@ def _leave(asked: Asked, made: Made) -> Clip:
     return {}
 
 
-def _finish(asked: Asked, walks: Sequence[BenchWalk]) -> None:
+def _finish(asked: BenchRequest, walks: Sequence[BenchWalk]) -> None:
     """videos.json: one row a video, for `wrbench eval run`."""
     rows = []
     for walk in walks:
@@ -127,17 +127,17 @@ def _finish(asked: Asked, walks: Sequence[BenchWalk]) -> None:
     write_text(asked.out / "videos.json", json.dumps(rows, indent=1) + "\n")
 
 
-def _gate(asked: Asked, walks: Sequence[BenchWalk]) -> list[str]:
+def _gate(asked: BenchRequest, walks: Sequence[BenchWalk]) -> list[str]:
     wrong = videos_missing(asked, walks)
     for walk in walks:
         target = asked.out / walk.video.with_name(f"{walk.video.name}.target_c2w.npy")
-        shape = np.load(target, allow_pickle=False).shape if target.exists() else None
+        shape = read_array(target).shape if target.exists() else None
         if shape != (FRAMES, 4, 4):
             wrong.append(f"{target} is {'missing' if shape is None else f'of shape {list(shape)}'}")
     return wrong
 
 
-def _then(asked: Asked) -> str:
+def _then(asked: BenchRequest) -> str:
     return (
         f"wrbench eval run --manifest {asked.out.resolve() / 'videos.json'} --out-dir scores   # in WRBench; its six "
         "dimensions need VGGT-Omega, DINOv2 and Qwen"

@@ -6,7 +6,7 @@ SHA-256 are pinned, reads the numbers with unpicklers that can build arrays and 
 safetensors in the user's cache. The networks themselves are written here.
 """
 
-from context_as_memory.evaluation.metric_networks.archives import cache_folder
+from context_as_memory.evaluation.metric_networks.archives import networks_folder
 from context_as_memory.evaluation.metric_networks.fetch import SOURCES, fetch_metrics
 from context_as_memory.evaluation.metric_networks.frechet import frechet_distance
 from context_as_memory.evaluation.metric_networks.i3d import FVD_VARIANT, I3d, fvd, load_i3d
@@ -29,7 +29,7 @@ __all__ = [
     "Inception",
     "Lpips",
     "Style",
-    "cache_folder",
+    "networks_folder",
     "fetch_metrics",
     "fid",
     "frechet_distance",

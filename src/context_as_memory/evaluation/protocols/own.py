@@ -7,7 +7,7 @@ import numpy as np
 from context_as_memory.camera import Cameras, MotionSpeed
 from context_as_memory.evaluation.metrics import psnr
 from context_as_memory.evaluation.protocols.control import control_of
-from context_as_memory.evaluation.protocols.scenes import Start
+from context_as_memory.evaluation.protocols.scenes import StartView
 from context_as_memory.evaluation.returns import find_returns
 from context_as_memory.evaluation.suite.result import Measured, Scores
 from context_as_memory.evaluation.suite.system import Rule, System
@@ -20,7 +20,7 @@ SWAY_TURNS, SWAY_FRAMES = 10, 4  # turns by 10 degrees and back; frames of one w
 BOTH = {"coverage": "coverage", "recent": "recent"}
 
 
-def walk(system: System, start: Start, path: Cameras, rule: str | Rule, seed: int) -> np.ndarray:
+def walk(system: System, start: StartView, path: Cameras, rule: str | Rule, seed: int) -> np.ndarray:
     """The given picture and the frames along a path, uint8 [1 + len(path), H, W, 3]."""
     return np.concatenate([start.frame[None], system.walk(start.frame[None], start.camera, path, rule, seed)])
 
@@ -28,7 +28,7 @@ def walk(system: System, start: Start, path: Cameras, rule: str | Rule, seed: in
 # -- mirror ------------------------------------------------------------------------------------------------------------
 
 
-def turn_and_back(start: Start, rng: np.random.Generator) -> Cameras:
+def turn_and_back(start: StartView, rng: np.random.Generator) -> Cameras:
     """A turn on the spot by 90 to 180 degrees and back, 3 degrees a frame."""
     turn = int(rng.integers(30, 61))
     away, back = ("j", "l") if rng.random() < 0.5 else ("l", "j")
@@ -48,7 +48,13 @@ def mirrored(frames: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def measure_mirror(
-    system: System, start: Start, path: Cameras, rules: Mapping[str, str | Rule], seed: int, networks: bool, kind: str
+    system: System,
+    start: StartView,
+    path: Cameras,
+    rules: Mapping[str, str | Rule],
+    seed: int,
+    networks: bool,
+    kind: str,
 ) -> Measured:
     """One walk out and back under every rule: `mirror_<rule>`, every frame of the way back against its mirror, and
     `history_<rule>` and `history_<kind>_<rule>`, only frames whose view was left in between (`find_returns`). And
@@ -78,7 +84,7 @@ def measure_mirror(
 # -- closure and stillness ---------------------------------------------------------------------------------------------
 
 
-def measure_closure(system: System, start: Start, seed: int, networks: bool) -> Measured:
+def measure_closure(system: System, start: StartView, seed: int, networks: bool) -> Measured:
     """Turn 90 degrees away from the given picture and back: the given picture against the last frame."""
     away, back = ("j", "l") if seed % 2 else ("l", "j")
     path = start.path(f"{away}-{AWAY},{back}-{AWAY}")
@@ -91,13 +97,13 @@ def measure_closure(system: System, start: Start, seed: int, networks: bool) -> 
     return Measured(scores.clip(), [row], {"film": video})
 
 
-def sway(start: Start) -> Cameras:
+def sway(start: StartView) -> Cameras:
     """Turns on the spot by 10 degrees and back, `SWAY_TURNS` times, `SWAY_FRAMES` frames each way."""
     speed = MotionSpeed(turn_rad=float(np.radians(10.0)) / SWAY_FRAMES)
     return start.path(",".join([f"j-{SWAY_FRAMES},l-{SWAY_FRAMES}"] * SWAY_TURNS), speed)
 
 
-def measure_still(system: System, start: Start, seed: int, networks: bool) -> Measured:
+def measure_still(system: System, start: StartView, seed: int, networks: bool) -> Measured:
     """Stand still, and sway by 10 degrees: frames from the given camera against the given picture. `still`: the last
     `STILL_END` of `STILL` frames; `still_early`: frame `EARLY`; `sway`: the last return of the swaying."""
     still = walk(system, start, start.path(f"none-{STILL}"), "coverage", seed)

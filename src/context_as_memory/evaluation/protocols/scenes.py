@@ -37,7 +37,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Start:
+class StartView:
     """One picture to walk from. group: what it belongs to, such as its episode; frame: uint8 [H, W, 3]; camera: [1];
     up: the vertical of its world [3], None for a level camera."""
 
@@ -126,13 +126,13 @@ def anywhere(episodes: Sequence[Episode], chunk_frames: int, clips: int, seed: i
     return tasks
 
 
-def start_of(task: Task) -> Start:
+def start_of(task: Task) -> StartView:
     """The recorded frame at the start of a task, as a picture to walk from."""
     frames, cameras = recorded(task.episode)
-    return Start(task.name, task.episode.name, frames[task.start], cameras[[task.start]], Z_UP)
+    return StartView(task.name, task.episode.name, frames[task.start], cameras[[task.start]], Z_UP)
 
 
-def picture_starts(image: Path | None, hfov_deg: float | None, size: tuple[int, int]) -> list[Start]:
+def picture_starts(image: Path | None, hfov_deg: float | None, size: tuple[int, int]) -> list[StartView]:
     """A picture file with its horizontal field of view (90 degrees if None), or the shipped start pictures if None,
     fitted to a size (width, height)."""
     if image is None:
@@ -143,4 +143,4 @@ def picture_starts(image: Path | None, hfov_deg: float | None, size: tuple[int, 
         height, width = frame.shape[:2]
         lens = pinhole(ASSUMED_HFOV_DEG if hfov_deg is None else hfov_deg, width, height)
         found = [(image.stem, frame, look((0.0, 0.0, 0.0), 0.0, lens, width, height))]
-    return [Start(name, name, fit_frame(frame, *size)[0], camera.resized(*size)) for name, frame, camera in found]
+    return [StartView(name, name, fit_frame(frame, *size)[0], camera.resized(*size)) for name, frame, camera in found]

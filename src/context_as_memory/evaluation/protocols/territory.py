@@ -19,6 +19,7 @@ from context_as_memory.evaluation.metric_networks import Style
 from context_as_memory.evaluation.protocols.scenes import Task, recorded, start_of, style_of
 from context_as_memory.evaluation.suite.result import Case, Measured, gathered
 from context_as_memory.evaluation.suite.system import System
+from context_as_memory.formats.files import read_arrays
 
 LENGTH, WINDOW = 600, 60  # frames of a walk, and of the stretches that it is judged by
 EVERY, EVERY_RECORDED = 4, 10  # of these frames, so many is one for style: neighbours look the same
@@ -162,8 +163,8 @@ def style_numbers(
 
 def series(path: Path) -> list[dict[str, float]]:
     """The windows of a walk, from the arrays that it left."""
-    with np.load(path) as made:
-        columns = {name.removeprefix("series_"): made[name] for name in made if name.startswith("series_")}
+    made = read_arrays(path)
+    columns = {name.removeprefix("series_"): made[name] for name in made if name.startswith("series_")}
     return [dict(zip(columns, map(float, row), strict=True)) for row in zip(*columns.values(), strict=True)]
 
 

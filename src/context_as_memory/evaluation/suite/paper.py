@@ -25,7 +25,7 @@ from context_as_memory.evaluation.metric_networks import fid, fvd
 from context_as_memory.evaluation.protocols.contexts import Choose, choices, compressed_history
 from context_as_memory.evaluation.protocols.own import mirrored, turn_and_back, walk
 from context_as_memory.evaluation.protocols.recorded import Given, Moment, generated
-from context_as_memory.evaluation.protocols.scenes import Start, Task, anywhere, recorded, start_of
+from context_as_memory.evaluation.protocols.scenes import StartView, Task, anywhere, recorded, start_of
 from context_as_memory.evaluation.suite import page
 from context_as_memory.evaluation.suite.result import Case, ClipStore, Measured, Report, Scores, cell, gathered
 from context_as_memory.evaluation.suite.setup import Setup, Suite
@@ -118,7 +118,7 @@ def measure_turn(system: System, task: Task, seeds: Sequence[int], networks: boo
 
 def _walked(
     system: System,
-    start: Start,
+    start: StartView,
     path: Cameras,
     rule: str,
     size: int,

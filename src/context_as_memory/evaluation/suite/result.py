@@ -25,10 +25,11 @@ from context_as_memory.evaluation.metric_networks import (
 )
 from context_as_memory.evaluation.metrics import Interval, mean_interval, psnr, ssim
 from context_as_memory.evaluation.protocols import PROTOCOLS, protocol_of
-from context_as_memory.evaluation.report import SCHEMA, environment, whole, write_json
-from context_as_memory.formats.files import clear_partials, read_json
+from context_as_memory.evaluation.report import SCHEMA, environment, write_json
+from context_as_memory.formats.files import clear_partials, read_arrays, read_json, write_arrays
 from context_as_memory.formats.pictures import write_image
 from context_as_memory.pictures.sheets import contact_sheet
+from context_as_memory.progress import tracked
 
 Clip = dict[str, float | None]  # metric name -> value; None where it could not be measured
 
@@ -307,14 +308,11 @@ class ClipStore:
     def run(self, cases: Sequence[Case]) -> dict[str, Clip]:
         """Measure the clips that are this process's and not there yet, protocol by protocol, with a progress bar;
         returns those that are there in the end. Pictures and arrays are written before the values."""
-        from rich.console import Console
-        from rich.progress import track
-
         found: dict[str, Clip] = {}
         for kind in dict.fromkeys(case.kind for case in cases):
             alike = [case for case in cases if case.kind == kind]
             todo = [case for case in alike[self.number :: self.shards] if not self._path(case.name).exists()]
-            for case in track(todo, kind, console=Console(stderr=True), disable=not todo):
+            for case in tracked(todo, len(todo), kind, "clips"):
                 measured = case.measure()
                 if measured.rows:
                     write_image(self._beside("pictures", case.name, "png"), contact_sheet(measured.rows, [], scale=1))
@@ -356,26 +354,14 @@ def _stored(path: Path) -> dict[str, Any]:
     return value
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a compressed .npz, whole or not at all."""
-    with whole(path) as partial, partial.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-
-
 def gathered(files: Sequence[Path], name: str) -> np.ndarray:
     """The array of this name from all files that have it, one after the other; empty if none has."""
     parts = []
     for path in files:
-        with np.load(path) as made:
-            if name in made:
-                parts.append(made[name])
+        made = read_arrays(path)
+        if name in made:
+            parts.append(made[name])
     return np.concatenate(parts) if parts else np.empty(0)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    with whole(path) as partial:
-        partial.write_text(text)
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 from context_as_memory.data.episode import Episode, list_episodes
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.config import EvaluateConfig
-from context_as_memory.evaluation.metric_networks import cache_folder
+from context_as_memory.evaluation.metric_networks import networks_folder
 from context_as_memory.evaluation.protocols.control import has_opencv
-from context_as_memory.evaluation.protocols.scenes import Start, picture_starts
+from context_as_memory.evaluation.protocols.scenes import StartView, picture_starts
 from context_as_memory.evaluation.suite import paper, proof, quality, revisit
 from context_as_memory.evaluation.suite.result import ClipStore, Report, fetched, missing_note
 from context_as_memory.evaluation.suite.setup import Setup, Suite
@@ -43,7 +43,7 @@ def evaluate(config: EvaluateConfig) -> Report:
         raise UserError("--cameras and --truth belong to --videos; give the videos too, or leave them out")
     system = open_system(config)
     episodes: Sequence[Episode] = ()
-    starts: Sequence[Start] = ()
+    starts: Sequence[StartView] = ()
     if config.suite == "revisit":
         starts = picture_starts(config.image, config.hfov_deg, system.size)
     else:
@@ -57,7 +57,7 @@ def run_suite(
     system: System,
     config: EvaluateConfig,
     episodes: Sequence[Episode] = (),
-    starts: Sequence[Start] = (),
+    starts: Sequence[StartView] = (),
 ) -> Report:
     """Measure the clips of a suite and write its reports; a shard measures only. `UserError` for episodes of another
     size than the system makes."""
@@ -109,6 +109,6 @@ def test_episodes(data: str, split: str) -> list[Episode]:
     if data == "test" and not folder.exists():
         from context_as_memory.data.render import render_dataset
 
-        folder = cache_folder().parent / "episodes-test"
+        folder = networks_folder().parent / "episodes-test"
         render_dataset(folder, maps="test", videos_per_map=1)
     return list_episodes(folder, split)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from context_as_memory.data.episode import Episode
 from context_as_memory.evaluation.config import EvaluateConfig
-from context_as_memory.evaluation.protocols.scenes import Start
+from context_as_memory.evaluation.protocols.scenes import StartView
 from context_as_memory.evaluation.suite.result import Case, ClipStore, Report, digest, episode_digest
 from context_as_memory.evaluation.suite.system import System
 
@@ -19,7 +19,7 @@ class Setup:
     config: EvaluateConfig
     networks: Sequence[str]
     episodes: Sequence[Episode] = ()
-    starts: Sequence[Start] = ()
+    starts: Sequence[StartView] = ()
 
     @property
     def lpips(self) -> bool:

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from context_as_memory.evaluation.report import write_json
 from context_as_memory.evaluation.suite import page
-from context_as_memory.evaluation.suite.result import Report, cell, markdown_table, write_text
+from context_as_memory.evaluation.suite.result import Report, cell, markdown_table
+from context_as_memory.formats.files import read_arrays, write_text
 from context_as_memory.formats.pictures import read_image
 
 PICTURES, FILMS = 12, 6  # at most so many in a page
@@ -59,8 +58,7 @@ def films(files: Sequence[Path], caption: str) -> str:
     """The films that the first clips left, for a page."""
     shown = []
     for path in files[:FILMS]:
-        with np.load(path) as made:
-            shown.append(page.film(made["film"], caption))
+        shown.append(page.film(read_arrays(path)["film"], caption))
     return "".join(shown)
 
 
