@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from context_as_memory.camera import look, pinhole
-from context_as_memory.cli.retrieve import retrieve_command
+from context_as_memory.cli.retrieve import Retrieve, retrieve_command
 from context_as_memory.errors import UserError
 from context_as_memory.formats.cameras import read_cameras
 from context_as_memory.formats.write import write_poses, write_realestate10k, write_unreal_json
@@ -27,8 +27,8 @@ def folder(tmp_path: Path) -> Path:
 
 def run(cameras: Path, query: int = 30, strategy: str = "coverage", **options: object) -> str:
     out = io.StringIO()
-    defaults = {"json": False, "plot": None, "as_published": False, "max_context": 4, "seed": 0}
-    retrieve_command(cameras, query, strategy, out=out, **(defaults | options))  # type: ignore[arg-type]
+    asked = {"cameras": cameras, "query": query, "strategy": strategy, "max_context": 4} | options
+    assert retrieve_command(Retrieve(**asked), out) == 0  # type: ignore[arg-type]
     return out.getvalue()
 
 
