@@ -97,7 +97,7 @@ class Shortcut(nn.Module):
         super().__init__()
         self.body, self.channels, self.finer, self.coarser = body, channels, finer, coarser
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n out H W"]:
         wanted = self.channels * self.finer**2
         y = nn.functional.pixel_unshuffle(x, self.coarser)
         if y.shape[1] >= wanted:

@@ -33,7 +33,8 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None,
 def blocked_attention(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scale: float | None = None
 ) -> Tensor:
-    """Two batched matrix products and a softmax over blocks of queries; equal to `fused_attention`."""
+    """Two batched matrix products and a softmax over blocks of queries; equal to `fused_attention`. q [B, heads, n,
+    hd], k and v [B, heads, m, hd], bias that broadcasts to [B, heads, n, m] -> [B, heads, n, hd]."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     keys = k.transpose(-1, -2)
     blocks = []

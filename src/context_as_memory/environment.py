@@ -215,7 +215,7 @@ class WalkVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, Info]:
-        """Begin all anew; a single seed counts up from environment to environment."""
+        """Begin all anew: frames uint8 [E, ...] of E environments; a single seed counts up from one to the next."""
         if isinstance(seed, int):
             seed = range(seed, seed + self.num_envs)
         seeds = [None] * self.num_envs if seed is None else seed
@@ -224,7 +224,8 @@ class WalkVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return np.stack([frames for frames, _ in found]), self._joined([info for _, info in found])
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Info]:
-        """Walk on by one chunk each, in one batch."""
+        """Walk on by one chunk each, in one batch. actions: [E, ...]; frames uint8 [E, ...], then rewards,
+        ends and cuts [E]."""
         going = np.flatnonzero(~self._ended).tolist()
         paths = [self.envs[number].path(actions[number]) for number in going]
         chunks = step_together([self.envs[number].walking for number in going], paths)
@@ -248,7 +249,7 @@ class WalkVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return joined
 
     def render(self) -> tuple[np.ndarray, ...] | None:
-        """The newest frame of each."""
+        """The newest frame of each, uint8 [H, W, 3]."""
         frames = [env.render() for env in self.envs]
         return None if self.render_mode is None else tuple(frame for frame in frames if frame is not None)
 

@@ -38,7 +38,7 @@ class Shards:
                 yield {name: _as(tensors.get_tensor(name), dtype) for name in names}
 
     def rows(self, name: str, count: int) -> Tensor:
-        """The first rows of one tensor, without reading the others."""
+        """The first `count` rows of one tensor [N, ...], without reading the others: [count, ...]."""
         with _opened(self.files[name]) as tensors:
             found: Tensor = tensors.get_slice(name)[:count]
             return found.clone()

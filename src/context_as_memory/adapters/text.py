@@ -93,7 +93,7 @@ def open_words(folder: Path, backbone: Path | None, width: int) -> Words:
 
 
 def read_rows(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Rows by `key_of` their prompt, and the prompts, of a file that `Words.save` wrote."""
+    """Rows [1, T, text_dim] by `key_of` their prompt, and the prompts, of a file that `Words.save` wrote."""
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, tuple(sorted((file.metadata() or {}).values()))  # noqa: SIM118
@@ -130,7 +130,7 @@ class Said:
     guidance: float
 
     def led(self, predict: Callable[[Tensor], Tensor]) -> Tensor:
-        """A prediction from rows, led from the one against it by `guidance`."""
+        """A prediction [B, C, P, h, w] from rows [1, T, D], led from the one against it by `guidance`."""
         found = predict(self.text)
         if self.against is None:
             return found

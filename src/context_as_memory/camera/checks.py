@@ -9,6 +9,7 @@ ROTATION_TOLERANCE = 1e-4
 
 
 def floats(value: object, name: str) -> np.ndarray:
+    """An array of any shape [...] as float64; `UserError` for anything but real numbers."""
     try:
         array = np.asarray(value)
         if array.dtype.kind not in "fiu":

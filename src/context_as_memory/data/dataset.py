@@ -304,7 +304,7 @@ class MappedLatents:
         return self.stored(frames).float()
 
     def stored(self, frames: Tensor) -> Tensor:
-        """As `read`, in the number format of the disk, float16."""
+        """As `read`, in the number format of the disk, float16: [N, C, F, h, w]."""
         numbers = frames.cpu().numpy()
         found = np.empty((*numbers.shape, *self.videos[0].shape[1:]), np.float16)
         for place, number in np.ndenumerate(numbers):

@@ -230,7 +230,8 @@ def _hashed(count: int) -> np.ndarray:
 
 
 def frame_hash(frames_u8: np.ndarray) -> str:
-    """SHA-256 over a few evenly spread uncompressed frames: equal for two renderings of the same recipe."""
+    """SHA-256 over a few evenly spread uncompressed frames of uint8 [T, H, W, 3]: equal for two renderings of the same
+    recipe."""
     return hashlib.sha256(np.ascontiguousarray(frames_u8[_hashed(len(frames_u8))]).tobytes()).hexdigest()
 
 

@@ -104,7 +104,10 @@ def plan_walk(ground: WalkingGround, num_frames: int, seed: int, config: PathCon
 
 
 class DoomGround:
-    """The walkable cells of a Doom map as ground, in metres. Points are x and y: no place lies above another."""
+    """The walkable cells of a Doom map as ground, in metres. Points are x and y: no place lies above another.
+
+    free: bool [rows, columns] like the grid, where to walk; None: wherever the grid is free.
+    """
 
     step_m = CELL / UNITS_PER_M
 

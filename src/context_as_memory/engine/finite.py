@@ -28,7 +28,7 @@ class FinitePictures:
 
 
 def refuse(values: Tensor, what: str) -> None:
-    """`UserError` if a value is NaN or infinite."""
+    """`UserError` if a value, of a tensor of any shape [...], is NaN or infinite."""
     if not bool(values.isfinite().all()):
         raise UserError(
             f"world: {what} that are not finite; nothing was kept, and what was remembered before is as it was. "

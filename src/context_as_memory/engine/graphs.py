@@ -109,7 +109,7 @@ class _Placing:
 
 
 def heads_first(places: TokenPlaces) -> list[np.ndarray]:
-    """C, S, R of queries, keys and outputs, as the graphs want them."""
+    """C and S [heads, F, n, hd], R [1, F, hd, hd] of queries, keys and outputs, as the graphs want them."""
     tables = [part.permute(2, 0, 1, 3) for part in (places.cosine, places.sine)]
     matrices = [part.unsqueeze(0) for part in (places.query, places.key, places.output)]
     return [part.contiguous().numpy() for part in (*tables, *matrices)]

@@ -18,6 +18,7 @@ def shown(doom_map: DoomMap, cameras: Cameras) -> np.ndarray:
 
 
 def grown(bits: np.ndarray) -> np.ndarray:
-    """The given bits and their neighbours: a wall is not seen in quarter metres."""
+    """Numbers of bits [...], -1 for none, and those of their neighbours, ascending [m]: a wall is not seen in quarter
+    metres."""
     bits = np.unique(bits[bits >= 0])
     return np.unique(np.concatenate([bits + 1_000_000 * x + y for x in (-1, 0, 1) for y in (-1, 0, 1)]))

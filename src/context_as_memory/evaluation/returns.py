@@ -108,8 +108,8 @@ def _last_time_away(views: PlanarViews, i: int, since: int, config: RetrievalCon
 
 
 def visits(pairs: np.ndarray) -> list[Visit]:
-    """Group the pairs of `find_returns` into visits: runs of consecutive return frames whose first visits are not far
-    apart either."""
+    """Group the pairs of `find_returns`, [n, 2], into visits: runs of consecutive return frames whose first visits are
+    not far apart either."""
     if len(pairs) == 0:
         return []
     step = np.diff(pairs, axis=0)

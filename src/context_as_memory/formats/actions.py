@@ -44,6 +44,7 @@ def parse_actions(text: str) -> list[tuple[str, int]]:
 
 
 def cameras_from_actions(start: Cameras, text: str, speed: MotionSpeed = PACE, up: ArrayLike | None = None) -> Cameras:
-    """Follow an action string (see `parse_actions`) from a start camera; the rest is as in `cameras_from_keys`."""
+    """Follow an action string (see `parse_actions`) from a start camera; the rest is as in `cameras_from_keys`, `up`
+    [3] too."""
     keys = [held for held, frames in parse_actions(text) for _ in range(frames)]
     return cameras_from_keys(start, keys, speed, up)

@@ -58,14 +58,14 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_array(path: str | Path, array: np.ndarray) -> None:
-    """Write one array as .npy, whole or not at all. Missing folders are made."""
+    """Write one array of any shape [...] as .npy, whole or not at all. Missing folders are made."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as partial, partial.open("wb") as file:
         np.save(file, array, allow_pickle=False)
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays by name as a compressed .npz, whole or not at all. Missing folders are made."""
+    """Write arrays of any shapes [...] by name as a compressed .npz, whole or not at all. Missing folders are made."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
@@ -134,7 +134,8 @@ def reason(error: BaseException) -> str:
 
 
 def read_array(path: str | Path) -> np.ndarray:
-    """One array of real numbers from an .npy file, in its own number format. `UserError` for anything else."""
+    """One array of real numbers, of any shape [...], from an .npy file, in its own number format. `UserError` for
+    anything else."""
     with reading(path), Path(path).open("rb") as file:
         array = np.load(file, allow_pickle=False)
         if not isinstance(array, np.ndarray):
@@ -143,7 +144,7 @@ def read_array(path: str | Path) -> np.ndarray:
 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file by name; texts and other arrays without numbers are left out."""
+    """The arrays [...] of an .npz file by name; texts and other arrays without numbers are left out."""
     with reading(path), Path(path).open("rb") as file:
         loaded = np.load(file, allow_pickle=False)
         if isinstance(loaded, np.ndarray):

@@ -100,7 +100,7 @@ class ImportedVideo:
         return self._pictures(self.sources, numbers)
 
     def truth(self, numbers: Sequence[int] | np.ndarray | None = None) -> np.ndarray | None:
-        """The true pictures, scaled and cropped to the size of `frames`; None if not known."""
+        """The true pictures uint8 [n, H, W, 3], scaled and cropped to the size of `frames`; None if not known."""
         return None if self.truth_sources is None else self._pictures(self.truth_sources, numbers)
 
     def report(self) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class Found:
     notes: list[str] = field(default_factory=list)
 
     def picked(self, order: np.ndarray | list[int]) -> "Found":
-        """The same with some frames only, in this order."""
+        """The same with some frames only, by number [n], in this order."""
         order = np.asarray(order, np.int64)
         K = self.K[order] if self.K is not None and self.K.ndim == 2 else self.K
         return replace(

@@ -294,7 +294,7 @@ def read_matrix_files(files: Sequence[Path]) -> Found:
 
 
 def read_kitti_calibration(path: Path) -> np.ndarray:
-    """fx fy cx cy of the left grey (P0) or colour (P2) camera from KITTI's calib.txt."""
+    """fx fy cx cy, float64 [4], of the left grey (P0) or colour (P2) camera from KITTI's calib.txt."""
     for line in read_text(path).splitlines():
         match = re.match(r"P[02]\s*:\s*(.*)", line)
         if match:

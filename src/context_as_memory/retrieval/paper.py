@@ -47,7 +47,7 @@ def paper_overlap(target: PlanarViews, candidates: PlanarViews, rule: Paper) -> 
 
 
 def runs(indices: Int[np.ndarray, " n"]) -> list[Indices]:
-    """Splits ascending indices into runs of consecutive numbers."""
+    """Splits ascending indices [n] into runs of consecutive numbers."""
     return np.split(indices, np.flatnonzero(np.diff(indices) > 1) + 1) if len(indices) else []
 
 
@@ -60,7 +60,7 @@ def thin_runs(
     far_share: float,
     rng: np.random.Generator,
 ) -> Indices:
-    """From the survivors of the ray test to at most `budget` frames, in the paper's order (section 3.3).
+    """From the survivors [n] of the ray test to at most `budget` frames [m], in the paper's order (section 3.3).
 
     No more than the budget: keep all. Else "Non-adj": one random frame of each run of consecutive frames. Still too
     many: "Far-space-time" for `far_share` of the slots: repeatedly the frame furthest from the target and from the

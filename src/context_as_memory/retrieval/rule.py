@@ -174,7 +174,7 @@ def check_depths(near_m: float, far_m: float) -> None:
 
 
 def take(views: PlanarViews, indices: Indices | Bools | slice) -> PlanarViews:
-    """A subset of planar views."""
+    """A subset [M] of planar views [N]: rows int64 [M], a mask bool [N], or a slice."""
     arrays = views.origin, views.heading, views.half_width_tan
     if isinstance(indices, slice):
         return PlanarViews(*(array[indices] for array in arrays))

@@ -167,7 +167,8 @@ class Hub:
     async def step_along(
         self, broadcast: Broadcast, path: frozenset[str] | np.ndarray, answer: Callable[[Sequence[Output]], _Result]
     ) -> _Result:
-        """The next chunk of a walk along given keys or poses, as what `answer` makes of it, beside the model."""
+        """The next chunk of a walk along given keys or poses [T, 4, 4], as what `answer` makes of it, beside the
+        model."""
         return await self._made(lambda: broadcast.session.step_along(path), answer)
 
     async def _made(self, make: Callable[[], list[Output]], answer: Callable[[Sequence[Output]], _Result]) -> _Result:

@@ -50,8 +50,8 @@ def decode_frames(data: bytes, frames: int, width: int, height: int, what: str) 
 
 
 def are_cameras(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> bool:
-    """Whether numbers from a database are finite rigid poses and lenses, none of them so extreme that a product of
-    them overflows."""
+    """Whether numbers from a database are finite rigid poses [n, 4, 4] and lenses [n, 4], none of them so extreme that
+    a product of them overflows."""
     try:
         for c2w, K in [[np.concatenate(arrays) for arrays in zip(*parts, strict=True)]] if parts else []:
             Cameras(c2w, K, 1, 1)

@@ -70,7 +70,7 @@ def _require_finite(values: Iterable[tuple[str, Any]], step: int, folder: Path) 
 
 
 def local(tensor: Any) -> Tensor:
-    """What this process holds of a tensor."""
+    """What this process holds of a tensor [...], which may be a part of its rows."""
     held: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return held
 

@@ -37,7 +37,10 @@ def load_frames(episodes: list[Episode], stride: int) -> np.ndarray:
 
 
 class CodecTask:
-    """Random crops of single frames; sample pictures are validation frames beside their reconstructions."""
+    """Random crops of single frames; sample pictures are validation frames beside their reconstructions.
+
+    frames, validation: uint8 [N, H, W, 3]. perceptual: a network for the loss; None: none is asked.
+    """
 
     def __init__(
         self, recipe: CodecRecipe, frames: np.ndarray, validation: np.ndarray, perceptual: nn.Module | None = None
@@ -89,7 +92,7 @@ def _as_images(frames_u8: Tensor) -> Tensor:
 
 @torch.no_grad()
 def measure_latents(codec: ImageAutoencoder, frames: np.ndarray) -> None:
-    """Set the codec's latent mean and deviation from a sample of frames."""
+    """Set the codec's latent mean and deviation from a sample of frames uint8 [N, H, W, 3]."""
     device = next(codec.parameters()).device
     parts = [
         codec.encode_images(_as_images(torch.from_numpy(np.ascontiguousarray(part))).to(device))

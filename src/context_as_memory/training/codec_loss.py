@@ -89,7 +89,8 @@ def codec_loss(
 
 
 def eight_bit(images: Tensor) -> Tensor:
-    """Images as they are stored, clipped and in steps of 1/255, with the gradient of the clipped ones."""
+    """Images [N, 3, H, W] in [-1, 1] as they are stored, clipped and in steps of 1/255, with the gradient of the
+    clipped ones."""
     clipped = images.clamp(-1, 1)
     return clipped + (((clipped + 1) * 127.5).round() / 127.5 - 1 - clipped).detach()
 

@@ -161,7 +161,8 @@ class DenoiserTask:
         return self._denoisers[id(model)]
 
     def loss(self, model: Any, batch: DenoiserBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
-        """Mean squared error of the velocity; loss on targets only, since only they are noisy (paper section 3.1)."""
+        """Mean squared error of the velocity, one number; loss on targets only, since only they are noisy (paper
+        section 3.1)."""
         recipe = self.recipe
         targets, pool = latents_of(self.source, batch)
         # Random numbers are drawn where the latents lie: to send them there would be to wait for all that is under way.

@@ -65,7 +65,7 @@ class Drawing:
         rng: np.random.Generator,
         starts: np.ndarray | None = None,
     ) -> Segment:
-        """A segment from a video; around a walk of the denoiser, if there is one. starts: see `sample_segment`."""
+        """A segment from a video; around a walk of the denoiser, if there is one. starts: [n], see `sample_segment`."""
         shown, made = walk.masks(len(cameras)) if walk else (None, None)
         layout, rule, sampling = replace(self.layout, max_context=slots[-1]), self.retrieval, self.sampling
         return sample_segment(cameras, layout, rule, sampling, rng, slots=slots, shown=shown, made=made, starts=starts)

@@ -31,7 +31,8 @@ class BatchDenoiser(Protocol):
 
     @property
     def denoise(self) -> Callable[..., Tensor]:
-        """(noisy, timestep, context, inputs) -> output; denoisers that read words take the rows of the prompts too."""
+        """(noisy [B, C, P, h, w], timestep [B], context, inputs) -> output [B, C, P, h, w]; denoisers that read words
+        take the rows of the prompts too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +179,6 @@ def _normal(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
 
 
 def as_pictures(video: Tensor) -> Tensor:
-    """A decoded video as what a viewer sees: rounded to 8 bits, as `to_video(to_frames(video))`."""
+    """A decoded video [B, 3, T, H, W] as what a viewer sees: rounded to 8 bits, as `to_video(to_frames(video))`."""
     levels = ((torch.nan_to_num(video.float(), nan=-1.0) + 1.0) * 127.5).round().clamp(0, 255)
     return levels / 127.5 - 1.0

@@ -75,8 +75,8 @@ class TrainingTask(Protocol):
         ...
 
     def loss(self, model: Any, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
-        """Scalar loss, and figures for the log: numbers, or tensors of one element, which nobody waits for before the
-        log is written."""
+        """Loss, one number, and figures for the log: numbers, or tensors of one element, which nobody waits for before
+        the log is written."""
         ...
 
     def sample(self, model: Any, folder: Path, step: int) -> dict[str, float]:

@@ -25,7 +25,8 @@ SHEET_STEP = 12  # frames of a walk between two pictures of its row
 class Validation:
     """Chunks that begin far from the recent frame, with memory and without; and walks from one picture.
 
-    sheet_frames: length of those walks; 0 for none.
+    held_out: videos, or cameras of T frames and their latents [T, C, h, w]. sheet_frames: length of those walks; 0 for
+    none. prompts: rows [T, text_dim] by prompt, for networks that read words.
     """
 
     def __init__(
@@ -129,8 +130,8 @@ def latents_of(source: Any, batch: DenoiserBatch) -> tuple[Tensor, Tensor]:
 
 
 def words_of(batch: DenoiserBatch, model: Any) -> tuple[Tensor, ...]:
-    """The prompts of a batch in the number format of the network, and no words for its memory; nothing for networks
-    that read none."""
+    """The prompts of a batch, [B, T, text_dim], in the number format of the network, and no words for its memory;
+    nothing for networks that read none."""
     if batch.words is None or batch.no_words is None:
         return ()
     dtype = model.condition_embedder.text_embedder.linear_1.weight.dtype

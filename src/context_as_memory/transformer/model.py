@@ -410,6 +410,7 @@ class WorldTransformer(nn.Module):
         text: Tensor | None = None,
         memory_text: Tensor | None = None,
     ) -> Float[Tensor, "b out p h w"]:
-        """`prepare` and `denoise` in one call, as training uses them. memory_text: what memory is read with; `text`."""
+        """`prepare` and `denoise` in one call, as training uses them. text and
+        memory_text: rows [B, T, text_dim] for the targets and for memory, which is read with `text` if None."""
         context = self.prepare(pool, inputs, text if memory_text is None else memory_text)
         return self.denoise(noisy, timestep, context, inputs, text)

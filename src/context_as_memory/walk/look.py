@@ -42,8 +42,8 @@ def look_distance(world: "World", frame_u8: np.ndarray, training: np.ndarray) ->
 
 
 def look_report(world: "World", frame_u8: np.ndarray) -> dict[str, Any] | None:
-    """Distance of a picture, of the size that the weights make, from the look of training; None without start
-    pictures."""
+    """Distance of a picture, uint8 [H, W, 3] of the size that the weights make, from the look of training; None without
+    start pictures."""
     if not start_names():
         return None
     distance = look_distance(world, frame_u8, training_look(world))

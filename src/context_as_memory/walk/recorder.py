@@ -78,7 +78,8 @@ class Recorder:
 
     @cached_property
     def pairs(self) -> np.ndarray:
-        """`find_returns` of the whole walk; sought when first needed, so that the first frame need not wait for it."""
+        """`find_returns` of the whole walk, [n, 2]; sought when first needed, so that the first frame need not wait for
+        it."""
         return find_returns(self.cameras)
 
     @cached_property

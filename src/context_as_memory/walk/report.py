@@ -52,7 +52,8 @@ def compare_visits(frames_u8: Sequence[np.ndarray] | np.ndarray, visits: Sequenc
 def returns_report(
     runs: Mapping[str, Sequence[np.ndarray]], visits: Sequence[Visit], *, seed: int = 0
 ) -> dict[str, Any]:
-    """The `returns` part of a report: each run (by name, its frames) compared with its own first visits.
+    """The `returns` part of a report: each run (by name, its frames uint8 [H, W, 3]) compared with its own first
+    visits.
 
     The mean weighs every visit alike; its 95 % interval resamples visits, because frames of one visit are not
     independent.
@@ -83,8 +84,9 @@ def returns_report(
 
 
 def closure_report(frames: Mapping[str, Sequence[np.ndarray]], cameras: Cameras) -> dict[str, Any] | None:
-    """The given picture (frame 0) against the frames that come back to its camera (`measures.closure_rows`), by run;
-    None if none does. Agreement of a video with itself says nothing of what was given: this does."""
+    """The given picture (frame 0 of frames uint8 [H, W, 3]) against the frames that come back to its camera
+    (`measures.closure_rows`), by run; None if none does. Agreement of a video with itself says nothing of what was
+    given: this does."""
     rows = closure_rows(cameras).tolist()
     if not rows:
         return None

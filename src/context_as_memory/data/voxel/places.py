@@ -33,7 +33,7 @@ class VoxelPlaces:
         return world, path_cameras(path, self.width, self.height, self.hfov_deg)
 
     def painter(self, place: VoxelWorld, device: "torch.device") -> "Callable[[Cameras], torch.Tensor]":
-        """What paints a world: on a GPU there, else on one core."""
+        """What paints a world, uint8 [N, H, W, 3] of N cameras: on a GPU there, else on one core."""
         import torch
 
         if device.type == "cuda":

@@ -111,7 +111,7 @@ def plain(rng: np.random.Generator, base: Colour | np.ndarray, soft: float = 0.0
 def bricks(
     rng: np.random.Generator, base: Colour, mortar: Colour, height: int = 4, width: int = 8, spread: float = 0.09
 ) -> np.ndarray:
-    """Courses of bricks, each with its own tone, a light upper and a dark lower edge."""
+    """Courses of bricks, each with its own tone, a light upper and a dark lower edge; as `plain`: [16,16,3]."""
     y, x = np.mgrid[:TEXELS, :TEXELS]
     row = y // height
     along = (x + row % 2 * (width // 2)) % TEXELS
@@ -124,7 +124,7 @@ def bricks(
 
 
 def planks(rng: np.random.Generator, base: Colour, boards: int = 4, upright: bool = False) -> np.ndarray:
-    """Boards with a dark joint, one butt joint each and a faint grain along the board."""
+    """Boards with a dark joint, one butt joint each and a faint grain along the board: [16,16,3]."""
     size = TEXELS // boards
     y, x = np.mgrid[:TEXELS, :TEXELS]
     board = y // size
@@ -138,7 +138,7 @@ def planks(rng: np.random.Generator, base: Colour, boards: int = 4, upright: boo
 
 
 def checker(rng: np.random.Generator, a: Colour, b: Colour, size: int = 8, joint: float = 0.9) -> np.ndarray:
-    """Square tiles of two colours with a thin joint."""
+    """Square tiles of two colours with a thin joint: [16,16,3]."""
     y, x = np.mgrid[:TEXELS, :TEXELS]
     texture = np.where(((x // size + y // size) % 2 == 0)[..., None], plain(rng, a, 0.03), plain(rng, b, 0.03))
     edge = (x % size == size - 1) | (y % size == size - 1)
@@ -146,7 +146,7 @@ def checker(rng: np.random.Generator, a: Colour, b: Colour, size: int = 8, joint
 
 
 def stripes(rng: np.random.Generator, a: Colour, b: Colour, width: int = 4) -> np.ndarray:
-    """Upright stripes."""
+    """Upright stripes: [16,16,3]."""
     _, x = np.mgrid[:TEXELS, :TEXELS]
     return np.where((x // width % 2 == 0)[..., None], plain(rng, a, 0.02, 0.01), plain(rng, b, 0.02, 0.01))
 

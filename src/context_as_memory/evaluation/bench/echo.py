@@ -78,7 +78,8 @@ def _walks(asked: BenchRequest) -> list[BenchWalk]:
 
 
 def yaw_path(yaws_deg: tuple[float, ...]) -> np.ndarray:
-    """Radians to the left of every frame: each chunk turns evenly, and begins where the one before it ended."""
+    """Radians to the left of every frame, float64 [T]: each chunk turns evenly, and begins where the one before it
+    ended."""
     chunks, before = [], 0.0
     for yaw in yaws_deg:
         chunks.append(np.radians(before + yaw * np.arange(CHUNK) / (CHUNK - 1)))

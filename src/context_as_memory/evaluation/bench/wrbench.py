@@ -59,7 +59,8 @@ def _variants(folder: Path) -> list[dict[str, Any]]:
 
 
 def yaw_path(yaw_deg: float) -> np.ndarray:
-    """Radians to the left of every frame: evenly there in the first half, evenly back in the second."""
+    """Radians to the left of every frame, float64 [FRAMES]: evenly there in the first half, evenly back in the
+    second."""
     half = FRAMES // 2
     there, back = np.linspace(0, 1, half), np.linspace(1, 0, FRAMES - half)
     return np.asarray(np.radians(yaw_deg) * np.concatenate([there, back]))

@@ -42,7 +42,7 @@ def features(network: nn.Module, items_u8: np.ndarray, batch: int) -> np.ndarray
 
 
 def check_items(metric: str, items_u8: np.ndarray, shape: str) -> None:
-    """`UserError` unless the items are uint8, of as many axes as the words of `shape`, coloured, and at least two."""
+    """`UserError` unless the items are uint8 [N, ..., 3], at least two, of as many axes as `shape` has words."""
     if items_u8.dtype != np.uint8 or items_u8.ndim != len(shape.split()) or items_u8.shape[-1] != 3:
         raise UserError(f"{metric} needs uint8 [{shape}], got {items_u8.dtype} {list(items_u8.shape)}")
     if len(items_u8) < 2:

@@ -77,6 +77,7 @@ class I3d(nn.Module):
         self.logits = nn.Conv3d(width, 400, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Clips [N, 3, T, H, W], 0 to 255 -> logits [N, 400]."""
         x = self.layers(resize_bilinear(x, 224) / 127.5 - 1)
         found: Tensor = self.logits(functional.avg_pool3d(x, (2, 7, 7), 1))
         return found.flatten(2).mean(dim=2)

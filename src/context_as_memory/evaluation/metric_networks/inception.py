@@ -60,6 +60,7 @@ class Inception(nn.Module):
         self.layers = nn.Sequential(layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Pictures [N, 3, H, W], 0 to 255 -> features [N, 2048]."""
         found: Tensor = self.layers((resize_bilinear(x, 299) - 128) / 128)
         return found.mean(dim=(2, 3))
 

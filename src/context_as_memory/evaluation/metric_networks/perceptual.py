@@ -40,6 +40,7 @@ class Lpips(nn.Module):
         return found
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Two batches of pictures [N, 3, H, W] in [-1, 1] -> distances [N]."""
         pairs = zip(self.features(a), self.features(b), self.heads, strict=True)
         parts = [((x - y).square() * head).sum(dim=1).mean(dim=(1, 2)) for x, y, head in pairs]
         return torch.stack(parts).sum(dim=0)
@@ -110,7 +111,7 @@ class Style:
 
     @classmethod
     def unpacked(cls, row: np.ndarray) -> "Style":
-        """What `packed` made."""
+        """What `packed` made, a row [n]."""
         sizes = [2 * channels for _, channels, *_ in Lpips.LAYERS]
         parts = np.split(row, np.cumsum(sizes))
         return cls(tuple(part.reshape(2, -1) for part in parts[:-1]), tuple(int(count) for count in parts[-1]))

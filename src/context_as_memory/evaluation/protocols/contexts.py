@@ -75,8 +75,9 @@ def swapped(found: Retrieval, now: int, seed: int) -> Retrieval:
 
 
 def matched(memory: Cameras, targets: Cameras, rule: RetrievalConfig, seed: int) -> dict[str, np.ndarray]:
-    """The right context by `coverage`, and controls of the same size: the most recent frame alone (`none`), a window of
-    recent frames, random frames, and frames of the same walk that show nothing of the target."""
+    """Frame numbers int64 [m] by name: the right context by `coverage`, and controls of the same size: the most recent
+    frame alone (`none`), a window of recent frames, random frames, and frames of the same walk that show nothing of the
+    target."""
     now = len(memory)
     found = retrieve(memory, targets, replace(rule, strategy="coverage"), recent=now - 1, seed=seed)
     size = len(found.frame_ids)

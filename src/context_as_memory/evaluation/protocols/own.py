@@ -42,7 +42,8 @@ def there_and_back(cameras: Cameras) -> Cameras:
 
 
 def mirrored(frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Frame numbers of a walk out and back, start frame included: those of the way back, and their mirrors."""
+    """Frame numbers int64 [n] of a walk out and back, start frame included: those of the way back, and their
+    mirrors."""
     half = frames // 2
     return np.arange(frames - 1, half, -1), np.arange(half)
 

@@ -169,7 +169,7 @@ def series(path: Path) -> list[dict[str, float]]:
 
 
 def sharpness(frames_u8: np.ndarray) -> float:
-    """Mean variance of the Laplacian of grey values."""
+    """Mean variance of the Laplacian of grey values of frames uint8 [T, H, W, 3]."""
     from scipy.ndimage import laplace
 
     grey = frames_u8.astype(np.float64).mean(axis=-1)

@@ -14,8 +14,9 @@ SHOWS = 0.1  # a frame shows the target if it shows this share of what the targe
 
 
 def retrieval_scores(task: Task, frame_ids: np.ndarray) -> dict[str, float | None]:
-    """Against the map's walls: which share of the retrieved frames shows the target (precision), and which share of
-    what the target sees, and the past has seen, they and the most recent frame show (recall). Empty without a map."""
+    """Against the map's walls: which share of the retrieved frames, by number [m], shows the target (precision), and
+    which share of what the target sees, and the past has seen, they and the most recent frame show (recall). Empty
+    without a map."""
     bits = _true_bits(task.episode.folder)
     if bits is None:
         return {}

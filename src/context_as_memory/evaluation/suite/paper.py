@@ -202,8 +202,8 @@ def turning_clips(episodes: Sequence[Episode], count: int) -> np.ndarray:
 
 
 def turning_starts(cameras: Cameras) -> np.ndarray:
-    """First frames of stretches of `CLIP` frames that turn by `TURN_RAD` and move by less than `TURN_M` metres; int64,
-    ascending, at least `CLIP` apart."""
+    """First frames of stretches of `CLIP` frames that turn by `TURN_RAD` and move by less than `TURN_M` metres:
+    int64 [n], ascending, at least `CLIP` apart."""
     starts: list[int] = []
     ahead, position = cameras.forward, cameras.position
     for start in range(len(cameras) - CLIP + 1):

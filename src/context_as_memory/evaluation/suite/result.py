@@ -355,7 +355,7 @@ def _stored(path: Path) -> dict[str, Any]:
 
 
 def gathered(files: Sequence[Path], name: str) -> np.ndarray:
-    """The array of this name from all files that have it, one after the other; empty if none has."""
+    """The array of this name from all files that have it, [n, ...], one after the other; empty if none has."""
     parts = []
     for path in files:
         made = read_arrays(path)

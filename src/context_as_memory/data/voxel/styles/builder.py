@@ -159,7 +159,7 @@ class Builder:
         return 0
 
     def solid_numbers(self) -> np.ndarray:
-        """Which numbers are whole opaque cubes."""
+        """Which numbers are whole opaque cubes, int64 [n]."""
         solid = np.zeros(256, bool)
         for name, number in self._names.items():
             solid[number] = bool(name) and ":" not in name and name not in block_kinds.SEE_THROUGH
