@@ -1,10 +1,12 @@
 """Work in parts on a cluster: each part is one task of Ray, which goes on from the files that are there already."""
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from context_as_memory.cluster.connect import places, share_of
 from context_as_memory.errors import UserError
+from context_as_memory.progress import ProgressBar
 
 _Result = TypeVar("_Result")
 PARTS_PER_PLACE = 4  # a fast machine takes more of them
@@ -25,11 +27,6 @@ def run_parts(
     four for each GPU (without any: each CPU) of the cluster if None. `UserError`: what a part raised, or that one
     died too often.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-
     share = share_of(ray, device, threads)
     count = parts if parts is not None else PARTS_PER_PLACE * places(ray, share)
     if count < 1:
@@ -38,14 +35,13 @@ def run_parts(
     asked = [task.remote(work, f"{number}/{count}") for number in range(count)]
     waiting: Sequence[Any] = asked
     if any(ray.available_resources().get(kind, 0) < share[f"num_{kind.lower()}s"] for kind in ("CPU", "GPU")):
-        console.print("the cluster is busy: parts begin when other work on it ends")
-    with Progress(console=console) as progress:
-        shown = progress.add_task("parts on the cluster", total=count)
+        print("the cluster is busy: parts begin when other work on it ends", file=sys.stderr)
+    with ProgressBar("on the cluster", count, unit="parts") as bar:
         try:
             while waiting:
                 done, waiting = ray.wait(waiting)
                 _got(ray, done[0])
-                progress.advance(shown)
+                bar.advance()
         finally:
             for answer in waiting:
                 ray.cancel(answer, force=True)

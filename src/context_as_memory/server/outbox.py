@@ -56,7 +56,8 @@ Output = Message | NewFrames
 
 
 def seen_from_above(cameras: Cameras, up: np.ndarray) -> list[list[float]]:
-    """Place and heading seen from above, per frame: x, y and the angle from x towards y, where z is up."""
+    """Place and heading seen from above, per frame: x, y and the angle from x towards y, where z is up. up:
+    [3]."""
     x = np.eye(3)[0] if abs(up[0]) < 0.9 else np.eye(3)[1]
     x = x - (x @ up) * up
     x = x / np.linalg.norm(x)

@@ -24,7 +24,7 @@ def encode_pictures(frames_u8: np.ndarray, kind: str, quality: int = 85) -> list
 
 
 def jpeg(frame_u8: np.ndarray, quality: int = 85) -> bytes:
-    """One frame as a JPEG file."""
+    """One frame uint8 [H, W, 3] as a JPEG file."""
     return _file(frame_u8, format="JPEG", quality=quality)
 
 
