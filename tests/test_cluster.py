@@ -21,9 +21,10 @@ from websockets.sync.client import connect
 
 import tiny
 from context_as_memory.camera import look, pinhole
-from context_as_memory.cli import main as cli
+from context_as_memory.cli import data as cli
 from context_as_memory.cli.cluster import InParts, encode_on
-from context_as_memory.cli.main import Encode, main
+from context_as_memory.cli.data import Encode
+from context_as_memory.cli.main import main
 from context_as_memory.cluster.connect import QUIET
 from context_as_memory.data import precompute
 from context_as_memory.data.episode import write_episode
