@@ -42,7 +42,7 @@ def _same(one: Retrieval, other: Retrieval) -> None:
     np.testing.assert_allclose(one.scores, other.scores, atol=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=24, deadline=None)
 @given(
     SEEDS,
     st.sampled_from([4.0, 60.0]),

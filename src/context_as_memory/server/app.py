@@ -134,14 +134,18 @@ def create_app(
 
     @app.get("/v1/walks/{share}/frames.{kind}")
     async def frames(share: str, kind: str, numbers: str = "-1") -> Response:
-        """Frames of a walk that is under way, one below the other; a share link's word is enough."""
+        """Frames of a walk that is under way, one below the other; a share link's word is enough. No content where one
+        cannot be had: a page may ask for what has just been gone back behind."""
         walk = hub.walk_of(share)
         if walk is None or walk.session.world_name is None or kind not in ("jpeg", "png"):
             raise HTTPException(404, "nobody walks there now")
         wanted = numbers.split(",")
         if len(wanted) > MOST_FRAMES or not all(re.fullmatch(r"-1|[0-9]{1,7}", one) for one in wanted):
             raise HTTPException(400, f"numbers are 1 to {MOST_FRAMES} frame numbers with commas between them")
-        return await shown(store.path(walk.session.world_name), walk.session.branch, [int(x) for x in wanted], kind)
+        try:
+            return await shown(store.path(walk.session.world_name), walk.session.branch, [int(x) for x in wanted], kind)
+        except HTTPException:
+            return Response(status_code=204)
 
     @app.get("/v1/worlds/{name}/{what}")
     async def export(request: Request, name: str, what: str, branch: str = MAIN) -> Response:

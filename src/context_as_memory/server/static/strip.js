@@ -34,7 +34,7 @@ export class Strip {
     if (!frames.length) return;
     const answer = await fetch(`v1/walks/${this.share}/frames.jpeg?numbers=${frames.join(",")}`, { signal: AbortSignal.timeout(DEAD_MS) }).catch(() => null);
     if (this.round !== round) return;
-    if (!answer?.ok) return void setTimeout(() => { for (const frame of frames) this.asked.delete(frame); }, 3000);
+    if (answer?.status !== 200) return void setTimeout(() => { for (const frame of frames) this.asked.delete(frame); }, 3000);
     const all = await createImageBitmap(await answer.blob());
     const high = all.height / frames.length;
     for (const [row, frame] of frames.entries()) {
