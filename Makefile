@@ -4,6 +4,7 @@
 # make lint    the checks alone: ruff, mypy, import contract
 # make base    install into .venv-base what `pip install .` gives, without extras, and walk three chunks there
 # make cluster the tests on a local Ray cluster of two workers (installs the extra `cluster`; two minutes more than `make test`)
+# make hashes  note the SHA-256 of every file that is installed, in requirements-hashed.txt; from then on make refuses others
 # make docs    pages from the guides and the docstrings, in site/
 # make clean   remove .venv, outputs and caches; data, runs and weights stay
 #
@@ -12,7 +13,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help explore demo install install-test lint test cluster base docs clean
+.PHONY: help explore demo install install-test hashes lint test cluster base docs clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -20,7 +21,11 @@ JOBS ?= 2
 PIP_ARGS ?=
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
+ANY := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
+PIP := $(ANY) -c constraints.txt
+# Where it exists, exactly its files are installed, for every target: what `make test` needs, and no others.
+HASHED := $(wildcard requirements-hashed.txt)
+WITH_HASHES = $(ANY) --no-deps --require-hashes -r $(HASHED) && $(ANY) --no-deps --no-build-isolation -e .
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -36,20 +41,28 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # The extra `fast` is taken where it can be had: not every machine has a wheel of it.
-$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.installed: pyproject.toml constraints.txt $(HASHED) | $(BIN)/python
 	@echo "Installing into $(VENV) ..."
-	$(PIP) -e '.[fast]' || $(PIP) -e .
+	$(if $(HASHED),$(WITH_HASHES),$(PIP) -e '.[fast]' || $(PIP) -e .)
 	@touch $@
 
-$(VENV)/.installed-explore: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.installed-explore: pyproject.toml constraints.txt $(HASHED) | $(BIN)/python
 	@echo "Installing with the explore extra into $(VENV) ..."
-	$(PIP) -e '.[explore,fast]' || $(PIP) -e '.[explore]'
+	$(if $(HASHED),$(WITH_HASHES),$(PIP) -e '.[explore,fast]' || $(PIP) -e '.[explore]')
 	@touch $(VENV)/.installed $@
 
-$(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.installed-test: pyproject.toml constraints.txt $(HASHED) | $(BIN)/python
 	@echo "Installing with the test extra into $(VENV) ..."
-	$(PIP) -e '.[test]'
+	$(if $(HASHED),$(WITH_HASHES),$(PIP) -e '.[test]')
 	@touch $(VENV)/.installed $(VENV)/.installed-explore $@
+
+# Resolved anew from constraints.txt, whatever is installed. `editables` is what an editable install is built with.
+hashes: | $(BIN)/python
+	@report=$$(mktemp) && trap 'rm -f "$$report"' EXIT && \
+	  $(PIP) --dry-run --ignore-installed --report "$$report" '.[test]' editables && \
+	  $(BIN)/python scripts/pin_hashes.py "$$report" > requirements-hashed.txt.partial && \
+	  mv requirements-hashed.txt.partial requirements-hashed.txt
+	@echo "wrote requirements-hashed.txt; remove it to install without hashes"
 
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test
