@@ -103,7 +103,10 @@ def explore(command: Explore, store: "Callable[[], WorldStore] | None" = None) -
     if not 0 < command.port < 65536:
         raise UserError(f"--port is {command.port}; give 1 to 65535")
     for name, value in vars(limits).items():
-        if value < 1:
+        if name == "keep_worlds_gb":
+            if value is not None and not 0 < value < float("inf"):
+                raise UserError(f"--keep-worlds-gb is {value}; give gigabytes, more than 0")
+        elif not value >= 1:
             raise UserError(f"--{name.replace('_', '-')} is {value}; give at least 1")
     local = is_loopback(command.host)
     if command.cluster is not None:

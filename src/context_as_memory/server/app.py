@@ -40,6 +40,7 @@ from context_as_memory.server.protocol import (
     encode,
 )
 from context_as_memory.server.register import Register
+from context_as_memory.server.room import Removed, removed
 from context_as_memory.server.session import picture_format
 from context_as_memory.server.store import Kept, WorldStore, stored_frames
 from context_as_memory.storage import MAIN, BranchStore, LeaseTaken, WorldFile, export_world
@@ -106,6 +107,13 @@ def create_app(
         if not has_token(request.query_params.get("token"), token):
             return []
         return await asyncio.to_thread(store.kept)
+
+    @app.get("/v1/removed")
+    async def gone(request: Request) -> list[Removed]:
+        """The worlds that were removed to make room, the last one first; none for those who may only watch."""
+        if not has_token(request.query_params.get("token"), token):
+            return []
+        return await asyncio.to_thread(removed, store.folder)
 
     @app.get("/v1/starts/{name}.png")
     async def start(name: str) -> FileResponse:

@@ -18,6 +18,7 @@ from context_as_memory.errors import UserError
 from context_as_memory.server.limits import Limits, resident_mb
 from context_as_memory.server.outbox import Output, Packed, Viewer, pack
 from context_as_memory.server.protocol import Edit, Event, Failure, Init, Message, encode
+from context_as_memory.server.room import make_room
 from context_as_memory.server.session import Session
 from context_as_memory.server.store import WorldStore
 from context_as_memory.server.upload import Upload, Uploads
@@ -60,6 +61,7 @@ class Hub:
         self.uploads = Uploads()
         self._numbers = itertools.count(1)
         self._turn = asyncio.Lock()  # asyncio's lock is fair
+        self._clearing = asyncio.Lock()
         # Always the same thread: torch keeps workers, and the allocator keeps memory, for each thread that asks.
         self._worker = ThreadPoolExecutor(1, "model")
         self.chunks, self.chunk_seconds, self.refused, self.failed = 0, 0.0, 0, 0
@@ -135,6 +137,8 @@ class Hub:
         if isinstance(message, Init):
             if message.take:
                 await self.take(message.world, broadcast)
+            if message.world is None:
+                await self.make_room()
             if message.first_frame is not None:
                 picture = await self._unpacked(message.first_frame)
                 message = replace(message, first_frame=None)
@@ -153,6 +157,14 @@ class Hub:
         packed, seconds = await self.alone(answers)
         broadcast.rests_until = time.perf_counter() + seconds
         return packed
+
+    async def make_room(self) -> None:
+        """Remove worlds that were not walked in for longest, where they take more than `Limits.keep_worlds_gb`."""
+        if self.limits.keep_worlds_gb is None:
+            return
+        most_bytes, rest_s = self.limits.keep_worlds_gb * 1e9, self.limits.idle_s
+        async with self._clearing:
+            await asyncio.to_thread(lambda: make_room(self.store.folder, self.store.names(), most_bytes, rest_s))
 
     async def _unpacked(self, data: bytes, exact: bool = False) -> np.ndarray:
         """A picture file as a frame of the store's worlds, unpacked in a process of its own."""

@@ -20,6 +20,9 @@ class Limits:
     """Of one world."""
     free_bytes: int = 1_000_000_000
     """That stay free on the disk of the worlds: nothing is stored beyond."""
+    keep_worlds_gb: float | None = None
+    """Gigabytes that all stored worlds may take; beyond, those that were not walked in for longest are removed. Never
+    an open one, nor one walked in within the last --idle-s seconds. None: nothing is removed."""
     idle_s: float = 600.0
     """Seconds without any message but heartbeats, then a visitor's place is given to others."""
     max_context: int = 32

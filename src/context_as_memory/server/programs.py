@@ -23,6 +23,7 @@ from context_as_memory.server.outbox import NewFrames, Output, Packed
 from context_as_memory.server.protocol import VIEWS, ChunkStats, ContextFrames, Init, Ready, poses_of
 from context_as_memory.server.register import Register
 
+ROOM_S = 60.0  # how often room is made, where that is wanted
 SWEEP_S = 5.0  # how often places of forgotten sessions are looked for
 Key = Literal["w", "s", "a", "d", "j", "l", "i", "k"]
 Name = Annotated[str, Field(max_length=64, pattern="^[A-Za-z0-9_-]+$")]
@@ -296,7 +297,13 @@ class Programs:
 
     @asynccontextmanager
     async def sweeping(self) -> AsyncIterator[None]:
-        """While inside, sessions that were not asked anything for `Limits.idle_s` are closed; in the end all are."""
+        """While inside, sessions that were not asked anything for `Limits.idle_s` are closed; in the end all are.
+        Worlds are removed where they take too much, see `Hub.make_room`."""
+
+        async def make_room() -> None:
+            while True:
+                await self.hub.make_room()
+                await asyncio.sleep(ROOM_S)
 
         async def sweep() -> None:
             while True:
@@ -310,12 +317,13 @@ class Programs:
                 if self._register is not None:
                     await asyncio.to_thread(self._register.clear)
 
-        task = asyncio.create_task(sweep())
+        tasks = [asyncio.create_task(sweep()), asyncio.create_task(make_room())]
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             for program in self._sessions.values():
                 await self.hub.leave(program.broadcast)
             self._sessions.clear()

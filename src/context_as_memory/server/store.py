@@ -6,6 +6,7 @@ import re
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 
 from context_as_memory.adapters.text import check
 from context_as_memory.errors import UserError
+from context_as_memory.server.room import removed
 from context_as_memory.storage import MAIN, WorldFile, create_world, export_world, import_world, open_world
 from context_as_memory.world import World
 
@@ -102,7 +104,7 @@ class StoredWorlds:
                 found.append(Kept(name=name, frames=longest, branches=len(branches), walked_s=max(ends, default=0.0)))
             except UserError:  # a damaged one does not hide the others; opening it says what is wrong
                 found.append(Kept(name=name, frames=0, branches=0, walked_s=0.0))
-        return found
+        return sorted(found, key=lambda one: one.walked_s, reverse=True)
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self.folder if self.folder.exists() else self.folder.anchor or ".").free
@@ -149,6 +151,10 @@ class FolderStore(StoredWorlds):
 
     def open(self, name: str, branch: str = MAIN) -> World:
         if not self.path(name).is_dir():
+            went = next((one for one in removed(self.folder) if one.name == name), None)
+            if went is not None:
+                day = time.strftime("%Y-%m-%d", time.localtime(went.removed_s))
+                raise UserError(f"world {name} was removed on {day} to make room (--keep-worlds-gb); begin a new one")
             raise UserError(f"this server keeps no world {name}; it may lie in another folder (--worlds)")
         return open_world(self.path(name), branch, weights=self.weights, networks=self._networks)
 

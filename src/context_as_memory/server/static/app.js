@@ -253,6 +253,9 @@ async function listWorlds() {
   if (!answer?.ok) return; // the list is a help, the walk does not need it
   const names = await answer.json();
   showWorlds(names, world.name, token, (name) => begin({ world: name }));
+  const gone = await (await fetch(`v1/removed?${new URLSearchParams(token)}`)).json().catch(() => []);
+  const when = gone.length && new Date(1000 * gone[0].removed_s).toLocaleDateString();
+  find("stored-gone").textContent = gone.length ? `Removed to make room, least recently walked first: ${gone.length}, the last on ${when}.` : "";
 }
 
 function fill(select, names, chosen) {
