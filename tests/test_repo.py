@@ -203,7 +203,7 @@ def test_the_method_stays_short() -> None:
 
 
 def test_tests_carry_the_names_of_what_they_test() -> None:
-    about_everything = {"build", "default_weights", "examples", "golden", "repo"}
+    about_everything = {"build", "default_weights", "examples", "golden", "hashes", "repo"}
     modules = [path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py")]
     parts = [module.parts[:-1] if module.name == "__init__" else module.parts for module in modules]
     names = {"_".join(part[start:]) for part in parts for start in range(len(part))}
