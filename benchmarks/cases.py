@@ -36,6 +36,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "floods and strangers": ("test_server_guard.py", "pace or slowed or strangers"),
     "pictures that cost": ("test_server_guard.py", "picture or photo"),
     "room and downloads": ("test_server_guard.py", "counted or room or download"),
+    "worlds that make room": ("test_server_room.py", ""),
     "a second tab": ("test_server_guard.py", "another_tab or another_program or not_here or heartbeats"),
     "the page and its line": ("e2e/test_explorer_lines.py", ""),
     "training interrupted": ("test_training_run_folder.py", "asked or killed or checkpoint or full_disk or finite"),
@@ -43,7 +44,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "latents": ("test_training_run_folder.py", "latents or stamp"),
     "walks interrupted": ("test_cli.py", "asked_to_end or second_ctrl"),
     "what a message says": ("test_errors.py", ""),
-    "packaging": ("test_build.py", ""),
+    "packaging": ("test_build.py test_hashes.py", ""),
 }
 
 

@@ -3,6 +3,7 @@ in silence."""
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from context_as_memory.camera import Cameras, look, pinhole
 from context_as_memory.errors import UserError
-from context_as_memory.formats import write
+from context_as_memory.formats import files, write
 from context_as_memory.formats.actions import cameras_from_actions
 from context_as_memory.formats.cameras import CameraTrack, read_cameras, read_track
 from context_as_memory.formats.colmap import write_colmap
@@ -490,3 +491,73 @@ def test_half_a_size_and_files_of_other_kinds_are_refused_in_one_sentence(tmp_pa
         (tmp_path / name).write_bytes(content)
         told = complaint(tmp_path / name, hfov_deg=70)
         assert words in told and told.startswith(str(tmp_path / name)), told
+
+
+def _turned_over(lens):
+    return np.array([[lens[0], 0, lens[2]], [0, lens[1], lens[3]], [0, 0, 1]]).T
+
+
+@pytest.mark.parametrize(
+    ("lens", "told"),
+    [
+        (_turned_over([80, 80, 80, 48]), "turned over"),
+        (np.stack([_turned_over([80, 80, 80, 48])] * 12), "turned over"),
+        ("80,0 80,0 80,0 48,0\n", "point for decimals"),
+        ("fx fy cx cy\n", "no row of numbers"),
+        ("", "no row of numbers"),
+    ],
+)
+def test_a_lens_in_another_layout_is_refused_and_the_reason_is_the_true_one(tmp_path, lens, told):
+    np.save(tmp_path / "poses.npy", walk(12).c2w)
+    name = tmp_path / ("lens.txt" if isinstance(lens, str) else "lens.npy")
+    if isinstance(lens, str):
+        name.write_text(lens)
+    else:
+        np.save(name, lens)
+    said = complaint(tmp_path / "poses.npy", PoseOptions(width=160, height=96), intrinsics=name)
+    assert told in said and name.name in said
+
+
+@pytest.mark.parametrize("angle", [90, -1.0, 0, np.pi])
+def test_an_angle_that_is_none_in_radians_is_told(tmp_path, angle):
+    frames = [{"file_path": f"{i}.png", "transform_matrix": pose.tolist()} for i, pose in enumerate(walk(4).c2w)]
+    (tmp_path / "transforms.json").write_text(json.dumps({"camera_angle_x": angle, "frames": frames}))
+    assert "it is in radians" in complaint(tmp_path / "transforms.json")
+
+
+def test_a_field_of_view_in_radians_is_asked_about(tmp_path):
+    np.save(tmp_path / "poses.npy", walk(12).c2w)
+    asked = [" ".join(read_track(tmp_path / "poses.npy", hfov_deg=angle).notes) for angle in (1.57, 0.9, 40)]
+    assert ["radians" in note for note in asked] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("times", "told"),
+    [
+        ([0, 1, 2, 3, 4, 5], None),
+        ([0, 1, 2.2, 3, 4.5, 5], None),  # jitter
+        ([0, 0, 0, 0, 0, 0], None),  # no times
+        ([5, 4, 3, 2, 1, 0], "5 go back, 0 stay; first at row 1"),
+        ([0, 1, 2, 2, 3, 4], "0 go back, 1 stay; first at row 3"),
+        ([0, 1, 2, 40, 41, 42], "leap 38 usual steps at row 3"),
+    ],
+)
+@pytest.mark.parametrize("named", [False, True])
+def test_times_that_go_back_stay_or_leap_are_told(tmp_path, times, told, named):
+    rows = ["time,x,y,z,qx,qy,qz,qw"] if named else []
+    rows += [f"{time},{0.1 * i},0,0,0,0,0,1" for i, time in enumerate(times)]
+    (tmp_path / "walk.csv").write_text("\n".join(rows) + "\n")
+    notes = [note for note in read_track(tmp_path / "walk.csv", hfov_deg=70).notes if "times" in note]
+    assert len(notes) == (told is not None) and (told or "") in " ".join(notes)
+
+
+@pytest.mark.parametrize("name", ["poses.npy", "poses.npz", "poses.txt", "poses.csv", "transforms.json", "cameras.bin"])
+def test_a_pipe_among_camera_files_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    assert "no plain file" in complaint(tmp_path / name, hfov_deg=70)
+
+
+def test_a_folder_is_not_written_over_and_named_as_one(tmp_path):
+    with pytest.raises(UserError, match="is a folder; name a file"), files.atomic(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []

@@ -315,7 +315,7 @@ def test_folders_of_pictures_in_every_naming(tmp_path, kind):
     difference = video.frames().astype(int) - FRAMES
     assert np.abs(difference).mean() < (4 if kind == "0000.jpg" else 1e-9)
     np.testing.assert_array_equal(video.frames([30, 2]), video.frames()[[30, 2]])
-    assert ("every 3th picture" in " ".join(video.report()["notes"])) == (kind == "every third")
+    assert ("one picture in 3" in " ".join(video.report()["notes"])) == (kind == "every third")
 
 
 def test_everything_in_a_folder_is_scored_or_named(tmp_path):

@@ -33,6 +33,7 @@ _MODELS = (".", "sparse/0", "sparse", "colmap/sparse/0", "dense/sparse")
 _MATRIX_FOLDERS = (".", "pose", "poses", "seq-01")
 _PHONE_FOLDERS = ("keyframes/corrected_cameras", "keyframes/cameras", "corrected_cameras", "cameras", ".")
 _LENSES = ("intrinsics.npy", "intrinsics.txt", "intrinsics.csv", "intrinsics.json", "K.txt", "intrinsic_color.txt")
+GAP = 5.0  # usual steps of time: a longer one is told
 _OTHERS = {
     b"\x89HDF": "an HDF5 file",
     b"\x80": "a pickle",
@@ -158,6 +159,7 @@ def read_track(
             notes.append("its cameras are turned upright, as the picture is")
         upright = turned(cameras, turns)
         notes += lens.notes
+        notes += _time_doubts(found.times_s)
         notes += doubts(upright.c2w, up, scale_known=found.scale_known)
         if not found.scale_known:
             notes.append(
@@ -175,6 +177,24 @@ def read_track(
         names=found.names,
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _time_doubts(times_s: np.ndarray | None) -> list[str]:
+    """What is odd about the times of the rows: each row is taken for one picture, whatever its time."""
+    if times_s is None or len(times_s) < 2 or not np.isfinite(times_s).all():
+        return []
+    steps = np.diff(times_s)
+    back, same = int((steps < 0).sum()), int((steps == 0).sum())
+    if steps.any() and (back or same):
+        at = int(np.argmax(steps <= 0)) + 1
+        return [f"its times do not grow from row to row ({back} go back, {same} stay; first at row {at}, from 0)"]
+    usual = float(np.median(steps))
+    if usual > 0 and steps.max() > GAP * usual:
+        at = int(np.argmax(steps)) + 1
+        return [
+            f"its times leap {steps.max() / usual:.3g} usual steps at row {at}, from 0: pictures may be missing there"
+        ]
+    return []
 
 
 def _is_for_stored(found: Found, options: PoseOptions, picture: tuple[int, int]) -> bool:

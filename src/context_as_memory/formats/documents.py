@@ -143,6 +143,8 @@ def _transforms(data: Mapping[str, Any], frames: Sequence[Any]) -> Found:
     if any(_number({**data, **frame}, key, "the file") for frame in frames for key in ("k1", "k2", "k3", "p1", "p2")):
         notes.append("its distortion (k1, k2, ...) is not undone; undistort the pictures for exact cameras")
     angle = _number(data, "camera_angle_x", "the file")
+    if angle is not None and not 0 < angle < np.pi:
+        raise UserError(f"camera_angle_x is {angle:.6g}; it is in radians, give more than 0 and less than pi")
     K = None if None in lenses else np.array(lenses)
     if K is not None and any(size != sizes[0] for size in sizes):
         raise UserError("its frames are of several sizes; bring them to one")

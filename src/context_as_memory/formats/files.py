@@ -29,6 +29,8 @@ def atomic(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
     sync: the file and its name are on the disk when the block has ended, also after a power cut.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file to write")
     partial = partial_path(path)
     try:
         yield partial
@@ -115,6 +117,9 @@ def reading(path: str | Path) -> Iterator[None]:
 
     Readers of other people raise what they meet in a damaged file, so every `Exception` is caught.
     """
+    found = Path(path)
+    if found.exists() and not (found.is_file() or found.is_dir()):  # a pipe would be waited for without end
+        raise UserError(f"{path}: is no plain file; copy what it gives into one")
     try:
         yield
     except UserError as error:

@@ -447,7 +447,7 @@ def ordered_pictures(folder: Path) -> tuple[list[Path], np.ndarray | None, list[
             missing = values[int(np.argmax(gaps != gaps.min()))] + int(gaps.min()) if (gaps != gaps.min()).any() else 0
             raise UserError(f"{folder}: picture {missing} is missing; number the pictures without gaps")
     if step > 1:
-        notes.append(f"{folder.name} holds every {step}th picture only, {values[0]} to {values[-1]}")
+        notes.append(f"{folder.name} holds one picture in {step} only, {values[0]} to {values[-1]}")
     if len(kinds) > 1:
         notes.append(f"{folder.name} holds pictures of several kinds ({', '.join(sorted(kinds))})")
     return ordered, None, notes

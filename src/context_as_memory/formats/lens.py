@@ -17,7 +17,7 @@ LINGBOT_SIZE = (832, 480)  # the image that LingBot-World's intrinsics are for, 
 OFF_CENTRE = 0.05  # a principal point this near to the centre, as a share of the size, fits an image of that size
 FAR_OFF_CENTRE = 0.2  # one farther away is said aloud
 SHARES = 4.0  # focal lengths below are shares of the image size: no camera has one of four pixels
-WIDEST_DEG = 130.0
+WIDEST_DEG, NARROWEST_DEG = 130.0, 3.2
 STRETCH = (0.02, 0.5)  # how far fx / fy may be from 1 in silence, and at all
 STAND_IN = 640  # width of the image where only proportions are known
 # Width to height of the images that cameras and models make; a size that was guessed must be one of these.
@@ -56,7 +56,11 @@ class Lens:
 def lens_of_angle(hfov_deg: float, size: tuple[int, int], count: int, how: str) -> Lens:
     """A centred lens of square pixels from a field of view."""
     K = pinhole(hfov_deg, *size)
-    return Lens(np.tile(K, (count, 1)), *size, how)
+    narrow = hfov_deg < NARROWEST_DEG
+    notes = (
+        (f"a field of view of {hfov_deg:.3g} degrees is that of a telescope; were radians meant?",) if narrow else ()
+    )
+    return Lens(np.tile(K, (count, 1)), *size, how, notes)
 
 
 def focal_and_centre(lens: np.ndarray, count: int) -> np.ndarray:
@@ -70,6 +74,8 @@ def focal_and_centre(lens: np.ndarray, count: int) -> np.ndarray:
         skew = np.abs(lens[..., 0, 1])
         if (skew > 1e-3 * np.abs(lens[..., 0, 0])).any():
             raise UserError("the matrix of the intrinsics has a skew; give fx 0 cx, 0 fy cy, 0 0 1 by rows")
+        if (lens[..., 2, :2] != 0).any() or (lens[..., 1, 0] != 0).any():
+            raise UserError("the matrix of the intrinsics is turned over; give fx 0 cx, 0 fy cy, 0 0 1 by rows")
         lens = lens[..., [0, 1, 0, 1], [0, 1, 2, 2]]
     if lens.shape not in ((4,), (1, 4), (count, 4)):
         raise UserError(

@@ -49,6 +49,8 @@ class Rows:
 
     def numbers(self) -> np.ndarray:
         """All rows as float64 [N, columns]; `UserError` names the first line that is not like the others."""
+        if not self.words:
+            raise UserError("no row of numbers in it; write numbers with a point for decimals and spaces between them")
         columns = Counter(len(row) for row in self.words).most_common(1)[0][0]
         table = np.empty((len(self.words), columns))
         for i, (row, line) in enumerate(zip(self.words, self.lines, strict=True)):
