@@ -64,9 +64,9 @@ def test_clips_of_one_episode_are_resampled_together(tmp_path):
     ("text", "words"),
     [
         ("no json", "no report"),
-        ("[]", "schema"),
+        ("[]", "is no report"),
         ('{"schema": 1}', "schema 1"),
-        ('{"clips": [], "metrics": {}, "settings": {}}', "schema None"),
+        ('{"clips": [], "metrics": {}, "settings": {}}', "is no report"),
         ('{"schema": 2, "clips": []}', "lacks 'metrics'"),
         ('{"schema": 2, "clips": [1], "metrics": {}, "settings": {}}', "'clips' are not names"),
         ('{"schema": 2, "clips": ["a", "a"], "metrics": {}, "settings": {}}', "'clips' are not names"),

@@ -458,3 +458,12 @@ def test_bad_episodes_are_refused(tmp_path):
         episode.list_episodes(tmp_path, "dev")
     with pytest.raises(UserError, match="no data set"):
         episode.list_episodes(tmp_path / "nowhere")
+
+
+def test_a_file_is_not_advised_to_be_rendered_over(tmp_path):
+    file = tmp_path / "notes.txt"
+    file.write_text("of somebody")
+    with pytest.raises(UserError, match="is a file, not the folder"):
+        episode.episode_folders(file)
+    with pytest.raises(UserError, match="no data set at .*; render one"):
+        episode.episode_folders(tmp_path / "none")

@@ -246,6 +246,8 @@ def episode_folders(root: Path | str) -> list[Path]:
     """Folders under `root` that are, or should be, episodes, sorted by name. `UserError` if `root` is no folder."""
     root = Path(root)
     if not root.is_dir():
+        if root.exists():
+            raise UserError(f"{root} is a file, not the folder of a data set; give the folder")
         raise UserError(f"no data set at {root}; render one with `cam render --out {root}`")
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 

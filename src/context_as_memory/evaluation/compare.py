@@ -19,9 +19,10 @@ def read_report(path: Path) -> dict[str, Any]:
         report = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is no report ({error}); give a report.json of `cam evaluate`") from error
-    if not isinstance(report, dict) or report.get("schema") != SCHEMA:
-        found = report.get("schema") if isinstance(report, dict) else None
-        raise UserError(f"{path} has report schema {found!r}, this version reads {SCHEMA}; evaluate again")
+    if not isinstance(report, dict) or "schema" not in report:
+        raise UserError(f"{path} is no report (no schema is named in it); give a report.json of `cam evaluate`")
+    if report["schema"] != SCHEMA:
+        raise UserError(f"{path} has report schema {report['schema']!r}, this version reads {SCHEMA}; evaluate again")
     for key, kind in (("clips", list), ("metrics", dict), ("settings", dict)):
         if not isinstance(report.get(key), kind):
             raise UserError(f"{path} lacks {key!r}; evaluate again")
