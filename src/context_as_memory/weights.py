@@ -143,14 +143,21 @@ def from_pretrained(
     folder = Path(folder)
     name, config = _network(folder, expect)
     sources = _sources(folder)
-    shapes = {key: shape for source in sources for key, shape in source.shapes.items()}
-    _check_sizes(_CLASSES[name][0], config, shapes, str(folder))
+    _check_sizes(name, config, sources, folder)
     with _Unstarted():
         model = _CLASSES[name][0](config)
     fill(model, sources, dtype, str(folder))
     if (folder / lora.FILE).exists():
         lora.merge(model, lora.read(folder))
     return model.eval()
+
+
+def read_architecture(folder: Path, expect: type[nn.Module]) -> Any:
+    """The configuration of the network in a folder, held against its weights, of which only headers are read.
+    `UserError` as `from_pretrained`."""
+    name, config = _network(Path(folder), expect)
+    _check_sizes(name, config, _sources(Path(folder)), Path(folder))
+    return config
 
 
 def _network(folder: Path, expect: type[nn.Module] | None) -> tuple[str, Any]:
@@ -170,9 +177,10 @@ def _network(folder: Path, expect: type[nn.Module] | None) -> tuple[str, Any]:
     return name, build_config(_CLASSES[name][1], values, where)
 
 
-def _check_sizes(model_class: type[nn.Module], settings: Any, shapes: dict[str, tuple[int, ...]], where: str) -> None:
+def _check_sizes(name: str, settings: Any, sources: list[Shards], folder: Path) -> None:
     """`UserError` if the settings ask for another network than the file holds. The file's header says how large it is;
     nothing of that size is allocated for settings that say something else."""
+    shapes, where = {key: shape for source in sources for key, shape in source.shapes.items()}, str(folder)
     widest = max([len(shapes), *(side for shape in shapes.values() for side in shape)], default=0)
     for key, value in asdict(settings).items():
         parts = value if isinstance(value, tuple) else (value,)
@@ -183,7 +191,7 @@ def _check_sizes(model_class: type[nn.Module], settings: Any, shapes: dict[str, 
             raise UserError(f"weights: {where}: {key} is {value}, and the weights hold no such network")
     try:
         with torch.device("meta"), _Unstarted():
-            wanted = shapes_of(model_class(settings))
+            wanted = shapes_of(_CLASSES[name][0](settings))
     except UserError:
         raise
     except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:  # sizes that no layer can have

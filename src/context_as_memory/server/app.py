@@ -123,11 +123,8 @@ def create_app(
         return FileResponse(start_folder() / f"{name}.png")
 
     async def shown(world: Path, branch: str, numbers: list[int], kind: str) -> Response:
-        try:
-            async with looking:
-                data = await asyncio.to_thread(lambda: column(stored_frames(world, branch, numbers), kind))
-        except UserError as error:
-            raise HTTPException(404, without_paths(str(error), store.folder)) from error
+        async with looking:
+            data = await asyncio.to_thread(lambda: column(stored_frames(world, branch, numbers), kind))
         return Response(data, media_type=f"image/{kind}")
 
     @app.get("/v1/worlds/{name}/picture.jpg")
@@ -138,7 +135,7 @@ def create_app(
         try:
             return await shown(store.path(name), MAIN, [-1], "jpeg")
         except UserError as error:
-            raise HTTPException(404, str(error)) from error
+            raise HTTPException(404, without_paths(str(error), store.folder)) from error
 
     @app.get("/v1/walks/{share}/frames.{kind}")
     async def frames(share: str, kind: str, numbers: str = "-1") -> Response:
@@ -152,7 +149,7 @@ def create_app(
             raise HTTPException(400, f"numbers are 1 to {MOST_FRAMES} frame numbers with commas between them")
         try:
             return await shown(store.path(walk.session.world_name), walk.session.branch, [int(x) for x in wanted], kind)
-        except HTTPException:
+        except UserError:
             return Response(status_code=204)
 
     @app.get("/v1/worlds/{name}/{what}")

@@ -75,10 +75,10 @@ def _measured(path: Path) -> tuple[float, int, Path] | None:
         if path.is_symlink() or not {part.name for part in path.iterdir()} <= _PARTS:
             return None
         with WorldFile.open(path, write=False) as file:
-            ends = [file.chunk(branch.head).created_s for branch in file.branches() if branch.head is not None]
+            walked_s = file.walked_s()
         files = [part for folder in (path, *(path / name for name in FOLDERS)) for part in folder.iterdir()]
         size = sum(part.stat().st_size for part in files if part.is_file())
-        return max(ends, default=(path / DATABASE).stat().st_mtime), size, path
+        return (path / DATABASE).stat().st_mtime if walked_s is None else walked_s, size, path
     except (OSError, UserError):
         return None
 

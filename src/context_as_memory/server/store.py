@@ -99,9 +99,9 @@ class StoredWorlds:
             try:
                 with WorldFile.open(self.path(name), write=False) as file:
                     branches = file.branches()
-                    ends = [file.chunk(branch.head).created_s for branch in branches if branch.head is not None]
+                    walked_s = file.walked_s() or 0.0
                     longest = max((branch.frames for branch in branches), default=0)
-                found.append(Kept(name=name, frames=longest, branches=len(branches), walked_s=max(ends, default=0.0)))
+                found.append(Kept(name=name, frames=longest, branches=len(branches), walked_s=walked_s))
             except UserError:  # a damaged one does not hide the others; opening it says what is wrong
                 found.append(Kept(name=name, frames=0, branches=0, walked_s=0.0))
         return sorted(found, key=lambda one: one.walked_s, reverse=True)

@@ -187,6 +187,11 @@ class WorldFile:
         """All branches by name."""
         return [self.branch(row[0]) for row in self._query("SELECT name FROM branch ORDER BY name")]
 
+    def walked_s(self) -> float | None:
+        """When the last frame of any branch was stored, seconds since 1970; None if there is none."""
+        ends = [self.chunk(branch.head).created_s for branch in self.branches() if branch.head is not None]
+        return max(ends, default=None)
+
     def branch(self, name: str) -> BranchInfo:
         """One branch; `UserError` lists the existing ones."""
         rows = self._query(

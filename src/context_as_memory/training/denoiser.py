@@ -41,6 +41,7 @@ from context_as_memory.weights import (
     from_pretrained,
     load_weights,
     open_codec,
+    read_architecture,
     read_settings,
     resolve,
     save_pretrained,
@@ -363,8 +364,7 @@ def _network(recipe: DenoiserRecipe, init: str | Path | None) -> tuple[DenoiserR
     """With an adaptation, the network of the start; and the recipe for the architecture of the start, if it asks."""
     if recipe.adaptation is None:
         if recipe.as_start and init is not None:
-            start = from_pretrained(resolve(init) / "transformer", expect=WorldTransformer)
-            recipe = replace(recipe, model=start.config)
+            recipe = replace(recipe, model=read_architecture(resolve(init) / "transformer", WorldTransformer))
         return recipe, None
     if init is None:
         raise UserError("training: this recipe adapts a model; give the folder that `cam adapt` made with --init")

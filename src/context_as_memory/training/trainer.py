@@ -159,7 +159,6 @@ class Trainer:
         self.optimizers = self._optimizers()
         self.step, self.elapsed_s = 0, 0.0
         self._tokens, self._flops, self._counted_since = 0.0, 0.0, time.monotonic()
-        self._peak: float | None = None  # operations a second of large products, measured when it is first asked for
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         """AdamW, and for `muon` a second optimizer for the matrices inside the blocks."""
@@ -270,6 +269,8 @@ class Trainer:
             prefetch_factor=2 if workers else None,
             worker_init_fn=leave_signals_to_the_parent if workers else None,
         )
+        if self._on_gpu:
+            self._product_rate()  # now, while there is room for the matrices
         figures: dict[str, float] = {}
         tend = getattr(self.task, "tend", None)
         with _Curves(self, resumed) as bar, StopOnSignal(self._say_stop) as stop:
@@ -331,12 +332,13 @@ class Trainer:
         if self._tokens:
             figures["tokens_per_s"] = self.world_size * self._tokens / seconds
         if self._flops:
-            if self._peak is None:
-                self._peak = product_rate(self.device, self.autocast_dtype or torch.float32)
             figures["tflop_per_s"] = self._flops / seconds / 1e12
-            figures["share_of_peak"] = self._flops / seconds / self._peak
+            figures["share_of_peak"] = self._flops / seconds / self._product_rate()
         self._tokens, self._flops, self._counted_since = 0.0, 0.0, time.monotonic()
         return figures | {"memory_gb": peak_memory_gb(self.device)}
+
+    def _product_rate(self) -> float:
+        return product_rate(self.device, self.autocast_dtype or torch.float32)
 
     def _checked(self, raw: dict[str, Any]) -> dict[str, float]:
         """The figures of a step as numbers."""
