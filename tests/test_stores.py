@@ -102,3 +102,19 @@ def test_a_world_in_a_file_forks_into_working_memory(tmp_path):
     again = type(twin.bank)(twin.bank.store)  # what it holds opens as a bank
     np.testing.assert_array_equal(again.cameras.c2w, world.bank.cameras.c2w)
     world.close()
+
+
+def test_pictures_that_were_packed_ahead_are_those_that_are_appended(tmp_path):
+    """And none others: what was expected and did not come leaves no trace, nor does an array that is only equal."""
+    tiny.save_model(tmp_path / "weights")
+    world = create_world(tmp_path / "file", tmp_path / "weights")
+    store, encode = world.bank.store, world.engine.pictures.encode
+    cameras = tiny.walk(2).resized(world.config.width, world.config.height)
+    first, second, third = (tiny.paint_room(cameras) + np.uint8(shift) for shift in range(3))
+    for expected, frames_u8 in ((first, first), (first, second), (third, third.copy())):
+        store.expect(expected)
+        world.bank.append(frames_u8, cameras, encode(frames_u8))
+    world.bank.append(first, cameras, encode(first))  # expected by nobody
+    np.testing.assert_array_equal(store.frames_u8(range(8)), np.concatenate([first, second, third, first]))
+    assert store.chunks[0].frames_sha256 == store.chunks[3].frames_sha256 != store.chunks[1].frames_sha256
+    world.close()

@@ -23,6 +23,11 @@ class Store(Protocol):
         """How many chunks were generated so far: appends whose note has the key "step"."""
         ...
 
+    def expect(self, frames_u8: UInt8[np.ndarray, "t H W 3"]) -> None:
+        """These frames, uint8 [t, H, W, 3], are appended next, as soon as their latents are there: packing them may
+        begin. Nothing is kept of them if they are not."""
+        ...
+
     def append(
         self,
         frames_u8: UInt8[np.ndarray, "t H W 3"],
@@ -98,6 +103,9 @@ class RamStore:
         self._past_notes = 0 if past is None else len(past.notes())
         self._cameras, self._frames = Log[Cameras](), Log[np.ndarray]()
         self._latents, self._notes = Log[Tensor](), Log[tuple[int, Mapping[str, Any]]]()
+
+    def expect(self, frames_u8: UInt8[np.ndarray, "t H W 3"]) -> None:
+        pass
 
     def append(
         self,

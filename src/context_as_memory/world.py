@@ -184,6 +184,7 @@ class World(FrontDoor):
         frames_u8 = self.engine.pictures.decode(self.bank.latents(np.array([len(self.bank) - 1])), latents)[:wanted]
         clock.lap("decode")
         if commit:
+            self.bank.store.expect(frames_u8)
             # Memory is made of pictures (paper section 1.1): what is stored is what a viewer saw, encoded alone.
             stored = self.engine.pictures.encode(frames_u8)
             note: dict[str, object] = {

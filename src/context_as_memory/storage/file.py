@@ -332,11 +332,13 @@ class WorldFile:
         note: Mapping[str, Any],
         *,
         after: int | None | Literal["head"] = "head",
+        packed: bytes | None = None,
     ) -> ChunkInfo:
         """Commit one chunk at the end of a branch: t frames uint8 [t, H, W, 3], t cameras, latents [C, t, h, w].
 
         A `note` with the key "step" marks a generated chunk. `after`: the chunk that must be the last one so far (None:
-        the branch must be empty), for who made the new one from what it remembers of the branch. Raises `UserError`
+        the branch must be empty), for who made the new one from what it remembers of the branch. `packed`: what
+        `encode_frames` makes of the frames, if that was done before. Raises `UserError`
         when another is, or when it cannot be written (a full disk, a folder taken away); nothing of it is kept then,
         and the world is as it was.
         """
@@ -354,7 +356,8 @@ class WorldFile:
                 f"chunk {before.parent}"
             )
         token = uuid.uuid4().hex
-        pictures, tensors = encode_frames(frames_u8), save({"latents": latents.detach().cpu().contiguous()})
+        pictures = encode_frames(frames_u8) if packed is None else packed
+        tensors = save({"latents": latents.detach().cpu().contiguous()})
         written: list[Path] = []
         try:
             with schema.clear_errors(self.folder):

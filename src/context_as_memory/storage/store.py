@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from context_as_memory.camera import Cameras
 from context_as_memory.errors import UserError
+from context_as_memory.storage.content import encode_frames
 from context_as_memory.storage.file import MAIN, ChunkInfo, WorldFile
 from context_as_memory.stores import RamStore
 
@@ -33,6 +35,8 @@ class BranchStore:
         self._frames: _Cache[np.ndarray] = _Cache(lambda info: file.frames_u8(info, self._size))
         self._latents: _Cache[Tensor] = _Cache(self._read_latents)
         self.latent_shape: tuple[int, int, int] | None = None  # [C, h, w] that the networks need; None: any
+        self._packer = ThreadPoolExecutor(1, "pack")
+        self._expected: tuple[np.ndarray, Future[bytes]] | None = None
 
     def _read_latents(self, info: ChunkInfo) -> Tensor:
         latents = self.file.latents(info)
@@ -53,10 +57,16 @@ class BranchStore:
     def _head(self) -> int | None:
         return self.chunks[-1].id if self.chunks else None
 
+    def expect(self, frames_u8: np.ndarray) -> None:
+        # Packing takes a second for a chunk of 832x480, as long as the networks need for its latents.
+        self._expected = frames_u8, self._packer.submit(encode_frames, frames_u8)
+
     def append(self, frames_u8: np.ndarray, cameras: Cameras, latents: Tensor, note: Mapping[str, Any]) -> None:
         if (cameras.width, cameras.height) != self._size:
             raise UserError(f"the world in {self.file.folder} is of {self._size} pictures")
-        info = self.file.append(self.branch, frames_u8, cameras, latents, note, after=self._head)
+        expected, self._expected = self._expected, None
+        packed = expected[1].result() if expected is not None and expected[0] is frames_u8 else None
+        info = self.file.append(self.branch, frames_u8, cameras, latents, note, after=self._head, packed=packed)
         self.chunks.append(info)
         self._first.append(info.first)
 
@@ -92,6 +102,7 @@ class BranchStore:
         return RamStore(self, self.chunks[-1].first + self.chunks[-1].frames if self.chunks else 0)
 
     def close(self) -> None:
+        self._packer.shutdown()
         self.file.close()
 
     def _locate(self, frame_ids: Sequence[int]) -> list[tuple[ChunkInfo, int]]:
