@@ -35,9 +35,10 @@ def open_page(browser, address):
     """Opens a page of the explorer, ready to walk; any error of its scripts fails the test."""
     contexts, errors = [], []
 
-    def opener(query: str = "?known=0", **options):
+    def opener(query: str = "?known=0", script: str = "", **options):
         contexts.append(browser.new_context(bypass_csp=True, **options))
         page = contexts[-1].new_page()
+        page.add_init_script(script)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
         page.goto(address + query)
@@ -284,6 +285,27 @@ def test_a_photo_becomes_a_world_and_a_friend_watches(open_page, tmp_path):
     _hold(page, "l", 1)
     last = _stand(page)
     friend.wait_for_function(f"Number(document.getElementById('frame').max) === {last}")
+
+
+TAP_BEFORE_A_WORLD_IS_ASKED_FOR = """
+window.WebSocket = class extends WebSocket {
+  set onopen(begin) {
+    if (begin) this.addEventListener("open", () => {
+      const tap = { code: "KeyW", key: "w", bubbles: true };
+      for (const kind of ["keydown", "keyup"]) document.body.dispatchEvent(new KeyboardEvent(kind, tap));
+      begin();
+    });
+  }
+};
+"""
+
+
+def test_a_key_that_is_tapped_before_a_world_stands_is_a_short_step_in_it(open_page):
+    page = open_page(script=TAP_BEFORE_A_WORLD_IS_ASKED_FOR)
+    page.wait_for_function("Number(document.body.dataset.chunks) >= 1")
+    last = _stand(page)
+    page.wait_for_timeout(500)
+    assert _last_frame(page) == last  # nothing holds the key
 
 
 def test_keys_walk_wherever_the_focus_is_and_stay_held(open_page):

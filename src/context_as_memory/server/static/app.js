@@ -14,6 +14,10 @@ const ARROWS = { ArrowLeft: "j", ArrowRight: "l", ArrowUp: "w", ArrowDown: "s", 
 const PLACES = { KeyW: "w", KeyA: "a", KeyS: "s", KeyD: "d", KeyJ: "j", KeyL: "l", KeyI: "i", KeyK: "k", KeyR: "i", KeyF: "k", ...ARROWS };
 const LETTERS = { r: "i", f: "k" };
 const LOST = [1006, 1011, 1012, 1013], LONGEST_WAIT_MS = 30_000, DRAG_PX = 14;
+const RULES = { coverage: "what they show of the next view (coverage)", visible: "the same, where depth is known (visible)",
+  frustum: "the same in space (frustum)", paper: "the paper's rule (paper)", recent: "the newest (recent)", random: "by chance (random)",
+  first: "the oldest (first)" };
+const TAP_MS = 300; // of a key that was let go of already, and of one that nothing lets go of
 const QUIET_MS = 4000, DEAD_MS = 10_000, BEGIN_MS = 60_000; // then the server is asked; then the line is dead
 const query = new URLSearchParams(location.search);
 
@@ -218,7 +222,8 @@ function ready(message) {
     find("archive").href = at("world.tar");
   }
   if (message.driver) listWorlds();
-  if (message.driver && held.size) tellKeys(); // the server forgot them when it stood the world up
+  if (message.driver) stepWith(early); // also what is held: the server forgot it when it stood the world up
+  early.clear();
   for (const control of [find("controls"), find("new"), find("begin")]) control.disabled = !message.driver;
   document.body.toggleAttribute("data-watching", !message.driver);
   find("pad").hidden = !message.driver;
@@ -229,6 +234,7 @@ function ready(message) {
   if (truth) document.title = `True world ${truth}`;
   fill(find("start"), message.starts);
   fill(find("strategy"), message.strategies, message.strategy);
+  for (const option of find("strategy").options) option.text = RULES[option.value] ?? option.value;
   fill(find("branch"), message.branches, message.branch);
   find("context").value = message.max_context;
   find("compare").checked = message.compare;
@@ -374,12 +380,22 @@ function draw() {
 function press(key, down) {
   if (down === held.has(key)) return;
   down ? held.add(key) : held.delete(key);
+  if (down && !standing) early.add(key);
   tellKeys();
+}
+
+// Keys that were pressed before a world stood, some let go again by now: a short step when it stands.
+const early = new Set();
+function stepWith(keys) {
+  const tapped = [...keys].filter((key) => !held.has(key));
+  tapped.forEach((key) => held.add(key));
+  if (held.size) tellKeys();
+  if (tapped.length) setTimeout(() => tapped.forEach((key) => press(key, false)), TAP_MS);
 }
 
 function tellKeys() {
   if (!standing) {
-    if (document.body.dataset.state === "connecting" && held.size) say("the world is being made ready; keep the key held");
+    if (document.body.dataset.state === "connecting" && held.size) say("the world is being made ready; then you walk");
     return wake();
   } // the keys that are held then are told when the world stands
   if (performance.now() - lastWord > QUIET_MS) ask();
@@ -393,6 +409,7 @@ function tellKeys() {
 const releaseAll = () => {
   down.clear();
   dragged.clear();
+  early.clear();
   [...held].forEach((key) => press(key, false));
 };
 
@@ -419,8 +436,7 @@ for (const button of find("pad").children) {
   button.addEventListener("pointerdown", () => press(button.dataset.key, true));
   button.addEventListener("click", (event) => {
     if (event.detail !== 0) return; // a pointer has come already
-    press(button.dataset.key, true); // from a keyboard or a switch: a short step
-    setTimeout(() => press(button.dataset.key, false), 300);
+    stepWith([button.dataset.key]); // from a keyboard or a switch
   });
   for (const end of ["pointerup", "pointerleave", "pointercancel"]) {
     button.addEventListener(end, () => press(button.dataset.key, false));
