@@ -122,15 +122,16 @@ def build_model_inputs(
     anchor_w2c = target.w2c[0]
     context_c2w, context_K = _relative(memory[filled], anchor_w2c)
     target_c2w, target_K = _relative(target, anchor_w2c)
-
-    def tensor(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array)[None, None]
-
     return ModelInputs(
-        context_index=tensor(index),
-        context_mask=tensor(np.arange(slots) < len(order)),
-        context_cameras=CameraTensors(tensor(context_c2w), tensor(context_K)),
-        target_cameras=CameraTensors(tensor(target_c2w), tensor(target_K)),
+        context_index=_one(index),
+        context_mask=_one(np.arange(slots) < len(order)),
+        context_cameras=CameraTensors(_one(context_c2w), _one(context_K)),
+        target_cameras=CameraTensors(_one(target_c2w), _one(target_K)),
         context_positions=layout.context_positions(slots),
         target_positions=layout.target_positions,
     )
+
+
+def _one(array: np.ndarray) -> Tensor:
+    """Of one segment and one chunk: [...] -> [1, 1, ...]."""
+    return torch.from_numpy(array)[None, None]

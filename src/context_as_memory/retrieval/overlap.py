@@ -74,27 +74,34 @@ def _boundary(
     corner_x, corner_z = x + half * cos + depth * sin, z - half * sin + depth * cos
     own_x, own_z = k_t * across[:4], depth[:4]
     seen_x, seen_z = (own_x - x) * cos - (own_z - z) * sin, (own_x - x) * sin + (own_z - z) * cos  # by the candidate
+    depths = near_m, far_m
+    theirs = _clipped((corner_x, corner_z), (corner_x, corner_z), k_t, depths, (slice(0, 4), slice(1, 5)))
+    return theirs, _clipped((own_x, own_z), (seen_x, seen_z), k_c, depths, edges)
 
-    def clipped(
-        x: Floats, z: Floats, frame_x: Floats, frame_z: Floats, k: Floats, start: slice, end: slice
-    ) -> Segments:
-        # How far each corner lies outside, and the quantity it is outside in: both depths at once, then each side.
-        wide = k * frame_z
-        height, excess = np.empty((3, *wide.shape)), np.empty((3, *wide.shape))
-        height[0] = frame_z
-        np.subtract(wide, frame_x, out=height[1])
-        np.add(wide, frame_x, out=height[2])
-        np.minimum(height[1:], 0.0, out=excess[1:])
-        np.subtract(frame_z, np.maximum(np.minimum(frame_z, far_m), near_m), out=excess[0])
-        rise = height[:, end] - height[:, start]
-        # Parts of the edge cut off at its start (negative) and at its end.
-        before = np.fmin.reduce(excess[:, start] / rise, axis=0, initial=0.0)
-        after = np.fmax.reduce(excess[:, end] / rise, axis=0, initial=0.0)
-        length, dx, dz = np.maximum(1.0 - after + before, 0.0), x[end] - x[start], z[end] - z[start]
-        return x[start] - before * dx, z[start] - before * dz, length * dx, length * dz
 
-    theirs = clipped(corner_x, corner_z, corner_x, corner_z, k_t, slice(0, 4), slice(1, 5))
-    return theirs, clipped(own_x, own_z, seen_x, seen_z, k_c, *edges)
+def _clipped(
+    corners: tuple[Floats, Floats],
+    seen: tuple[Floats, Floats],
+    k: Floats,
+    depths_m: tuple[float, float],
+    edges: tuple[slice, slice],
+) -> Segments:
+    """What of the edges between corners lies in a wedge. corners: x, z; seen: the same ones as the wedge sees them."""
+    (x, z), (seen_x, seen_z), (start, end) = corners, seen, edges
+    # How far each corner lies outside, and the quantity it is outside in: both depths at once, then each side.
+    wide = k * seen_z
+    height, excess = np.empty((3, *wide.shape)), np.empty((3, *wide.shape))
+    height[0] = seen_z
+    np.subtract(wide, seen_x, out=height[1])
+    np.add(wide, seen_x, out=height[2])
+    np.minimum(height[1:], 0.0, out=excess[1:])
+    np.subtract(seen_z, np.maximum(np.minimum(seen_z, depths_m[1]), depths_m[0]), out=excess[0])
+    rise = height[:, end] - height[:, start]
+    # Parts of the edge cut off at its start (negative) and at its end.
+    before = np.fmin.reduce(excess[:, start] / rise, axis=0, initial=0.0)
+    after = np.fmax.reduce(excess[:, end] / rise, axis=0, initial=0.0)
+    length, dx, dz = np.maximum(1.0 - after + before, 0.0), x[end] - x[start], z[end] - z[start]
+    return x[start] - before * dx, z[start] - before * dz, length * dx, length * dz
 
 
 def _image_share(pose: Pose, k_t: Floats, k_c: Floats, near_m: float, far_m: float) -> Floats:

@@ -9,7 +9,7 @@ import numpy as np
 from context_as_memory.camera import Cameras
 from context_as_memory.retrieval.cover import ALIKE_LENS, SHORTLIST
 from context_as_memory.retrieval.ground import key_rows
-from context_as_memory.retrieval.rule import Candidates, Floats, RetrievalConfig, Samples
+from context_as_memory.retrieval.rule import Candidates, RetrievalConfig, Samples
 from context_as_memory.shapes import Bool, Float, Int
 
 COLUMNS, ROWS, DEPTHS = 8, 6, 8
@@ -48,15 +48,12 @@ class Space:
 
 def frustum_samples(keys: Cameras, config: RetrievalConfig) -> Samples:
     """Points [S, 3] of the key frusta, unit directions to them from their own cameras [S, 3], distances [S]; metres."""
-
-    def middles(number: int) -> Floats:
-        return (np.arange(number) + 0.5) / number
-
+    columns, rows, depths = ((np.arange(number) + 0.5) / number for number in (COLUMNS, ROWS, DEPTHS))
     fx, fy, cx, cy = (keys.normalized_K()[:, i, None, None] for i in range(4))
-    x = (middles(COLUMNS)[:, None] * 2 - 1 - cx) / fx
-    y = (middles(ROWS)[None, :] * 2 - 1 - cy) / fy
+    x = (columns[:, None] * 2 - 1 - cx) / fx
+    y = (rows[None, :] * 2 - 1 - cy) / fy
     ray = np.stack(np.broadcast_arrays(x, y, 1.0), axis=-1).reshape(len(keys), -1, 3)
-    depth = config.near_m * (config.far_m / config.near_m) ** middles(DEPTHS)
+    depth = config.near_m * (config.far_m / config.near_m) ** depths
     local = (ray[:, :, None] * depth[:, None]).reshape(len(keys), -1, 3)
     step = local @ keys.c2w[:, :3, :3].transpose(0, 2, 1)
     distance = np.linalg.norm(step, axis=-1)
