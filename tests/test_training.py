@@ -127,7 +127,8 @@ def test_codec_training_starts_from_other_weights_and_weighs_a_perceptual_distan
 
 
 def test_recipes_without_an_architecture_take_that_of_the_start(data, codec_run, tmp_path):
-    codec = replace(recipes.codec_tiny(), model=None, crop=16, train=replace(recipes.codec_tiny().train, steps=1))
+    codec = replace(recipes.codec_tiny(), as_start=True, crop=16, train=replace(recipes.codec_tiny().train, steps=1))
+    codec = replace(codec, model=replace(codec.model, encoder_widths=(8, 8, 8)))
     with pytest.raises(UserError, match="--init"):
         train_codec(codec, data, tmp_path / "none")
     train_codec(codec, data, tmp_path / "codec", codec_run)
@@ -137,6 +138,8 @@ def test_recipes_without_an_architecture_take_that_of_the_start(data, codec_run,
     first = replace(first, model=replace(first.model, num_layers=1), train=replace(first.train, steps=1))
     train_denoiser(first, data, codec_run, tmp_path / "cache", tmp_path / "start")
     onward = replace(recipes.denoiser_tiny(), as_start=True, train=replace(first.train, learning_rate=0.0))
+    with pytest.raises(UserError, match="--init"):
+        train_denoiser(onward, data, codec_run, tmp_path / "cache", tmp_path / "none")
     train_denoiser(onward, data, codec_run, tmp_path / "cache", tmp_path / "run", init=tmp_path / "start" / "model")
     start, mine = (World.from_pretrained(tmp_path / run / "model", device="cpu").model for run in ("start", "run"))
     assert mine.config == first.model != onward.model

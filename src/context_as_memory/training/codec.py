@@ -1,7 +1,7 @@
 """Training of the image autoencoder (`cam train codec`)."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from context_as_memory.weights import from_pretrained, load_weights, resolve, sa
 class CodecRecipe:
     """Everything that defines a codec training run."""
 
-    model: ImageAutoencoderConfig | None = field(default_factory=ImageAutoencoderConfig)  # None: that of `init`
+    model: ImageAutoencoderConfig = field(default_factory=ImageAutoencoderConfig)
+    as_start: bool = False  # take the architecture of the start (`--init`), whatever `model` is
     loss: CodecLossConfig = field(default_factory=CodecLossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     crop: int = 64  # pixels; square random crops, mirrored at random
@@ -125,10 +126,11 @@ def train_codec(
     validation = np.concatenate([episode.frames()[::400][:3] for episode in held_out[:8]])
     torch.manual_seed(recipe.train.seed)
     start = None if init is None else from_pretrained(resolve(init) / "vae", expect=ImageAutoencoder)
-    architecture = recipe.model or (start and start.config)
-    if architecture is None:
-        raise UserError("training: this recipe goes on from an autoencoder that is there; name its model with --init")
-    model = ImageAutoencoder(architecture)
+    if recipe.as_start:
+        if start is None:
+            raise UserError("training: this recipe goes on from weights that are there; name their model with --init")
+        recipe = replace(recipe, model=start.config)
+    model = ImageAutoencoder(recipe.model)
     if start is not None:
         load_weights(model, start.state_dict(), f"{init} (as --init)")
     if recipe.loss.perceptual and perceptual is None:
@@ -142,7 +144,7 @@ def train_codec(
     figures = trainer.train()
     state: dict[str, Any] = trainer.averaged_state()
     if trainer.rank == 0:
-        averaged = ImageAutoencoder(architecture).to(trainer.device)
+        averaged = ImageAutoencoder(recipe.model).to(trainer.device)
         averaged.load_state_dict(state)
         measure_latents(averaged, frames[:: max(1, len(frames) // 512)])
         save_pretrained(averaged, Path(out) / "vae")

@@ -363,7 +363,11 @@ def _codec(recipe: DenoiserRecipe, codec: Path) -> tuple[Path, Any]:
 def _network(recipe: DenoiserRecipe, init: str | Path | None) -> tuple[DenoiserRecipe, WorldTransformer | None]:
     """With an adaptation, the network of the start; and the recipe for the architecture of the start, if it asks."""
     if recipe.adaptation is None:
-        if recipe.as_start and init is not None:
+        if recipe.as_start:
+            if init is None:
+                raise UserError(
+                    "training: this recipe goes on from weights that are there; name their model with --init"
+                )
             recipe = replace(recipe, model=read_architecture(resolve(init) / "transformer", WorldTransformer))
         return recipe, None
     if init is None:

@@ -57,7 +57,7 @@ def codec_onward() -> CodecRecipe:
     recipe = codec_light()
     loss = replace(recipe.loss, moved=0.2, rounds=0.8, round_latent=0.3)
     train = replace(recipe.train, budget_minutes=60, learning_rate=4e-4, rates=(("encoder", 0.5),))
-    return replace(recipe, model=None, loss=loss, train=train)
+    return replace(recipe, as_start=True, loss=loss, train=train)
 
 
 def codec_tiny() -> CodecRecipe:
