@@ -306,7 +306,6 @@ def test_what_is_not_allowed_is_refused_and_the_walk_goes_on(sessions):
         (Settings(strategy="paper", max_context=5), "max_context"),
         (Failure(content="x"), "message of the server"),
         (Init(start="nowhere"), "nowhere"),
-        (Init(first_frame=b"x"), "no picture"),
         (Init(realtime_output_format="gif"), "gif"),
         (Init(watch="x"), "cannot watch"),
         (Switch(branch="none"), "no branch"),

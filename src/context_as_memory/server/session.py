@@ -30,7 +30,7 @@ from context_as_memory.retrieval import STRATEGIES, RetrievalConfig
 from context_as_memory.server.forgetful import forgetful
 from context_as_memory.server.limits import Limits, resident_mb
 from context_as_memory.server.outbox import NewFrames, Output, seen_from_above
-from context_as_memory.server.pictures import CONTENT_TYPES, decode_upload, jpeg
+from context_as_memory.server.pictures import CONTENT_TYPES, jpeg
 from context_as_memory.server.protocol import (
     FORMATS,
     VIEWS,
@@ -133,7 +133,8 @@ class Session:
     def receive(self, message: Message, picture: np.ndarray | None = None) -> list[Output]:
         """Take in a message of the visitor; returns the answers. `UserError` when it is not allowed in this state.
 
-        picture: the one in the message, if it was unpacked before: uint8 [H, W, 3] of the size of the store's worlds.
+        picture: the one that came with the message, unpacked: uint8 [H, W, 3] of the size of the store's worlds. Files
+        in messages are not read here (`Hub.receive` has them unpacked).
 
         Events are taken in at once, also while a chunk is being made in another thread; everything else waits for it.
         """
@@ -179,9 +180,7 @@ class Session:
             raise UserError("the true world is drawn, not remembered; change a generated one (cam explore)")
         self._check_length(world, 2)
         self._check_room()
-        if picture is None:
-            size = (world.config.width, world.config.height)
-            picture = decode_upload(message.picture, *size, self.limits.upload_pixels, exact=True)
+        assert picture is not None, "whoever has the socket unpacks pictures"
         before = len(world.bank) - 1
         done = edit(world, message.frame, picture)
         self._move(State.STANDING)
@@ -290,6 +289,7 @@ class Session:
 
     def _new(self, init: Init, picture: np.ndarray | None) -> tuple[str, World]:
         """A world that has its start frames, or none at all."""
+        assert init.first_frame is None, "whoever has the socket unpacks pictures"
         self._check_count()
         self._check_room()
         start = start_frame(init.start)
@@ -298,8 +298,6 @@ class Session:
             size = (world.config.width, world.config.height)
             if picture is not None:
                 frames, cameras = picture[None], start.camera
-            elif init.first_frame is not None:
-                frames, cameras = decode_upload(init.first_frame, *size, self.limits.upload_pixels)[None], start.camera
             elif init.known:
                 frames, cameras = known_place(init.start)
             else:
