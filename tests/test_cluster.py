@@ -177,13 +177,14 @@ def served(address, weights, tmp_path_factory) -> Iterator[tuple[str, Path]]:
     free.close()
     worlds = tmp_path_factory.mktemp("worlds")
     token = TOKEN["Authorization"].split()[1]
-    setup = serving.Setup(worlds=worlds, weights=str(weights), token=token, limits=Limits(free_bytes=0), device="cpu")
+    limits = Limits(free_bytes=0)
+    replica = serving.ReplicaConfig(worlds=worlds, weights=str(weights), token=token, limits=limits, device="cpu")
     ready, asked = threading.Event(), threading.Event()
     failed: list[BaseException] = []
 
     def run() -> None:
         try:
-            serving.serve_walks(address, setup, 2, "127.0.0.1", port, ready.set, asked)
+            serving.serve_walks(address, replica, 2, "127.0.0.1", port, ready.set, asked)
         except BaseException as error:
             failed.append(error)
             ready.set()

@@ -21,7 +21,7 @@ import torch
 
 import tiny
 from context_as_memory.retrieval import RetrievalConfig
-from context_as_memory.transformer.model import Block
+from context_as_memory.transformer.model import TransformerBlock
 from context_as_memory.world import Chunk
 
 FOLDER = Path(__file__).parent / "golden"
@@ -34,7 +34,7 @@ def walked(mode: str, **changes: Any) -> list[Chunk]:
     model, codec = tiny.model(context_mode=mode, **changes), tiny.codec()
     with torch.no_grad():  # open gates, sharp attention and full contrast: what the networks see has to show in colours
         for block in model.blocks:
-            assert isinstance(block, Block)
+            assert isinstance(block, TransformerBlock)
             block.scale_shift_table[:, (2, 5)] = 2.0
             block.attn1.to_q.weight.mul_(2)
             block.attn1.to_k.weight.mul_(2)

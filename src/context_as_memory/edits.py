@@ -37,7 +37,7 @@ DECIDED = 1.5  # difference of colour, of 255, that makes a depth e times less l
 
 
 @dataclass(frozen=True)
-class Edit:
+class EditResult:
     """What an edit did. frame: the view that was edited; entry: the number of its edited version; withdrawn: views that
     retrieval does not choose any more, ascending; of: how many it could choose from; changed: bool [H, W]; still_seen:
     whether the walker's last frame shows the surface as it was, which the next chunk then goes on with."""
@@ -51,7 +51,7 @@ class Edit:
 
 
 @torch.inference_mode()
-def edit(world: World, frame: int, picture_u8: np.ndarray) -> Edit:
+def edit(world: World, frame: int, picture_u8: np.ndarray) -> EditResult:
     """Replace what the world remembers of the surface that differs between frame number `frame` and its edited version,
     uint8 [H, W, 3]. One entry or two are appended: the edited view, and the walker's last frame again, so that the walk
     goes on from where it stands (not if that is the edited frame).
@@ -93,7 +93,7 @@ def edit(world: World, frame: int, picture_u8: np.ndarray) -> Edit:
     profiles_m = known if np.isfinite(known).any() else None
     bank.append(frames, bank.cameras[rows], world.engine.pictures.encode(frames), note, profiles_m)
     seen = last != frame and bool(shown[last] >= SHOWN)
-    return Edit(frame, entry, tuple(withdrawn), int(offered.sum()), changed, seen)
+    return EditResult(frame, entry, tuple(withdrawn), int(offered.sum()), changed, seen)
 
 
 def changed_pixels(before_u8: np.ndarray, after_u8: np.ndarray) -> Bool[np.ndarray, "H W"]:

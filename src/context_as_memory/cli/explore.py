@@ -151,7 +151,7 @@ def explore(command: Explore, store: "Callable[[], WorldStore] | None" = None) -
 
 def _explore_on(command: Explore, token: str | None) -> int:
     """Serve from a cluster until interrupted."""
-    from context_as_memory.cluster.serve import Setup, serve_walks
+    from context_as_memory.cluster.serve import ReplicaConfig, serve_walks
     from context_as_memory.server.app import LOOPBACK
     from context_as_memory.weights import resolve
 
@@ -162,7 +162,7 @@ def _explore_on(command: Explore, token: str | None) -> int:
     listen(command.host, command.port).close()
     resolve(command.weights)  # says what is wrong before anything is started
     weights = os.path.abspath(command.weights) if os.path.isdir(command.weights) else command.weights
-    setup = Setup(
+    replica = ReplicaConfig(
         worlds=command.worlds.absolute(),
         weights=weights,
         prompt=command.prompt,
@@ -178,7 +178,7 @@ def _explore_on(command: Explore, token: str | None) -> int:
         print(f"worlds are stored in {command.worlds}; Ctrl-C ends", flush=True)
 
     assert command.cluster is not None
-    serve_walks(command.cluster, setup, command.replicas, command.host, command.port, ready)
+    serve_walks(command.cluster, replica, command.replicas, command.host, command.port, ready)
     return 0
 
 

@@ -18,7 +18,7 @@ _WAITS = 10_000  # connections to one replica; `Limits` decides how many walk
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setup:
+class ReplicaConfig:
     """What each replica serves. worlds: the folder that all of them share."""
 
     worlds: Path
@@ -35,8 +35,8 @@ class Setup:
 class Walks:
     """One replica: a server with a model of its own. Ray Serve calls its methods."""
 
-    def __init__(self, setup: Setup) -> None:
-        self.setup = setup
+    def __init__(self, config: ReplicaConfig) -> None:
+        self.config = config
         self._app: Any = None
 
     def __serve_build_asgi_app__(self) -> Any:
@@ -47,12 +47,12 @@ class Walks:
         from context_as_memory.server.register import Register
         from context_as_memory.server.store import FolderStore
 
-        setup = self.setup
-        use_threads(setup.threads)
-        store = FolderStore(setup.worlds, setup.weights, device=setup.device, prompt=setup.prompt)
+        config = self.config
+        use_threads(config.threads)
+        store = FolderStore(config.worlds, config.weights, device=config.device, prompt=config.prompt)
         home = serve.get_replica_context().replica_id.unique_id
-        register = Register(setup.worlds / "sessions", home, setup.limits.idle_s)
-        self._app = create_app(store, setup.limits, setup.token, setup.hosts, setup.root_path, register)
+        register = Register(config.worlds / "sessions", home, config.limits.idle_s)
+        self._app = create_app(store, config.limits, config.token, config.hosts, config.root_path, register)
         return self._app
 
     def record_routing_stats(self) -> dict[str, Any]:
@@ -60,13 +60,13 @@ class Walks:
         state = self._app.state
         open_ones = [one.session for one in tuple(state.hub.broadcasts) if one.session.world_name is not None]
         names = [name for session in open_ones for name in (session.world_name, session.share)]
-        free = self.setup.limits.sessions - len(state.hub.broadcasts)
+        free = self.config.limits.sessions - len(state.hub.broadcasts)
         return {"holds": frozenset([*names, *state.programs.names()]), "free": free}
 
 
 def serve_walks(
     cluster: str,
-    setup: Setup,
+    config: ReplicaConfig,
     replicas: int | None,
     host: str,
     port: int,
@@ -85,13 +85,13 @@ def serve_walks(
         from ray.serve.config import RequestRouterConfig
         from ray.serve.schema import LoggingConfig
 
-        folders = [Path(setup.weights)] if Path(setup.weights).is_dir() else []
-        check_machines(ray, folders, setup.worlds)
+        folders = [Path(config.weights)] if Path(config.weights).is_dir() else []
+        check_machines(ray, folders, config.worlds)
         if NAME in serve.status().applications:
             raise UserError(
                 "this cluster serves walks already; end that command first, or what a killed one left (docs/cluster.md)"
             )
-        share = share_of(ray, setup.device, setup.threads)
+        share = share_of(ray, config.device, config.threads)
         if replicas is None:
             machines = sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())
             replicas = places(ray, share) if share["num_gpus"] else max(1, machines)
@@ -120,7 +120,7 @@ def serve_walks(
         serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port}, logging_config=quiet)
         try:
             with StopOnSignal(lambda _: end.set()):
-                serve.run(deployment.bind(setup), name=NAME, route_prefix="/", logging_config=quiet)
+                serve.run(deployment.bind(config), name=NAME, route_prefix="/", logging_config=quiet)
                 ready()
                 while not end.wait(0.5):  # a handler of signals runs between two waits
                     pass

@@ -23,7 +23,7 @@ from torch.nn.functional import linear
 
 from context_as_memory.tokens import CameraTensors
 from context_as_memory.transformer import TransformerConfig, WorldTransformer
-from context_as_memory.transformer.model import Block
+from context_as_memory.transformer.model import TransformerBlock
 from context_as_memory.transformer.placement import pixel_features, projections, ray_angles
 
 
@@ -90,7 +90,7 @@ class Folded:
         order = order.to(self.device)
         self._tables, self.layers = [], []
         for block in model.blocks:
-            assert isinstance(block, Block)
+            assert isinstance(block, TransformerBlock)
             attention, net = block.attn1, cast(nn.Sequential, block.ffn.net)
             up, down = cast(Any, net[0]), net[2]
             parts = [_copied(part) for part in (attention.to_q, attention.to_k, attention.to_v)]

@@ -63,11 +63,13 @@ class Poses(Asked):
     )
 
 
-class Fork(Asked):
+class Empty(Asked):
     """Nothing is asked."""
 
 
-class Pictures(BaseModel):
+class FramesAnswer(BaseModel):
+    """Frames of a session, with their poses."""
+
     first: int = Field(description="the number of the first of these frames in the world")
     images: list[str] = Field(description="base64: a JPEG file each, or RGB bytes")
     poses: list[list[list[float]]] = Field(description="camera to world, 4x4")
@@ -78,7 +80,7 @@ class Pictures(BaseModel):
     )
 
 
-class Standing(Pictures):
+class Standing(FramesAnswer):
     """A session and the frame that it stands on."""
 
     session: str
@@ -92,7 +94,7 @@ class Standing(Pictures):
     starts: list[str]
 
 
-class Walked(Pictures):
+class Walked(FramesAnswer):
     """The frames of one chunk."""
 
     context: list[int] = Field(description="the frames that the model was given, by number, the most recent one last")
@@ -172,7 +174,7 @@ class Programs:
                 program.heard_at = time.monotonic()
                 return walked
 
-    async def fork(self, session: str, asked: Fork | None = None) -> Standing:
+    async def fork(self, session: str, asked: Empty | None = None) -> Standing:
         """A second session, in a copy of the world, that stands where this one does."""
         program = await self._known(session)
         async with program.turn:

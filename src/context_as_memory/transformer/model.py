@@ -99,7 +99,7 @@ class _GELUProjection(nn.Module):
         return gelu(self.proj(x), approximate="tanh")
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Self-attention, optional attention to text, feed-forward; modulated by the timestep of each frame."""
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -187,7 +187,7 @@ class WorldTransformer(nn.Module):
         self.words: Any = None  # what turns a prompt into rows [1, T, text_dim], for weights that read text
         self.patch_embedding = nn.Conv3d(config.in_channels, config.width, config.patch_size, config.patch_size)
         self.condition_embedder = ConditionEmbedder(config)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.num_layers))
         self.norm_out = nn.LayerNorm(config.width, config.eps, elementwise_affine=False)
         self.proj_out = nn.Linear(config.width, config.out_channels * math.prod(config.patch_size))
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, config.width) / config.width**0.5)
@@ -205,7 +205,7 @@ class WorldTransformer(nn.Module):
         nn.init.zeros_(self.condition_embedder.time_proj.weight)
         nn.init.zeros_(self.proj_out.weight)
         for block in self.blocks:
-            assert isinstance(block, Block)
+            assert isinstance(block, TransformerBlock)
             with torch.no_grad():
                 block.scale_shift_table[:, (2, 5)] = (2 * self.config.num_layers) ** -0.5
             if self.config.camera == "additive":

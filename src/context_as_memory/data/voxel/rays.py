@@ -201,7 +201,7 @@ def ray_depth(scene, ox, oy, oz, dx, dy, dz):
 
 
 @compiled
-def light_share(scene, ox, oy, oz, dx, dy, dz):
+def outside_light(scene, ox, oy, oz, dx, dy, dz):
     """The share of light that comes from outside against the direction of a ray."""
     dx, dy, dz = safe(dx), safe(dy), safe(dz)
     x, y, z, t, face = start(scene, ox, oy, oz, dx, dy, dz)
@@ -220,7 +220,7 @@ def light_share(scene, ox, oy, oz, dx, dy, dz):
 
 
 @compiled
-def lamp_share(scene, ox, oy, oz, dx, dy, dz):
+def lamp_light(scene, ox, oy, oz, dx, dy, dz):
     """The share of light that comes from the first thing a ray meets behind water and glass, if that glows."""
     dx, dy, dz = safe(dx), safe(dy), safe(dz)
     x, y, z, t, face = start(scene, ox, oy, oz, dx, dy, dz)
@@ -449,11 +449,11 @@ def direct_light(scene, cells, places, directions, lamps, found):
         sun = 0.0
         if sun_z > 0.0:
             for k in range(places.shape[0]):
-                sun += light_share(scene, x + places[k, 0], y + places[k, 1], z + places[k, 2], sun_x, sun_y, sun_z)
+                sun += outside_light(scene, x + places[k, 0], y + places[k, 1], z + places[k, 2], sun_x, sun_y, sun_z)
         found[n, 0] = int(255.0 * sun / places.shape[0] + 0.5)
         sky = 0.0
         for k in range(directions.shape[0]):
-            sky += directions[k, 3] * light_share(
+            sky += directions[k, 3] * outside_light(
                 scene, x + 0.5, y + 0.5, z + 0.5, directions[k, 0], directions[k, 1], directions[k, 2]
             )
         dark = 1.0 - min(sky, 1.0)
@@ -465,6 +465,6 @@ def direct_light(scene, cells, places, directions, lamps, found):
             if square < LAMP_REACH_M * LAMP_REACH_M:
                 bright = lamps[k, 3] / (1.0 + square / (LAMP_HALF_M * LAMP_HALF_M))
                 bright *= 1.0 - square / (LAMP_REACH_M * LAMP_REACH_M)
-                if square < 0.6 or lamp_share(scene, x + 0.5, y + 0.5, z + 0.5, dx, dy, dz) > 0.0:
+                if square < 0.6 or lamp_light(scene, x + 0.5, y + 0.5, z + 0.5, dx, dy, dz) > 0.0:
                     lamp += bright
         found[n, 2] = int(255.0 * min(lamp, 1.0) + 0.5)
