@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -420,3 +421,75 @@ def test_the_report_is_written_before_its_picture(
     report = json.loads((out / "report.json").read_text())
     assert report["frames_generated"] == 2 and report["lens"]["hfov_deg"] == pytest.approx(80)
     assert report["up"] == [0, 0, 1] and report["cameras"]["kind"] == "a pose array"
+
+
+# --- files that are no files, folders that are no folders
+# ---------------------------------------------------------------------------------------------------------------
+
+READS = ["compare {} {}", "world import {} {out}"]
+ALSO_READ = [
+    "fetch --archive {}",
+    "retrieve --cameras {} --query 3",
+    "retrieve --cameras {poses} --intrinsics {} --query 3",
+    "generate --image {} --actions w-4 --out {out}",
+    "generate --image {photo} --trajectory {} --out {out}",
+    "generate --demo --weights {folder} --out {out}",
+    "evaluate --videos {} --out {out}",
+    "export {} --to frames --out {out}",
+    "check {}",
+    "world info {}",
+    "world edit {} --frame 0 --image {}",
+    "import paper {} --out {out}",
+    "import videos {} --fps 30 --out {out}",
+    "bench mind --inputs {} --out {out}",
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        *((kind, line) for kind in ("pipe", "/dev/zero", "/dev/null", "socket") for line in READS),
+        *(("pipe", line) for line in ALSO_READ),
+    ],
+)
+def test_what_is_no_plain_file_is_refused_at_once_by_every_command(
+    kind: str, line: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(kind) if kind.startswith("/") else tmp_path / kind
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(path))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "model.json").symlink_to(path)
+    np.save(tmp_path / "poses.npy", np.tile(np.eye(4), (9, 1, 1)))
+    places = {name: tmp_path / name for name in ("out", "folder")} | {"poses": tmp_path / "poses.npy", "photo": photo}
+    arguments = [word.format(path, **places) for word in line.split()]
+    signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits"))
+    signal.alarm(20)
+    try:
+        sentence = complaint(capsys, arguments)
+    finally:
+        signal.alarm(0)
+    assert str(path) in sentence or str(tmp_path / "folder") in sentence
+    assert "Errno" not in sentence
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "generate --demo --out",
+        "evaluate --suite quality --out",
+        "bench closure --inputs . --out",
+        "render --out",
+        "encode --data . --cache",
+        "train codec --data . --out",
+        "train denoiser --worlds voxel --codec default --out",
+        "adapt --backbone nowhere --out",
+        "export . --to frames --out",
+        "import videos . --fps 30 --out",
+    ],
+)
+def test_a_place_that_cannot_be_written_is_told_before_any_work(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "cannot write to /proc/nowhere" in complaint(capsys, [*line.split(), "/proc/nowhere"])

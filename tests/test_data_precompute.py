@@ -105,7 +105,7 @@ def test_a_cache_of_other_latents_is_named(codec, data, tmp_path):
     stamp = json.loads((tmp_path / "stamp.json").read_text())
     assert (stamp["codec"], stamp["step"], stamp["size"]) == ("me", 4, [32, 16])
     latent_path(tmp_path, list_episodes(data)[0], ".clips").write_bytes(b"cut short")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="latents: .*damaged or of another kind.* `cam encode` again"):
         read_video(tmp_path, list_episodes(data)[0])
     for bad in ("2/2", "1", "a/b", "-1/2"):
         with pytest.raises(UserError, match="--shard"):

@@ -12,11 +12,12 @@ from scipy.spatial.transform import Rotation
 
 from context_as_memory.camera import Cameras, look, pinhole
 from context_as_memory.errors import UserError
-from context_as_memory.formats import files, write
+from context_as_memory.formats import write
 from context_as_memory.formats.actions import cameras_from_actions
 from context_as_memory.formats.cameras import CameraTrack, read_cameras, read_track
 from context_as_memory.formats.colmap import write_colmap
 from context_as_memory.formats.options import PoseOptions
+from context_as_memory.formats.poses import quaternions
 
 K = pinhole(70, 160, 96)
 
@@ -557,7 +558,44 @@ def test_a_pipe_among_camera_files_is_not_waited_for(tmp_path, name):
     assert "no plain file" in complaint(tmp_path / name, hfov_deg=70)
 
 
-def test_a_folder_is_not_written_over_and_named_as_one(tmp_path):
-    with pytest.raises(UserError, match="is a folder; name a file"), files.atomic(tmp_path):
-        pass
-    assert list(tmp_path.iterdir()) == []
+def _tum(path: Path, poses: np.ndarray, order: list[int], heading: str = "") -> Path:
+    table = np.hstack([np.arange(len(poses))[:, None], poses[:, :3, 3], quaternions(poses[:, :3, :3])[:, order]])
+    path.write_text("\n".join([heading, *(" ".join(f"{value:.9f}" for value in row) for row in table)]).strip() + "\n")
+    return path
+
+
+def _forward_walk(first_deg: float = 0.0) -> np.ndarray:
+    """Poses [24, 4, 4] that go forward while they turn about their own y axis."""
+    poses, place = np.tile(np.eye(4), (24, 1, 1)), np.zeros(3)
+    for number, angle in enumerate(np.radians(first_deg + 3.0 * np.arange(24))):
+        poses[number, :3, :3] = [[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]]
+        poses[number, :3, 3] = place
+        place = place + 0.1 * poses[number, :3, 2]
+    return poses
+
+
+@pytest.mark.parametrize("time", [True, False])
+@pytest.mark.parametrize("first_deg", [0.0, 30.0])
+def test_quaternions_with_the_real_part_first_are_told_and_the_advice_works(tmp_path, first_deg, time):
+    poses, columns = _forward_walk(first_deg), slice(0 if time else 1, None)
+    last, first = _tum(tmp_path / "last.txt", poses, [0, 1, 2, 3]), _tum(tmp_path / "first.txt", poses, [3, 0, 1, 2])
+    for path in (last, first):
+        rows = [" ".join(line.split()[columns]) for line in path.read_text().splitlines()]
+        path.write_text("\n".join(rows) + "\n")
+    assert not [note for note in read_track(last, hfov_deg=70).notes if "real part" in note]
+    told = [note for note in read_track(first, hfov_deg=70).notes if "real part" in note]
+    assert len(told) == 1 and ("turned over" in told[0]) == (first_deg == 0)
+    heading = "time x y z qw qx qy qz" if time else "x y z qw qx qy qz"
+    assert "time x y z qw qx qy qz, without time" in told[0]
+    first.write_text(f"{heading}\n{first.read_text()}")
+    np.testing.assert_allclose(read_track(first, hfov_deg=70).cameras.c2w, poses, atol=1e-6)
+
+
+def test_cameras_turned_over_that_go_forward_are_no_quaternions_of_another_order(tmp_path):
+    """OpenCV cameras in a world of OpenGL's axes begin with a half turn about x."""
+    poses = np.diag([1.0, -1.0, -1.0, 1.0]) @ _forward_walk()
+    track = read_track(_tum(tmp_path / "gl.txt", poses, [0, 1, 2, 3]), hfov_deg=70)
+    assert not [note for note in track.notes if "real part" in note]
+    still = np.tile(poses[:1], (24, 1, 1))  # nothing says which it is
+    track = read_track(_tum(tmp_path / "still.txt", still, [0, 1, 2, 3]), hfov_deg=70)
+    assert [note for note in track.notes if "real part" in note]

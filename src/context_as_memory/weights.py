@@ -29,7 +29,7 @@ from context_as_memory.adapters.wan import from_diffusers_config
 from context_as_memory.codec import ImageAutoencoder, ImageAutoencoderConfig, VideoCodec
 from context_as_memory.compute import fast, fast_dtype
 from context_as_memory.errors import UserError
-from context_as_memory.formats.files import atomic, write_text
+from context_as_memory.formats.files import atomic, check_plain, write_text
 from context_as_memory.formats.settings import FORMER_FIELDS, build_config
 from context_as_memory.transformer import TransformerConfig, WorldTransformer
 
@@ -53,6 +53,7 @@ _GROUPS = (
 
 def read_object(path: Path, what: str) -> dict[str, Any]:
     """A JSON object from a file, or one clear error."""
+    check_plain(path)
     try:
         value = json.loads(path.read_text())
     except FileNotFoundError:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from context_as_memory.errors import UserError
+from context_as_memory.formats.files import check_plain
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 INDEX_FILE = WEIGHTS_FILE + ".index.json"
@@ -52,6 +53,7 @@ def _as(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """A safetensors file; one clear error where it is missing or damaged."""
+    check_plain(path)
     try:
         file: Any = safe_open(path, framework="pt")
     except FileNotFoundError:

@@ -54,12 +54,14 @@ def read_walk(path: Path, branch: str, fps: float) -> "tuple[WalkFrames, Callabl
     from context_as_memory.data.episode import Episode
     from context_as_memory.evaluation.suite.videos import own_output
     from context_as_memory.formats.export import WalkFrames
+    from context_as_memory.formats.files import check_plain
     from context_as_memory.formats.importers import import_videos
     from context_as_memory.storage import BranchStore, WorldFile
     from context_as_memory.storage.schema import DATABASE
 
     if not path.exists():
         raise UserError(f"{path} does not exist; name the folder of a walk")
+    check_plain(path)
     if (path / DATABASE).exists():
         file = WorldFile.open(path, write=False)
         store = BranchStore(file, branch)

@@ -85,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "What your environment says about threads is left alone.",
             config=(tyro.conf.OmitArgPrefixes,),
         )
+        _check_outputs(command)
         return _RUN[type(command)](command)
     except UserError as error:
         return fail(str(error))
@@ -94,6 +95,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("cam: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _check_outputs(command: Any) -> None:
+    """Refuse folders that cannot be written before any work is done for them."""
+    from context_as_memory.formats.files import check_folder
+
+    settings = command.config if isinstance(command, Evaluate) else command
+    for name in ("out", "cache"):
+        folder = vars(settings).get(name)
+        if isinstance(folder, Path) and (name == "out" or not folder.exists()):  # a cache may be there to be read only
+            check_folder(folder, f"--{name}")
 
 
 def _generate(config: GenerateConfig) -> int:

@@ -108,7 +108,7 @@ class Episode:
         """
         raw = self.folder / _RAW
         if raw.exists():
-            yield from _split(np.load(raw, mmap_mode="r", allow_pickle=False), size)
+            yield from _split(read_array(raw, mapped=True), size)
             return
         facts = measure_video(self.folder / _VIDEO)
         if (facts.num_frames, facts.width, facts.height) != (self.num_frames, self.meta["width"], self.meta["height"]):

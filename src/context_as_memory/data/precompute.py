@@ -240,9 +240,10 @@ def _covering(captions: Sequence[Caption], frame: int) -> str:
 
 def _mapped(path: Path, count: int, axes: int = 4) -> np.ndarray:
     try:
-        latents = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"latents: {path} cannot be read ({error}); delete it and run `cam encode` again") from error
+        latents = read_array(path, mapped=True)
+    except UserError as error:
+        told = str(error).rsplit(";", 1)[0]
+        raise UserError(f"latents: {told}; delete it and run `cam encode` again") from error
     if latents.ndim != axes or len(latents) != count or latents.dtype.kind != "f":
         what = "frames" if axes == 4 else "clips"
         raise UserError(

@@ -27,6 +27,7 @@ from context_as_memory.data.batch import FPS, RenderSummary, episode_seed, make_
 from context_as_memory.data.doom_map import UNITS_PER_M, DoomMap
 from context_as_memory.data.trajectories import HFOV_DEG, plan_path
 from context_as_memory.errors import UserError, install
+from context_as_memory.formats.files import read_array, read_arrays
 
 GENERATOR = "context_as_memory.data.render/1"  # raise the number when the same seed gives other paths or pictures
 LICENCE = "BSD-3-Clause, (c) Contributors to the Freedoom project, https://freedoom.github.io"
@@ -245,7 +246,7 @@ def render_at(
         problem = _run_job(job, timeout_s)
         if problem:
             raise UserError(f"rendering map {map_name} failed: {problem}")
-        return np.load(Path(scratch) / "frames.npy")
+        return read_array(Path(scratch) / "frames.npy")
 
 
 def _run_job(job: dict[str, Any], timeout_s: float) -> str | None:
@@ -283,7 +284,7 @@ def _run_job(job: dict[str, Any], timeout_s: float) -> str | None:
 def _child_main(job: dict[str, Any]) -> None:
     """What a child process does: render given cameras to a file, or plan and write a whole episode."""
     if job["kind"] == "cameras":
-        given = np.load(Path(job["folder"]) / "cameras.npz")
+        given = read_arrays(Path(job["folder"]) / "cameras.npz")
         cameras = Cameras(given["c2w"], given["K"], *(int(side) for side in given["size"]))
         with DoomRenderer(job["map"], cameras.width, job["wad_folder"]) as renderer:
             np.save(Path(job["folder"]) / "frames.npy", renderer.render(cameras))

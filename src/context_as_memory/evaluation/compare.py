@@ -9,12 +9,14 @@ import numpy as np
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.metrics import Interval, mean_interval, resampled_means
 from context_as_memory.evaluation.report import SCHEMA, write_json
+from context_as_memory.formats.files import check_plain
 
 HUGE = 1e100  # beyond any metric; leaves out infinity and what is no number too
 
 
 def read_report(path: Path) -> dict[str, Any]:
     """A report.json of a known schema, checked as far as it is compared; else `UserError` that names file and field."""
+    check_plain(path)
     try:
         report = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:

@@ -366,7 +366,7 @@ def _read_lens(path: Path, count: int) -> np.ndarray:
         if path.name == "calib.txt":
             values = tables.read_kitti_calibration(path)
         elif path.suffix.lower() == ".npy":
-            values = _any_array(path)
+            values = read_array(path)
         elif path.suffix.lower() == ".json":
             data = read_json(path)
             if isinstance(data, dict):
@@ -375,14 +375,6 @@ def _read_lens(path: Path, count: int) -> np.ndarray:
         else:
             values = tables.split_rows(path.read_text(encoding="utf-8-sig")).numbers()
         return focal_and_centre(values, count)
-
-
-def _any_array(path: Path) -> np.ndarray:
-    with path.open("rb") as file:
-        array = np.load(file, allow_pickle=False)
-    if not isinstance(array, np.ndarray):
-        raise UserError("an archive of arrays; give a single array saved with numpy.save")
-    return array
 
 
 def _lens(

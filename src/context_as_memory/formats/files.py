@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -41,6 +42,20 @@ def atomic(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
             sync_path(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Make sure that files could be written into a folder that is there or not yet, before time is spent on them.
+    Leaves nothing behind. option: the flag that named it, for the `UserError`."""
+    there = next((place for place in (folder, *folder.absolute().parents) if os.path.lexists(place)), Path("/"))
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        why = error.strerror or str(error)
+        if there != folder:
+            why += f": {there}"
+        raise UserError(f"cannot write to {folder} ({why}); choose another {option} folder") from None
 
 
 def sync_path(path: Path) -> None:
@@ -111,15 +126,20 @@ def _is_running(process: int) -> bool:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
+def check_plain(path: str | Path) -> None:
+    """`UserError` for a pipe, a device or a socket: these may be waited for, or give bytes, without end."""
+    found = Path(path)
+    if found.exists() and not (found.is_file() or found.is_dir()):
+        raise UserError(f"{path}: is no plain file; copy what it gives into one")
+
+
 @contextmanager
 def reading(path: str | Path) -> Iterator[None]:
     """Turn whatever goes wrong while a file is read into one sentence that starts with its name.
 
     Readers of other people raise what they meet in a damaged file, so every `Exception` is caught.
     """
-    found = Path(path)
-    if found.exists() and not (found.is_file() or found.is_dir()):  # a pipe would be waited for without end
-        raise UserError(f"{path}: is no plain file; copy what it gives into one")
+    check_plain(path)
     try:
         yield
     except UserError as error:
@@ -138,11 +158,14 @@ def reason(error: BaseException) -> str:
     return " ".join(str(error).split())[:120] or type(error).__name__
 
 
-def read_array(path: str | Path) -> np.ndarray:
+def read_array(path: str | Path, *, mapped: bool = False) -> np.ndarray:
     """One array of real numbers, of any shape [...], from an .npy file, in its own number format. `UserError` for
-    anything else."""
-    with reading(path), Path(path).open("rb") as file:
-        array = np.load(file, allow_pickle=False)
+    anything else. mapped: it stays on the disk, and only what is looked at is read."""
+    with reading(path), _no_objects("the array holds"):
+        if mapped:
+            return _real(np.lib.format.open_memmap(path, mode="r"), "the content")
+        with Path(path).open("rb") as file:
+            array = np.load(file, allow_pickle=False)
         if not isinstance(array, np.ndarray):
             raise UserError("an archive of arrays; give a single array saved with numpy.save")
         return _real(array, "the content")
@@ -154,8 +177,25 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
         loaded = np.load(file, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             raise UserError("a single array; name the file .npy")
-        found = {name: loaded[name] for name in loaded.files}
+        found: dict[str, np.ndarray] = {}
+        for name in loaded.files:
+            with _no_objects(f"{name!r} holds"):
+                found[name] = loaded[name]
         return {name: array for name, array in found.items() if array.dtype.kind in "fiub"}
+
+
+@contextmanager
+def _no_objects(what: str) -> Iterator[None]:
+    """NumPy stores arrays of objects as a pickle, which could run code when it is read."""
+    try:
+        yield
+    except ValueError as error:
+        if "Object arrays" not in str(error) and "Python objects" not in str(error):
+            raise
+        raise UserError(
+            f"{what} Python objects instead of numbers, which are not read for safety; save it as numbers, "
+            "np.asarray(x, float)"
+        ) from None
 
 
 def _real(array: np.ndarray, name: str) -> np.ndarray:

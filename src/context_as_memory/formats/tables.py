@@ -14,6 +14,7 @@ import numpy as np
 from context_as_memory.errors import UserError
 from context_as_memory.formats.files import read_text
 from context_as_memory.formats.poses import Found, axis_angle_rotations, inverse, matrices, quaternion_poses
+from context_as_memory.formats.vertical import forward_share
 
 # What columns are called, without units, punctuation and case.
 _NAMES = {
@@ -35,6 +36,7 @@ _NAMES = {
 }
 _PLACE, _QUATERNION, _LENS = ("x", "y", "z"), ("qx", "qy", "qz", "qw"), ("fx", "fy", "cx", "cy")
 RE10K_COLUMNS = 19
+BARELY_TURNED = 0.97  # real part of a turn by less than 28 degrees
 _HINT = "give TUM (t x y z qx qy qz qw), KITTI (3x4 by rows), RealEstate10K (19 numbers), or name the columns"
 
 
@@ -213,8 +215,8 @@ def _by_count(path: Path, table: np.ndarray) -> Found:
         poses = quaternion_poses(table[:, 1:4], xyzw)
         return _euroc(path, Found(kind="a table", poses=poses, times_s=_seconds(table[:, 0])))
     if columns == 8:
-        poses = quaternion_poses(table[:, 1:4], table[:, 4:])
-        return Found(kind="a TUM file", poses=poses, axes="opencv", times_s=_seconds(table[:, 0]))
+        poses, notes = quaternion_poses(table[:, 1:4], table[:, 4:]), _real_part_doubts(table[:, 1:4], table[:, 4:])
+        return Found(kind="a TUM file", poses=poses, axes="opencv", times_s=_seconds(table[:, 0]), notes=notes)
     if columns == 7:
         if np.abs(np.linalg.norm(table[:, 3:], axis=1) - 1).max() < 0.01:
             return _tartan(path, table)
@@ -227,11 +229,31 @@ def _by_count(path: Path, table: np.ndarray) -> Found:
 
 def _tartan(path: Path, table: np.ndarray) -> Found:
     """x y z qx qy qz qw. TartanAir's own files (pose_left.txt) count in north, east, down."""
-    poses = quaternion_poses(table[:, :3], table[:, 3:])
+    poses, notes = quaternion_poses(table[:, :3], table[:, 3:]), _real_part_doubts(table[:, :3], table[:, 3:])
     if re.fullmatch(r"pose_(left|right|[lr]cam_\w+)", path.stem):
-        return Found(kind="a TartanAir file", poses=poses, axes="ned", up=(0.0, 0.0, -1.0))
+        return Found(kind="a TartanAir file", poses=poses, axes="ned", up=(0.0, 0.0, -1.0), notes=notes)
     note = "rows of x y z qx qy qz qw are taken for OpenCV axes; for TartanAir's say --axes ned"
-    return Found(kind="a table of positions and quaternions", poses=poses, notes=[note])
+    return Found(kind="a table of positions and quaternions", poses=poses, notes=[note, *notes])
+
+
+def _real_part_doubts(places: np.ndarray, quaternions: np.ndarray) -> list[str]:
+    """Whether unnamed quaternions [N,4] at positions [N,3] look as if their real part came first. No length tells it,
+    but paths begin near no turn at all, (0, 0, 0, 1) or (1, 0, 0, 0), and go forward."""
+    if not len(quaternions):
+        return []
+    first = np.abs(quaternions[0]) / np.linalg.norm(quaternions[0])
+    now, other = (
+        float(np.nan_to_num(forward_share(quaternion_poses(places, quaternions[:, order]))))
+        for order in ([0, 1, 2, 3], [1, 2, 3, 0])
+    )
+    begins, goes = first[0] > BARELY_TURNED, other >= max(0.6, now + 0.3)
+    if not (begins or goes) or now >= max(0.6, other + 0.3):
+        return []
+    sign = "the first camera is turned over" if begins else f"only {100 * now:.0f} % of the steps go forward"
+    return [
+        f"{sign} if its quaternions are qx qy qz qw, as assumed; if the real part is first, write the names of the "
+        f"columns into a first line (time x y z qw qx qy qz, without time if there is none)"
+    ]
 
 
 def _seconds(times: np.ndarray | None) -> np.ndarray | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from context_as_memory.errors import UserError
-from context_as_memory.formats.files import atomic
+from context_as_memory.formats.files import atomic, check_plain
 from context_as_memory.storage import schema
 from context_as_memory.storage.file import FRAMES, LATENTS, ChunkInfo, WorldFile, appearing
 
@@ -220,6 +220,7 @@ def import_world(source: Path | str, folder: Path | str) -> Path:
     source, folder = Path(source), Path(folder)
     if folder.exists():
         raise UserError(f"{folder} already exists; choose another folder")
+    check_plain(source)
     try:
         with appearing(folder) as scratch:
             _unpack(source, scratch)

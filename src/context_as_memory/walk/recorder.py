@@ -4,7 +4,6 @@ A recorder takes chunks. It holds no pictures: those of a walk are in the memory
 few that are seen again.
 """
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ import numpy as np
 from context_as_memory.camera import Cameras
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.returns import find_returns, visits
-from context_as_memory.formats.files import clear_partials
+from context_as_memory.formats.files import check_folder, clear_partials
 from context_as_memory.formats.video import VideoWriter
 from context_as_memory.formats.write import write_poses
 from context_as_memory.pictures.inspector import InspectedChunk, draw_inspector
@@ -167,12 +166,8 @@ class Recorder:
 
 def prepare_folder(folder: Path) -> None:
     """Make the output folder and make sure that files can be written there, before time is spent on generating them."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror or error}); choose another --out folder") from error
+    check_folder(folder, "--out")
+    folder.mkdir(parents=True, exist_ok=True)
     for name in OUTPUTS:
         if (folder / name).is_dir():
             raise UserError(

@@ -11,7 +11,7 @@ import numpy as np
 from context_as_memory.camera import Cameras, look, pinhole
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.suite.result import Clip
-from context_as_memory.formats.files import is_litter, read_array, write_array, write_text
+from context_as_memory.formats.files import is_litter, read_array, read_text, write_array, write_text
 from context_as_memory.formats.options import ASSUMED_HFOV_DEG
 from context_as_memory.formats.pictures import PICTURES, fit_frame, read_picture
 from context_as_memory.formats.video import measure_video
@@ -131,7 +131,7 @@ def turned(yaw_rad: np.ndarray) -> np.ndarray:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The objects of a file with one JSON object a line. `UserError` naming the line that is none."""
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         if line.strip():
             try:
                 row = json.loads(line)

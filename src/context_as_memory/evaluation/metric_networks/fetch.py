@@ -6,6 +6,7 @@ from pathlib import Path
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.metric_networks import i3d, inception, perceptual
 from context_as_memory.evaluation.metric_networks.archives import download, networks_folder
+from context_as_memory.formats.files import check_plain
 
 SOURCES = (perceptual.SOURCE, inception.SOURCE, i3d.SOURCE)
 
@@ -18,6 +19,7 @@ def fetch_metrics(archive: Path | None = None) -> Path:
     before it stay.
     """
     if archive is not None:
+        check_plain(archive)
         try:
             data = archive.read_bytes()
         except OSError as error:
