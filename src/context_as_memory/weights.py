@@ -115,8 +115,8 @@ def _nested(flat: dict[str, Any]) -> dict[str, Any]:
 def save_pretrained(
     model: nn.Module, folder: Path, *, state: dict[str, Tensor] | None = None, dtype: torch.dtype | None = torch.float16
 ) -> None:
-    """Write config and weights (or `state`, e.g. averaged weights) of a codec or transformer, floats as `dtype`; None:
-    as they are."""
+    """Write config and weights (or `state`, e.g. averages [...] by name) of a codec or transformer, floats as `dtype`;
+    None: as they are."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     settings: Any = model.config
@@ -263,7 +263,8 @@ def open_model(name: str | Path, kind: type, device: torch.device) -> ModelFolde
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor], where: str) -> None:
-    """Copy tensors into a model; the first one that is missing, unexpected, wrongly shaped or not finite is named."""
+    """Copy tensors [...] by name into a model; the first one that is missing, unexpected, wrongly shaped or not finite
+    is named."""
     own = model.state_dict()
     check_shapes(shapes_of(model), {key: tuple(value.shape) for key, value in state.items()}, where)
     for key, value in state.items():

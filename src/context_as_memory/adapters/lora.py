@@ -57,7 +57,7 @@ def is_added(name: str) -> bool:
 def save(model: nn.Module, folder: Path, averaged: dict[str, Tensor] | None = None) -> Path:
     """Write the matrices that `inject` made, as `WanPipeline.load_lora_weights` reads them; returns the file.
 
-    averaged: other values of them, by the names of the model's parameters.
+    averaged: other values of them, [rank, in] and [out, rank], by the names of the model's parameters.
     """
     state, configs = _peft().get_peft_model_state_dict(model, averaged), cast(Any, model.peft_config)
     settings = configs["default"]

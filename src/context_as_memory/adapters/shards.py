@@ -32,7 +32,7 @@ class Shards:
     shapes: dict[str, tuple[int, ...]]
 
     def parts(self, dtype: torch.dtype | None = None) -> Iterator[dict[str, Tensor]]:
-        """The tensors of one file after the other; floats as `dtype`, None: as they are stored."""
+        """The tensors [...] of one file after the other by name; floats as `dtype`, None: as they are stored."""
         for file in dict.fromkeys(self.files.values()):
             with _opened(file) as tensors:
                 names = [name for name, place in self.files.items() if place == file]

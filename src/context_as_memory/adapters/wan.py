@@ -254,7 +254,7 @@ def to_diffusers_config(config: TransformerConfig) -> dict[str, Any] | None:
 
 
 def added_tensors(config: TransformerConfig, stock: Shards) -> dict[str, Tensor]:
-    """What stock weights lack, as it begins: without any effect on what they predict.
+    """What stock weights lack, tensors [...] by name, as it begins: without any effect on what they predict.
 
     Camera heads see as the first pre-trained heads do, along the rays of their tokens, and write nothing yet.
     """

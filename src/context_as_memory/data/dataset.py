@@ -301,6 +301,7 @@ class MappedLatents:
         self.first_frames = np.cumsum([0] + [len(latents) for latents in videos])
 
     def read(self, frames: Tensor) -> Tensor:
+        """Latents of frames [N, F] as the model takes them, float32 [N, C, F, h, w]."""
         return self.stored(frames).float()
 
     def stored(self, frames: Tensor) -> Tensor:

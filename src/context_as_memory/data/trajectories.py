@@ -119,6 +119,7 @@ class DoomGround:
         self.appeal = np.minimum(clearance, 80.0)  # prefer open ground
 
     def search(self, start: int) -> tuple[np.ndarray, Callable[[int], np.ndarray]]:
+        """Costs [P] and ways of points [M, 2], see `WalkingGround.search`."""
         from skimage.graph import MCP_Geometric
 
         rows, columns = np.flatnonzero(self.grid.free.any(axis=1)), np.flatnonzero(self.grid.free.any(axis=0))
@@ -137,14 +138,17 @@ class DoomGround:
         return away, way
 
     def only(self, places: np.ndarray) -> "DoomGround":
+        """The ground without all other places; bool [P]."""
         free = np.zeros_like(self.free)
         free[tuple(self.cells[places].T)] = True
         return DoomGround(self.grid, free)
 
     def clearance_at(self, points: np.ndarray) -> np.ndarray:
+        """Metres [M] from points [M, 2] to the nearest wall."""
         return self.grid.clearance_at(points * UNITS_PER_M) / UNITS_PER_M
 
     def eye_z(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Heights [M] of the eye over points [M, 2], metres: usual, least and greatest."""
         usual = self.grid.eye_z(points * UNITS_PER_M) / UNITS_PER_M
         anything = np.full(len(points), 1e6)
         return usual, -anything, anything

@@ -44,6 +44,7 @@ class Product:
         self._after: tuple[Any, ...] = ("gelu", [], "tanh") if activated else ("none", [], "")
 
     def __call__(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
         if self._packed is not None:
             found: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, *self._after)
             return found
@@ -135,13 +136,13 @@ class EagerDenoiser:
     def place(
         self, latents: Tensor, inputs: ModelInputs, cached: list[Tensor], said: Said | None = None
     ) -> Callable[[Tensor, float], Tensor]:
-        """The network for one chunk; see `Denoiser.place`."""
+        """The network for one chunk, a context [C, K, h, w]; see `Denoiser.place`."""
         return self.place_together([(latents, inputs, cached)])
 
     def place_together(
         self, chunks: Sequence[tuple[Tensor, ModelInputs, list[Tensor]]]
     ) -> Callable[[Tensor, float], Tensor]:
-        """The network for B chunks at once; see `Denoiser.place_together`."""
+        """The network for B chunks at once, a context [C, K, h, w] each; see `Denoiser.place_together`."""
         folded, grid = self.folded, self.folded.grid(chunks[0][0])
         rows = [torch.nonzero(inputs.context_mask[0, 0]).flatten().tolist() for _, inputs, _ in chunks]
         positions = chunks[0][1].target_positions

@@ -240,13 +240,13 @@ class GraphDenoiser:
     def place(
         self, latents: Tensor, inputs: ModelInputs, cached: list[np.ndarray], said: Said | None = None
     ) -> Callable[[Tensor, float], Tensor]:
-        """The network for one chunk; see `Denoiser.place`."""
+        """The network for one chunk, a context [C, K, h, w]; see `Denoiser.place`."""
         return self.place_together([(latents, inputs, cached)])
 
     def place_together(
         self, chunks: Sequence[tuple[Tensor, ModelInputs, list[np.ndarray]]]
     ) -> Callable[[Tensor, float], Tensor]:
-        """The network for B chunks at once; see `Denoiser.place_together`."""
+        """The network for B chunks at once, a context [C, K, h, w] each; see `Denoiser.place_together`."""
         folded, grid = self.folded, self.folded.grid(chunks[0][0])
         positions, parts = chunks[0][1].target_positions, 2 * len(folded.layers)
         placing, step = self._placing(grid), self._steps(len(positions), grid, len(chunks))
@@ -313,11 +313,13 @@ class GraphPictures:
         return _compiled([frames, mean], [latents], "decode", self.bf16, self.threads)
 
     def encode(self, frames_u8: np.ndarray) -> Tensor:
+        """uint8 [T, H, W, 3] -> latents [C, T, h, w], each frame alone."""
         request = self._encode(*frames_u8.shape[1:3])
         request.infer([np.ascontiguousarray(frames_u8)], share_inputs=True)
         return torch.from_numpy(request.get_output_tensor(0).data.copy()).transpose(0, 1)
 
     def decode(self, recent: Tensor, latents: Tensor) -> np.ndarray:
+        """New latents [1, C, P, h, w] -> uint8 [P, H, W, 3]; `recent` [C, 1, h, w] is not needed."""
         alone = latents[0].float().transpose(0, 1).contiguous()
         request = self._decode(*alone.shape[1:])
         request.infer([alone.numpy()], share_inputs=True)

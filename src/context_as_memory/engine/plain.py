@@ -40,7 +40,7 @@ class PlainDenoiser:
     def place(
         self, latents: Tensor, inputs: ModelInputs, cached: list[KeysValues] | None, said: Said | None = None
     ) -> Callable[[Tensor, float], Tensor]:
-        """The network for one chunk; see `Denoiser.place`."""
+        """The network for one chunk, a context [C, K, h, w]; see `Denoiser.place`."""
         slots = torch.arange(latents.shape[1]).view(1, 1, -1)
         inputs = replace(inputs, context_index=slots).to(self.device)
         encoded = None
@@ -65,7 +65,7 @@ class PlainDenoiser:
     def place_together(
         self, chunks: Sequence[tuple[Tensor, ModelInputs, list[KeysValues] | None]]
     ) -> Callable[[Tensor, float], Tensor]:
-        """The network for B chunks, one after the other; see `Denoiser.place_together`."""
+        """The network for B chunks [C, K, h, w], one after the other; see `Denoiser.place_together`."""
         return one_by_one([self.place(*chunk) for chunk in chunks])
 
 

@@ -46,7 +46,7 @@ class PictureSource:
     notes: tuple[str, ...] = ()
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
-        """Some frames, uint8 [len(numbers), H, W, 3]."""
+        """The frames of n numbers [n], uint8 [n, H, W, 3]."""
         if self.facts is not None:
             return read_frames(self.path, numbers, self.facts)
         found = {int(number): self._picture(int(number)) for number in np.unique(numbers)}
@@ -418,7 +418,7 @@ def _existing(path: Path) -> Path:
 
 
 def ordered_pictures(folder: Path) -> tuple[list[Path], np.ndarray | None, list[str]]:
-    """The pictures of a folder in their order, their times in seconds if they are named by time, and notes.
+    """The N pictures of a folder in their order, their times [N] in seconds if they are named by time, and notes.
 
     The order is that of the one number that differs from name to name: `frame_0001_640x360.png`, `0000.jpg`,
     `1305031102.175304.png`, `1403636579763555584.png`. Numbers have one step; times need not.

@@ -112,7 +112,7 @@ def read_video(path: str | Path, most_bytes: int = MOST_BYTES) -> np.ndarray:
 
 
 def read_frames(path: str | Path, numbers: Sequence[int] | np.ndarray, facts: VideoFacts) -> np.ndarray:
-    """Some frames of a video, uint8 [len(numbers), H, W, 3], in the order of `numbers`; only these are held in memory.
+    """The frames of n numbers [n] of a video, uint8 [n, H, W, 3], in that order; only these are held in memory.
 
     facts: of `measure_video`; with them decoding begins at the nearest key frame instead of at the start.
     """

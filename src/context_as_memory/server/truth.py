@@ -63,10 +63,12 @@ class TrueWorld(World):
         return self.config.chunk_latents
 
     def reset(self, frames_u8: np.ndarray, cameras: Cameras, profiles_m: np.ndarray | None = None) -> None:
+        """Start from the picture of the place; what is given, frames uint8 [T, H, W, 3], is not used."""
         start = self.place.start
         super().reset(self.place.renderer.render(start), start)
 
     def remember(self, frames_u8: np.ndarray, cameras: Cameras, profiles_m: np.ndarray | None = None) -> None:
+        """Add frames uint8 [T, H, W, 3] and their T cameras; nothing is encoded."""
         self.bank.append(frames_u8, cameras, _no_latents(len(frames_u8)), profiles_m=profiles_m)
 
     def step(

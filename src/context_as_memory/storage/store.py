@@ -62,6 +62,7 @@ class BranchStore:
         self._expected = frames_u8, self._packer.submit(encode_frames, frames_u8)
 
     def append(self, frames_u8: np.ndarray, cameras: Cameras, latents: Tensor, note: Mapping[str, Any]) -> None:
+        """Keep t frames uint8 [t, H, W, 3], their cameras and latents [C, t, h, w], see `Store.append`."""
         if (cameras.width, cameras.height) != self._size:
             raise UserError(f"the world in {self.file.folder} is of {self._size} pictures")
         expected, self._expected = self._expected, None
@@ -85,12 +86,15 @@ class BranchStore:
         return Cameras(c2w, K, *self._size)[np.maximum(np.searchsorted(rows, entries, side="right") - 1, 0)]
 
     def frames_u8(self, frame_ids: Sequence[int]) -> np.ndarray:
+        """Frames by number, uint8 [n, H, W, 3]."""
         return np.stack([self._frames(info)[row] for info, row in self._locate(frame_ids)])
 
     def latents(self, frame_ids: Sequence[int]) -> Tensor:
+        """Latents of frames by number, [C, n, h, w]."""
         return torch.stack([self._latents(info)[:, row] for info, row in self._locate(frame_ids)], dim=1)
 
     def readable(self) -> np.ndarray | None:
+        """Which entries can be read, bool [N]; None if all can."""
         if not any(info.lost for info in self.chunks):
             return None
         return np.repeat([not info.lost for info in self.chunks], [info.frames for info in self.chunks])

@@ -34,7 +34,7 @@ def save_whole(
     folder: Path, model: nn.Module, optimizers: Optimizers, ema: dict[str, Tensor], step: int, elapsed_s: float
 ) -> None:
     """Write `last.pt`, whole or not at all; the one before stays as `previous.pt`. `UserError` for weights that are not
-    finite, and for a full disk: then both stay as they were."""
+    finite, and for a full disk: then both stay as they were. ema: averages [...] by name of the parameter."""
     model_state, optimizer_state = get_state_dict(model, optimizers, options=_options(True))
     averages = {name: value.detach().cpu() for name, value in ema.items()}
     _require_finite([*model_state.items(), *averages.items()], step, folder)
@@ -100,8 +100,8 @@ def _read(folder: Path) -> dict[str, Any] | None:
 
 
 def load_whole(folder: Path, model: nn.Module, optimizers: Optimizers, ema: dict[str, Tensor]) -> Progress | None:
-    """Read `last.pt`, or `previous.pt` where that is damaged, into a model, its optimizers and averages; None if there
-    is neither."""
+    """Read `last.pt`, or `previous.pt` where that is damaged, into a model, its optimizers and averages [...] by name;
+    None if there is neither."""
     state, path = _read(folder), folder / LAST
     if state is None:
         if (folder / _NAME).exists():
@@ -127,7 +127,7 @@ def load_whole(folder: Path, model: nn.Module, optimizers: Optimizers, ema: dict
 def save_shards(
     folder: Path, model: nn.Module, optimizers: Optimizers, ema: dict[str, Tensor], step: int, elapsed_s: float
 ) -> None:
-    """Write a folder of shards; every process must call this."""
+    """Write a folder of shards, averages [...] by name among them; every process must call this."""
     from torch.distributed import barrier, checkpoint, get_rank
 
     _require_finite([*model.named_parameters(), *ema.items()], step, folder)
@@ -145,7 +145,7 @@ def save_shards(
 
 
 def load_shards(folder: Path, model: nn.Module, optimizers: Optimizers, ema: dict[str, Tensor]) -> Progress | None:
-    """Read the last folder of shards, each process its own; None if there is none."""
+    """Read the last folder of shards, each process its own, averages [...] by name; None if there is none."""
     from torch.distributed import checkpoint
 
     if not (folder / _NAME).exists():

@@ -61,6 +61,7 @@ class CodecTask:
         return torch.from_numpy(np.stack(crops))
 
     def loss(self, model: nn.Module, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """See `codec_loss`; batch: crops uint8 [B, H, W, 3]."""
         assert isinstance(model, ImageAutoencoder)
         return codec_loss(model, _as_images(batch), self.recipe.loss, generator, self.perceptual)
 

@@ -108,6 +108,7 @@ class CompiledDenoiser:
         return rearrange(x, "b f (h w) (p q c) -> b c f (h p) (w q)", h=grid[0], p=rows, q=columns)
 
     def predict(self, noisy: Tensor, timestep: Tensor, pool: Tensor, inputs: ModelInputs) -> Tensor:
+        """As `WorldTransformer.predict`: noisy [B, C, P, h, w], timestep [B], pool [S, C, M, h, w]."""
         return self.denoise(noisy, timestep, self.prepare(pool, inputs), inputs)
 
 

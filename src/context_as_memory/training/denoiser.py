@@ -162,8 +162,8 @@ class DenoiserTask:
         return self._denoisers[id(model)]
 
     def loss(self, model: Any, batch: DenoiserBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
-        """Mean squared error of the velocity, one number; loss on targets only, since only they are noisy (paper
-        section 3.1)."""
+        """Mean squared error of the velocity, []; loss on targets only, since only they are noisy (paper section
+        3.1)."""
         recipe = self.recipe
         targets, pool = latents_of(self.source, batch)
         # Random numbers are drawn where the latents lie: to send them there would be to wait for all that is under way.
@@ -455,7 +455,7 @@ def settings_of(recipe: DenoiserRecipe, size: tuple[int, int]) -> dict[str, Any]
 def save_model(
     recipe: DenoiserRecipe, state: dict[str, Tensor], codec: Any, size: tuple[int, int], folder: Path
 ) -> None:
-    """Write a model folder: `transformer/`, `vae/`, `model.json`."""
+    """Write a model folder: `transformer/`, `vae/`, `model.json`. state: the denoiser's tensors [...] by name."""
     with torch.device("meta"):
         model = WorldTransformer(recipe.model)
     save_pretrained(model, folder / "transformer", state=state)

@@ -91,7 +91,7 @@ def export_adapted(
 ) -> None:
     """Write a model folder that refers to the backbone of `init`: only what was trained, and how it is used.
 
-    state: the trained parameters by name, whole. settings: changes of those of `init`.
+    state: the trained parameters [...] by name, whole. settings: changes of those of `init`.
     """
     start = resolve(init)
     place = folder / "transformer"

@@ -113,6 +113,7 @@ class RecordedVideos:
         self.own = SelfMemory(frames, shape, device) if drawing.self_share and self.clips is None else None
 
     def read(self, frames: Tensor) -> Tensor:
+        """Latents of frames [N, F] as the model takes them, float32 [N, C, F, h, w]."""
         return self.store.read(frames).to(self.device)
 
     def batch(self, step: int, rank: int) -> DenoiserBatch:
@@ -212,6 +213,7 @@ class RecordedVideos:
         return jobs
 
     def keep(self, jobs: Sequence[WalkJob], made: Tensor, good: Tensor) -> None:
+        """Take what a round has made: latents [W, L P, C, h, w], and which are good enough, bool [W, L P]."""
         assert self.own is not None
         for job, latents, fine in zip(jobs, made, good, strict=True):
             self.own.keep(job.made, latents, fine)

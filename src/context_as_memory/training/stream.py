@@ -301,6 +301,7 @@ class Stream:
         return jobs
 
     def keep(self, jobs: Sequence[WalkJob], made: Tensor, good: Tensor) -> None:
+        """Take what a round has made: latents [W, L P, C, h, w], and which are good enough, bool [W, L P]."""
         assert self.own is not None
         where = {plan.number: slot for slot, plan in enumerate(self._plans) if plan is not None}
         for job, latents, fine in zip(jobs, made, good, strict=True):

@@ -75,8 +75,8 @@ class TrainingTask(Protocol):
         ...
 
     def loss(self, model: Any, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
-        """Loss, one number, and figures for the log: numbers, or tensors of one element, which nobody waits for before
-        the log is written."""
+        """Loss [], and figures for the log: numbers, or tensors [] of one element, which nobody waits for before the
+        log is written."""
         ...
 
     def sample(self, model: Any, folder: Path, step: int) -> dict[str, float]:
@@ -212,7 +212,7 @@ class Trainer:
         return tensor.full_tensor().cpu() if hasattr(tensor, "full_tensor") else tensor.detach().cpu()
 
     def averaged_state(self) -> dict[str, Tensor]:
-        """The averaged weights and the buffers, whole, on the CPU (every process must call this)."""
+        """The averaged weights and the buffers [...] by name, whole, on the CPU (every process must call this)."""
         state = {name: self._full(value) for name, value in zip(self._names(), self.ema, strict=True)}
         return state | {name: self._full(value) for name, value in self.model.named_buffers()}
 

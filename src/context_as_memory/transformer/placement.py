@@ -113,6 +113,7 @@ class Place(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        """Gradient [B, F, n, heads, dim] of x: placed back, by transposed matrices and turned the other way."""
         matrix = None if ctx.matrix is None else ctx.matrix.mT
         table = None if ctx.table is None else ctx.table.conj()
         return _place(gradient, matrix, table, ctx.split), None, None, None

@@ -142,6 +142,7 @@ class VoxelGround:
     # --- as `trajectories.WalkingGround` -----------------------------------------------------------------
 
     def search(self, start: int) -> tuple[np.ndarray, Callable[[int], np.ndarray]]:
+        """Costs [P] and ways of points [M, 3], see `WalkingGround.search`."""
         from scipy.sparse.csgraph import dijkstra
 
         away, before = dijkstra(self._graph, indices=start, return_predecessors=True)
@@ -155,16 +156,19 @@ class VoxelGround:
         return away, way
 
     def only(self, places: np.ndarray) -> "VoxelGround":
+        """The ground without all other places; bool [P]."""
         number = np.where(places, np.cumsum(places) - 1, -1).astype(np.int32)
         links = np.where(self.links < 0, -1, number[self.links])[places]
         square, height, head, covered = (part[places] for part in (self.square, self.height, self.head, self.covered))
         return VoxelGround(self.shape, square, height, head, links, covered, self.home)
 
     def clearance_at(self, points: np.ndarray) -> np.ndarray:
+        """Metres [M] from points [M, 3] to what is in the way; 0 off the ground."""
         place = self._place_at(points)
         return np.where(place < 0, 0.0, _CLEARANCE_M + STEP_M * self.rings[place])
 
     def eye_z(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Heights [M] of the eye over points [M, 3], metres: usual, least and greatest."""
         place = self._place_at(points)
         floor = np.where(place < 0, points[:, 2], self.height[place] / TEXELS)
         head = np.where(place < 0, BODY, self.head[place]) / TEXELS

@@ -85,7 +85,7 @@ def unpickled_arrays(data: bytes) -> Any:
 
 
 def read_torchscript(data: bytes) -> dict[str, Tensor]:
-    """The float32 tensors of a TorchScript file by their path in the module tree, for example `net.conv.weight`.
+    """The float32 tensors [...] of a TorchScript file by their path in the module tree, such as `net.conv.weight`.
 
     The program in the file is neither loaded nor run: the tree is read as nested attributes, the numbers as bytes.
     `pickle.UnpicklingError` if the file names anything that such a tree is not made of.

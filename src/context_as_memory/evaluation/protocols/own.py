@@ -21,7 +21,7 @@ BOTH = {"coverage": "coverage", "recent": "recent"}
 
 
 def walk(system: System, start: StartView, path: Cameras, rule: str | Rule, seed: int) -> np.ndarray:
-    """The given picture and the frames along a path, uint8 [1 + len(path), H, W, 3]."""
+    """The given picture and the frames along a path of N cameras, uint8 [1 + N, H, W, 3]."""
     return np.concatenate([start.frame[None], system.walk(start.frame[None], start.camera, path, rule, seed)])
 
 

@@ -118,7 +118,7 @@ def missing_note(wanted: Sequence[str], networks: Sequence[str]) -> list[str]:
 
 
 def digest(*parts: bytes | str | Path | np.ndarray) -> str:
-    """SHA-256 of what is measured: bytes, words, arrays, and the content of files and folders."""
+    """SHA-256 of what is measured: bytes, words, arrays of any shape [...], and the content of files and folders."""
     whole_of = hashlib.sha256()
     for part in parts:
         if isinstance(part, Path):

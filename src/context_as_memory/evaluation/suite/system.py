@@ -36,8 +36,8 @@ class System(Protocol):
         ...
 
     def walk(self, start_u8: np.ndarray, start: Cameras, path: Cameras, rule: str | Rule, seed: int) -> np.ndarray:
-        """Frames uint8 [len(path), H, W, 3] along a path, remembering the start frames and its own; `rule` is one of
-        `retrieval.STRATEGIES`, or is asked for the context of every chunk."""
+        """Frames uint8 [N, H, W, 3] along a path of N cameras, remembering the start frames [m, H, W, 3] and its own;
+        `rule` is one of `retrieval.STRATEGIES`, or is asked for the context of every chunk."""
         ...
 
     def identity(self) -> Mapping[str, Any]:
@@ -62,11 +62,13 @@ class WorldSystem:
         return type(self.world)(self.world.model, self.world.codec, config, str(self.world.device))
 
     def generate(self, context_u8: np.ndarray, context: Cameras, targets: Cameras, seed: int) -> np.ndarray:
+        """See `System.generate`: m frames uint8 [m, H, W, 3] -> a chunk uint8 [chunk_frames, H, W, 3]."""
         world = self.fresh(seed)
         world.reset(context_u8, context)
         return world.step(targets, retrieval=_given(np.arange(len(context))), commit=False).frames_u8
 
     def walk(self, start_u8: np.ndarray, start: Cameras, path: Cameras, rule: str | Rule, seed: int) -> np.ndarray:
+        """See `System.walk`: m start frames uint8 [m, H, W, 3] -> N frames along the path, uint8 [N, H, W, 3]."""
         world = self.fresh(seed, rule if isinstance(rule, str) else None)
         world.reset(start_u8, start)
         chunks = world.rollout(path, None if isinstance(rule, str) else lambda targets: _asked(rule, world, targets))
