@@ -3,7 +3,6 @@ in silence."""
 
 import json
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -550,12 +549,6 @@ def test_times_that_go_back_stay_or_leap_are_told(tmp_path, times, told, named):
     (tmp_path / "walk.csv").write_text("\n".join(rows) + "\n")
     notes = [note for note in read_track(tmp_path / "walk.csv", hfov_deg=70).notes if "times" in note]
     assert len(notes) == (told is not None) and (told or "") in " ".join(notes)
-
-
-@pytest.mark.parametrize("name", ["poses.npy", "poses.npz", "poses.txt", "poses.csv", "transforms.json", "cameras.bin"])
-def test_a_pipe_among_camera_files_is_not_waited_for(tmp_path, name):
-    os.mkfifo(tmp_path / name)
-    assert "no plain file" in complaint(tmp_path / name, hfov_deg=70)
 
 
 def _tum(path: Path, poses: np.ndarray, order: list[int], heading: str = "") -> Path:

@@ -55,3 +55,10 @@ def test_a_folder_that_cannot_be_written_is_told_and_one_that_can_is_not_made(tm
     files.check_folder(tmp_path / "new" / "deep", "--out")
     files.check_folder(tmp_path, "--out")
     assert [path.name for path in tmp_path.iterdir()] == ["a file"]
+
+
+@pytest.mark.parametrize("name", ["poses.npy", "poses.npz", "poses.txt", "poses.csv", "transforms.json", "cameras.bin"])
+def test_a_pipe_among_camera_files_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match="no plain file"):
+        read_track(tmp_path / name, hfov_deg=70)
