@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from context_as_memory.evaluation.returns import (
     LEFT_SHARE,
     RECENT_FRAMES,
     SEEN_SHARE,
+    Visit,
     find_returns,
     pose_distance,
     return_tasks,
@@ -29,7 +31,7 @@ from context_as_memory.pictures.inspector import InspectedChunk, draw_inspector
 from context_as_memory.pictures.sheets import SideBySide, contact_sheet
 from context_as_memory.retrieval import Retrieval, RetrievalConfig, retrieve
 from context_as_memory.walk.recorder import choose_chunks
-from context_as_memory.walk.report import closure_report, returns_report, timing
+from context_as_memory.walk.report import closure_report, compare_visits, returns_report, timing
 from tiny import ROOM_HEIGHT as HEIGHT
 from tiny import ROOM_WIDTH as WIDTH
 from tiny import paint_room, transformed
@@ -220,6 +222,19 @@ def test_closure_report_compares_with_the_given_picture_and_not_with_the_video_i
     itself = returns_report({"drifted": list(drifted)}, visits(pairs[pairs[:, 0] > 0]))
     assert itself["drifted"]["psnr"]["mean"] > found["drifted"]["psnr"] + 10
     assert closure_report({"true": list(true)}, cameras[:70]) is None
+
+
+def test_returns_are_scored_one_by_one_with_the_same_bits_and_little_memory() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (160, 96, 160, 3), dtype=np.uint8)
+    frames[80:] = np.clip(frames[:80].astype(int) + np.arange(80)[:, None, None, None] // 4, 0, 255)
+    visit = Visit(np.arange(80, 104), np.arange(24))
+    tracemalloc.start()
+    found = compare_visits(frames, [visit])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    together = psnr(frames[80:104], frames[:24]).mean(), ssim(frames[80:104], frames[:24]).mean()
+    assert (found["psnr"][0], found["ssim"][0]) == together
+    assert peak < 16 * 8 * frames[0].size  # some pictures in float64; together they took 6 times as much
 
 
 def test_timing_summarises_stages() -> None:

@@ -1,6 +1,6 @@
 """Numbers of a walk: returns against first visits, the given picture against its returns, time by stage."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,13 +40,20 @@ def timing(seconds: Sequence[dict[str, float]], num_frames: int) -> dict[str, An
 def compare_visits(frames_u8: Sequence[np.ndarray] | np.ndarray, visits: Sequence[Visit]) -> dict[str, np.ndarray]:
     """PSNR and SSIM of returns against their first visits, averaged within each visit: {"psnr", "ssim"}: float64
     [V]."""
-    result: dict[str, list[float]] = {"psnr": [], "ssim": []}
-    for visit in visits:
-        returned = np.stack([frames_u8[i] for i in visit.frames.tolist()])
-        first = np.stack([frames_u8[i] for i in visit.firsts.tolist()])
-        result["psnr"].append(float(psnr(returned, first).mean()))
-        result["ssim"].append(float(ssim(returned, first).mean()))
-    return {name: np.array(values) for name, values in result.items()}
+    scores = [
+        _scores(
+            (frames_u8[int(now)], frames_u8[int(first)]) for now, first in zip(visit.frames, visit.firsts, strict=True)
+        )
+        for visit in visits
+    ]
+    return {name: np.array([score[name] for score in scores]) for name in ("psnr", "ssim")}
+
+
+def _scores(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    """Mean PSNR and SSIM of pairs of pictures uint8 [H, W, 3]; one pair at a time, since scores are computed in numbers
+    eight times as large as pictures."""
+    each = np.array([(psnr(a, b), ssim(a, b)) for a, b in pairs]).T.copy()
+    return {"psnr": float(each[0].mean()), "ssim": float(each[1].mean())}
 
 
 def returns_report(
@@ -98,10 +105,7 @@ def closure_report(frames: Mapping[str, Sequence[np.ndarray]], cameras: Cameras)
         "largest_angle_deg": round(float(np.degrees(radians[rows].max())), 3),
     }
     for name, run in frames.items():
-        back = np.stack([run[row] for row in rows])
-        start = np.broadcast_to(run[0], back.shape)
         report[name] = {
-            "psnr": round(float(psnr(back, start).mean()), 4),
-            "ssim": round(float(ssim(back, start).mean()), 4),
+            metric: round(value, 4) for metric, value in _scores((run[row], run[0]) for row in rows).items()
         }
     return report
