@@ -58,7 +58,10 @@ class BranchStore:
         return self.chunks[-1].id if self.chunks else None
 
     def expect(self, frames_u8: np.ndarray) -> None:
-        # Packing takes a second for a chunk of 832x480, as long as the networks need for its latents.
+        """Begin to pack the frames that are appended next, uint8 [t, H, W, 3].
+
+        A chunk of 832x480 takes a second, in which the networks make its latents.
+        """
         self._expected = frames_u8, self._packer.submit(encode_frames, frames_u8)
 
     def append(self, frames_u8: np.ndarray, cameras: Cameras, latents: Tensor, note: Mapping[str, Any]) -> None:
