@@ -21,7 +21,9 @@ from torch.overrides import TorchFunctionMode
 
 from context_as_memory.adapters import backbone, lora
 from context_as_memory.adapters.cache import remembered
+from context_as_memory.adapters.echo import EchoConfig, EchoTransformer
 from context_as_memory.adapters.hub import fetch, is_hub_name
+from context_as_memory.adapters.memorizon import MemorizonConfig, MemorizonTransformer
 from context_as_memory.adapters.shards import WEIGHTS_FILE as WEIGHTS_FILE
 from context_as_memory.adapters.shards import Shards, check_shapes, fill, has_weights, open_file, open_shards, shapes_of
 from context_as_memory.adapters.text import open_words
@@ -35,9 +37,11 @@ from context_as_memory.transformer import TransformerConfig, WorldTransformer
 
 MODEL_FILE, FORMER_FILE = "model.json", "world.json"  # the settings of a model; their name before it was this
 MEMORY_FILE = "memory.safetensors"  # in `transformer/`: what a backbone's weights lack
-_CLASSES: dict[str, tuple[type[nn.Module], type]] = {
+NETWORKS: dict[str, tuple[type[nn.Module], type]] = {  # by name: class, and class of its settings
     "ImageAutoencoder": (ImageAutoencoder, ImageAutoencoderConfig),
     "WorldTransformer": (WorldTransformer, TransformerConfig),
+    "MemorizonTransformer": (MemorizonTransformer, MemorizonConfig),
+    "EchoTransformer": (EchoTransformer, EchoConfig),
 }
 
 _SILENT = ("text_encoder", "tokenizer", "scheduler")  # components that no picture comes from
@@ -146,7 +150,7 @@ def from_pretrained(
     sources = _sources(folder)
     _check_sizes(name, config, sources, folder)
     with _Unstarted():
-        model = _CLASSES[name][0](config)
+        model = NETWORKS[name][0](config)
     fill(model, sources, dtype, str(folder))
     if (folder / lora.FILE).exists():
         lora.merge(model, lora.read(folder))
@@ -172,10 +176,10 @@ def _network(folder: Path, expect: type[nn.Module] | None) -> tuple[str, Any]:
             values = asdict(from_diffusers_config(values))
         except (TypeError, ValueError, IndexError) as error:
             raise UserError(f"{where}: it describes no network ({error}); fetch it again") from error
-    if name not in _CLASSES or (expect is not None and name != expect.__name__):
-        wanted = expect.__name__ if expect is not None else " or ".join(_CLASSES)
+    if name not in NETWORKS or (expect is not None and not issubclass(NETWORKS[name][0], expect)):
+        wanted = expect.__name__ if expect is not None else " or ".join(NETWORKS)
         raise UserError(f"weights: {folder} holds a {found}, not a {wanted}")
-    return name, build_config(_CLASSES[name][1], values, where)
+    return name, build_config(NETWORKS[name][1], values, where)
 
 
 def _check_sizes(name: str, settings: Any, sources: list[Shards], folder: Path) -> None:
@@ -192,7 +196,7 @@ def _check_sizes(name: str, settings: Any, sources: list[Shards], folder: Path) 
             raise UserError(f"weights: {where}: {key} is {value}, and the weights hold no such network")
     try:
         with torch.device("meta"), _Unstarted():
-            wanted = shapes_of(_CLASSES[name][0](settings))
+            wanted = shapes_of(NETWORKS[name][0](settings))
     except UserError:
         raise
     except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:  # sizes that no layer can have

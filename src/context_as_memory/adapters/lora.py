@@ -49,9 +49,12 @@ def inject(model: nn.Module, rank: int, alpha: float, targets: str = TARGETS) ->
             parameter.requires_grad_(True)
 
 
+_ADDED = ("camera_heads.", "pixel_embedding.", "camera_encoder.", "prope_attn.", "action_attn.", "action_mlp.")
+
+
 def is_added(name: str) -> bool:
     """Whether a parameter is one that stock weights of Wan lack."""
-    return any(part in name for part in ("camera_heads.", "pixel_embedding.", "camera_encoder."))
+    return any(part in name for part in _ADDED)
 
 
 def save(model: nn.Module, folder: Path, averaged: dict[str, Tensor] | None = None) -> Path:

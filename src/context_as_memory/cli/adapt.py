@@ -35,19 +35,26 @@ class Adapt:
     owner/name, owner/name@revision. With --merge also a model that refers to one."""
     out: Annotated[Path, tyro.conf.arg(aliases=("-o",))]
     """Folder of the new model; it must not exist yet, or be empty."""
+    checkpoint: str | None = None
+    """Weights that somebody trained further, for the network of this backbone: a file or folder in Wan's original names
+    or in those of diffusers, safetensors or pickled tensors; Memorizon; Echo-Memory with frames as context. They are
+    copied. Networks that have cameras of their own keep those, whatever --camera says."""
     size: str | None = None
-    """Width and height of its pictures, as in 832x480."""
+    """Width and height of its pictures, as in 832x480; as the checkpoint's makers use it, if it tells."""
     camera: Literal["rays", "prope", "additive", "none"] = "rays"
     """How cameras enter: rays and prope by heads beside the pre-trained ones; additive as in the paper; none: the
     stock model."""
     camera_heads: int | None = None
     """Heads beside the pre-trained ones; one for every six of them if not given."""
-    chunk_latents: int = 4
-    """Target latents of a chunk, of four frames each."""
-    steps: int = 20
-    """Denoising steps of a chunk."""
-    guidance: float = 5.0
-    """How far pictures are led to the prompt; 1: not at all, for distilled weights."""
+    chunk_latents: int | None = None
+    """Target latents of a chunk, of four frames each; 4 if neither this nor the checkpoint tells."""
+    steps: int | None = None
+    """Denoising steps of a chunk; 20 if neither this nor the checkpoint tells."""
+    guidance: float | None = None
+    """How far pictures are led to the prompt; 1: not at all, for distilled weights. 5 if neither this nor the
+    checkpoint tells."""
+    context: int | None = None
+    """Frames in the context, the recent one included; 8 if neither this nor the checkpoint tells."""
     negative: str = ""
     """What guidance leads away from."""
     prompts: tuple[str, ...] = ()
@@ -66,6 +73,8 @@ def adapt(command: Adapt) -> str:
     is_model = (base / MODEL_FILE).exists()
     if command.out.exists() and (not command.out.is_dir() or any(command.out.iterdir())):
         raise UserError(f"adapt: {command.out} is there already; give another folder with --out")
+    if is_model and command.checkpoint:
+        raise UserError(f"adapt: {base} is a model already; a --checkpoint needs a backbone in the diffusers layout")
     if is_model and not command.merge:
         raise UserError(f"adapt: {base} is a model already; use it as it is, or add --merge for one that stands alone")
     with _whole(command.out) as folder:
@@ -93,11 +102,14 @@ def _whole(out: Path) -> Iterator[Path]:
 def _write(command: Adapt, base: Path, folder: Path) -> str | None:
     """Settings, and what the backbone's weights lack."""
     from context_as_memory.adapters.backbone import described
+    from context_as_memory.adapters.guests import guest
+    from context_as_memory.adapters.original import open_checkpoint
     from context_as_memory.adapters.shards import check_shapes, open_shards
     from context_as_memory.adapters.text import FILE, open_words
     from context_as_memory.adapters.wan import from_diffusers_config, spatial_factor
     from context_as_memory.diffusion import FlowMatching
     from context_as_memory.formats.files import write_text
+    from context_as_memory.retrieval import RetrievalConfig
     from context_as_memory.weights import MODEL_FILE, read_object
     from context_as_memory.world import WorldConfig
 
@@ -107,33 +119,51 @@ def _write(command: Adapt, base: Path, folder: Path) -> str | None:
             f"backbone: {base / 'transformer'} holds a {values.get('_class_name')}, not a WanTransformer3DModel"
         )
     stock = from_diffusers_config(values)
+    checkpoint = None if command.checkpoint is None else open_checkpoint(command.checkpoint)
+    found = None if checkpoint is None else guest(checkpoint)
     vae = read_object(base / "vae" / "config.json", "backbone")
     if vae.get("_class_name") != "AutoencoderKLWan" or vae.get("z_dim", 16) != stock.in_channels:
         raise UserError(f"backbone: {base / 'vae'} holds no AutoencoderKLWan of {stock.in_channels} channels")
-    width, height = _size(command.size, spatial_factor(vae) * stock.patch_size[1])
-    shards = open_shards(base / "transformer")
-    check_shapes(_shapes(stock), shards.shapes, str(base / "transformer"))
-
-    heads = (
-        0 if command.camera in ("additive", "none") else command.camera_heads or max(1, stock.num_attention_heads // 6)
-    )
-    mode = "per_frame" if heads else "joint"
-    config = replace(stock, camera=command.camera, camera_heads=heads, context_mode=mode)
-    _save_added(folder / "transformer", config, shards)
+    width, height = _size(command.size or (found.size if found else None), spatial_factor(vae) * stock.patch_size[1])
+    if checkpoint is None or found is None:
+        name, config, shards = "WorldTransformer", stock, open_shards(base / "transformer")
+        check_shapes(_shapes(name, config), shards.shapes, str(base / "transformer"))
+    else:
+        name, config = found.class_name, found.config
+        if (config.in_channels, config.text_dim) != (stock.in_channels, stock.text_dim):
+            raise UserError(
+                f"checkpoint: {checkpoint.path} works on latents of {config.in_channels} channels and words of "
+                f"{config.text_dim}, the backbone in {base} on {stock.in_channels} and {stock.text_dim}; give the one "
+                "that it was trained from"
+            )
+        check_shapes(_shapes(name, config), checkpoint.shapes, str(checkpoint.path))
+        checkpoint.save(folder / "transformer")
+        shards = open_shards(folder / "transformer")
+    if name == "WorldTransformer":  # no camera of its own
+        config = _with_cameras(config, command)
+    _save_added(folder / "transformer", name, config, shards)
+    theirs = {} if found is None else dict(found.settings)
+    retrieval = RetrievalConfig()
+    if context := command.context or (found.context if found else None):
+        retrieval = replace(retrieval, max_context=context)
+    shift = theirs.pop("shift", None) or _shift(base)
+    chosen = {"chunk_latents": command.chunk_latents, "num_steps": command.steps, "guidance": command.guidance}
+    usual = {"chunk_latents": 4, "num_steps": 20, "guidance": 5.0}
     settings = WorldConfig(
         width=width,
         height=height,
-        chunk_latents=command.chunk_latents,
-        num_steps=command.steps,
-        flow=FlowMatching(shift=_shift(base)),
+        flow=FlowMatching(shift=shift),
         negative=command.negative,
-        guidance=command.guidance,
+        retrieval=retrieval,
+        **(usual | theirs | {key: value for key, value in chosen.items() if value is not None}),
     )
     told = {"backbone": described(command.backbone, base, command.out)} | asdict(settings)
     if command.prompts:
         words = open_words(folder, base, stock.text_dim or 0)
         words.save(folder / FILE, tuple(dict.fromkeys(("", command.negative, *command.prompts))))
     write_text(folder / MODEL_FILE, json.dumps(told, indent=2) + "\n")
+    if found is not None and found.told is not None:
+        return found.told
     index = base / "model_index.json"
     starts_from_pictures = index.exists() and bool(read_object(index, "backbone").get("expand_timesteps"))
     if starts_from_pictures:
@@ -151,14 +181,23 @@ def _size(size: str | None, multiple: int) -> tuple[int, int]:
     return width, height
 
 
-def _shapes(config: "TransformerConfig") -> dict[str, tuple[int, ...]]:
+def _with_cameras(stock: "TransformerConfig", command: Adapt) -> "TransformerConfig":
+    """The configuration of a stock network with the cameras that were asked for."""
+    heads = command.camera_heads or max(1, stock.num_attention_heads // 6)
+    heads = 0 if command.camera in ("additive", "none") else heads
+    mode = "per_frame" if heads else "joint"
+    return replace(stock, camera=command.camera, camera_heads=heads, context_mode=mode)
+
+
+def _shapes(name: str, config: "TransformerConfig") -> dict[str, tuple[int, ...]]:
+    """Tensors of a network of that class."""
     import torch
 
     from context_as_memory.adapters.shards import shapes_of
-    from context_as_memory.transformer import WorldTransformer
+    from context_as_memory.weights import NETWORKS
 
     with torch.device("meta"):
-        return shapes_of(WorldTransformer(config))
+        return shapes_of(NETWORKS[name][0](config))
 
 
 def _shift(base: Path) -> float:
@@ -170,7 +209,7 @@ def _shift(base: Path) -> float:
     return float(told.get("flow_shift") or told.get("shift") or 5.0)
 
 
-def _save_added(folder: Path, config: "TransformerConfig", shards: "Shards") -> None:
+def _save_added(folder: Path, name: str, config: "TransformerConfig", shards: "Shards") -> None:
     """Write the configuration, and the tensors that stock weights lack, as they begin."""
     from safetensors.torch import save_file
 
@@ -178,9 +217,7 @@ def _save_added(folder: Path, config: "TransformerConfig", shards: "Shards") -> 
     from context_as_memory.formats.files import atomic, write_text
     from context_as_memory.weights import MEMORY_FILE
 
-    write_text(
-        folder / "config.json", json.dumps({"_class_name": "WorldTransformer"} | asdict(config), indent=2) + "\n"
-    )
+    write_text(folder / "config.json", json.dumps({"_class_name": name} | asdict(config), indent=2) + "\n")
     tensors: dict[str, Tensor] = added_tensors(config, shards)
     if tensors:
         with atomic(folder / MEMORY_FILE) as partial:
@@ -206,7 +243,7 @@ def _merge(model: Path, base: Path, folder: Path) -> None:
     save_pretrained(network, folder / "transformer", dtype=None)
     (folder / "transformer" / MEMORY_FILE).unlink(missing_ok=True)
     stock = to_diffusers_config(network.config)
-    if stock is not None:
+    if stock is not None and type(network) is WorldTransformer:
         write_text(folder / "transformer" / "config.json", json.dumps(stock, indent=2) + "\n")
     for part in PARTS:
         found = component(model, part)

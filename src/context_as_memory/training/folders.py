@@ -13,6 +13,7 @@ from torch import Tensor
 
 from context_as_memory.adapters import lora
 from context_as_memory.adapters.backbone import described
+from context_as_memory.adapters.shards import has_weights
 from context_as_memory.adapters.text import open_words
 from context_as_memory.compute import fast
 from context_as_memory.errors import UserError
@@ -73,6 +74,11 @@ def start_network(init: str | Path, adaptation: Adaptation, dtype: torch.dtype) 
             f"training: {init} has LoRA matrices of its own; make them part of it first: cam adapt --merge "
             f"--backbone {init} --out NEW, then --init NEW"
         )
+    if adaptation.rank and has_weights(folder / "transformer") and backbone_of(folder) is not None:
+        raise UserError(
+            f"training: {init} has weights of its own beside a backbone's, and matrices beside them would lose one of "
+            f"the two; make a model of both first: cam adapt --merge --backbone {init} --out NEW, then --init NEW"
+        )
     network: WorldTransformer = from_pretrained(folder / "transformer", expect=WorldTransformer, dtype=dtype)
     network.requires_grad_(True)
     if adaptation.rank:
@@ -102,7 +108,7 @@ def export_adapted(
         with atomic(place / MEMORY_FILE) as partial:
             save_file({name: value.detach().cpu().contiguous() for name, value in added.items()}, partial)
         lora.save(network, place, dict(state))
-        config = {"_class_name": "WorldTransformer"} | asdict(network.config)
+        config = {"_class_name": type(network).__name__} | asdict(network.config)
         write_text(place / "config.json", json.dumps(config, indent=2) + "\n")
     else:
         save_pretrained(network, place, state=dict(state), dtype=torch.bfloat16)

@@ -24,7 +24,7 @@ Kept = KeysValues | None  # a list to put them in
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]  # (layer, q, k, v), each [B, F, n, heads, hd] -> same as q
 
 
-def _attention(
+def attend_all(
     q: Float[Tensor, "b f n heads hd"],
     k: Float[Tensor, "b g m heads hd"],
     v: Float[Tensor, "b g m heads hd"],
@@ -131,7 +131,7 @@ class TransformerBlock(nn.Module):
         q, k, v = self.attn1.project(y)
         x = torch.addcmul(x, self.attn1.merge(attend(layer, q, k, v)), gate1)
         if text is not None:
-            x = x + self.attn2.merge(_attention(*self.attn2.project(self.norm2(x), text)))
+            x = x + self.attn2.merge(attend_all(*self.attn2.project(self.norm2(x), text)))
         y = torch.addcmul(shift2, self.norm3(x), 1 + scale2)
         return torch.addcmul(x, self.ffn(y), gate2), k, v
 
@@ -288,7 +288,7 @@ class WorldTransformer(nn.Module):
         place = Placement(self.config, frame_positions or tuple(range(frames)), grid, tokens.device, cameras)
 
         def attend(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return place.output(_attention(place.query(q), place.key(k), place.value(v), bias))
+            return place.output(attend_all(place.query(q), place.key(k), place.value(v), bias))
 
         timestep = timestep.unsqueeze(1).expand(-1, frames) if timestep.ndim == 1 else timestep
         tokens, embedding = self._run(tokens, timestep, attend, self._pose(cameras), encoder_hidden_states, kept)
@@ -396,7 +396,7 @@ class WorldTransformer(nn.Module):
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             context_k, context_v = known[layer]
             k, v = torch.cat((place.key(k), context_k), dim=1), torch.cat((place.value(v), context_v), dim=1)
-            return place.output(_attention(place.query(q), k, v, bias))
+            return place.output(attend_all(place.query(q), k, v, bias))
 
         tokens, embedding = self._run(tokens, times, attend, self._pose(cameras), text)
         return self._head(tokens, embedding, grid)
