@@ -12,15 +12,18 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-HEADS, WIDTH, FFN, LAYERS, TEXT, FREQ = 2, 256, 320, 2, 32, 64
+WIDTH, FFN, LAYERS, TEXT, FREQ = 256, 320, 2, 32, 64
+TINY = {"width": WIDTH, "ffn": FFN, "layers": LAYERS, "text": TEXT, "freq": FREQ, "compress": 2}
+_PUBLIC = {"width": 1536, "ffn": 8960, "layers": 30, "text": 4096, "freq": 256}
+REAL = {  # the public sizes
+    "wan": _PUBLIC, "echo": _PUBLIC, "memorizon": _PUBLIC | {"width": 3072, "ffn": 14336, "compress": 8}
+}  # fmt: skip
 CHANNELS = {"wan": 16, "echo": 16, "memorizon": 48}
 MEMORIZON = {
     "model_type": "memorizon", "base_model": "Wan-AI/Wan2.2-TI2V-5B-Diffusers", "image_width": 64, "image_height": 64,
     "chunk_size": 2, "scheduler_shift": 3.0, "camera_compress": 2, "camera_freq_base": 100.0,
     "camera_freq_scale": 1.0,
 }  # fmt: skip
-# Names and shapes of one block in Wan's own code.
-_LAYER = {"q": (WIDTH, WIDTH), "k": (WIDTH, WIDTH), "v": (WIDTH, WIDTH), "o": (WIDTH, WIDTH)}
 
 
 def draw(name: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -38,27 +41,26 @@ def _linear(name: str, out: int, inputs: int) -> dict[str, tuple[int, ...]]:
 
 
 def _attention(name: str, width: int) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-    for layer in _LAYER:
-        shapes |= _linear(f"{name}.{layer}", width, width)
-    return shapes | {f"{name}.norm_q.weight": (width,), f"{name}.norm_k.weight": (width,)}
+    found: dict[str, tuple[int, ...]] = {}
+    for layer in "qkvo":
+        found |= _linear(f"{name}.{layer}", width, width)
+    return found | {f"{name}.norm_q.weight": (width,), f"{name}.norm_k.weight": (width,)}
 
 
-def original_shapes(
-    channels: int, width: int = WIDTH, ffn: int = FFN, layers: int = LAYERS, text: int = TEXT, freq: int = FREQ
-) -> dict[str, tuple[int, ...]]:
+def _wan(channels: int, sizes: dict[str, int]) -> dict[str, tuple[int, ...]]:
     """Every tensor of a text-to-video network in Wan's own names."""
-    shapes: dict[str, tuple[int, ...]] = {"patch_embedding.weight": (width, channels, 1, 2, 2)}
-    shapes |= {"patch_embedding.bias": (width,)}
-    shapes |= _linear("text_embedding.0", width, text) | _linear("text_embedding.2", width, width)
-    shapes |= _linear("time_embedding.0", width, freq) | _linear("time_embedding.2", width, width)
-    shapes |= _linear("time_projection.1", 6 * width, width)
+    width, ffn, layers, text, freq = (sizes[name] for name in ("width", "ffn", "layers", "text", "freq"))
+    found: dict[str, tuple[int, ...]] = {"patch_embedding.weight": (width, channels, 1, 2, 2)}
+    found |= {"patch_embedding.bias": (width,)}
+    found |= _linear("text_embedding.0", width, text) | _linear("text_embedding.2", width, width)
+    found |= _linear("time_embedding.0", width, freq) | _linear("time_embedding.2", width, width)
+    found |= _linear("time_projection.1", 6 * width, width)
     for block in (f"blocks.{number}." for number in range(layers)):
-        shapes |= _attention(block + "self_attn", width) | _attention(block + "cross_attn", width)
-        shapes |= {block + "norm3.weight": (width,), block + "norm3.bias": (width,)}
-        shapes |= _linear(block + "ffn.0", ffn, width) | _linear(block + "ffn.2", width, ffn)
-        shapes |= {block + "modulation": (1, 6, width)}
-    return shapes | {"head.modulation": (1, 2, width)} | _linear("head.head", 4 * channels, width)
+        found |= _attention(block + "self_attn", width) | _attention(block + "cross_attn", width)
+        found |= {block + "norm3.weight": (width,), block + "norm3.bias": (width,)}
+        found |= _linear(block + "ffn.0", ffn, width) | _linear(block + "ffn.2", width, ffn)
+        found |= {block + "modulation": (1, 6, width)}
+    return found | {"head.modulation": (1, 2, width)} | _linear("head.head", 4 * channels, width)
 
 
 def diffusers_name(name: str) -> str:
@@ -78,21 +80,26 @@ def diffusers_name(name: str) -> str:
     return name
 
 
-def tensors(kind: str) -> dict[str, torch.Tensor]:
-    """A tiny checkpoint of `wan`, `echo` or `memorizon`, in the project's names."""
-    shapes = original_shapes(CHANNELS[kind])
+def shapes(kind: str, sizes: dict[str, int] = TINY) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a checkpoint of `wan`, `echo` or `memorizon`, in the project's names."""
+    found, width = _wan(CHANNELS[kind], sizes), sizes["width"]
     if kind == "memorizon":
-        shapes = {"model." + diffusers_name(name): shape for name, shape in shapes.items()}
-    for number in range(LAYERS):
+        found = {"model." + diffusers_name(name): shape for name, shape in found.items()}
+    for number in range(sizes["layers"]):
         if kind == "echo":
-            shapes |= _attention(f"blocks.{number}.self_attn_with_action", WIDTH)
-            shapes |= _linear(f"blocks.{number}.action_mlp.proj", WIDTH, 12)
+            found |= _attention(f"blocks.{number}.self_attn_with_action", width)
+            found |= _linear(f"blocks.{number}.action_mlp.proj", width, 12)
         if kind == "memorizon":
-            branch = f"model.blocks.{number}.prope_attn."
-            shapes |= {branch + "norm.weight": (WIDTH,), branch + "norm.bias": (WIDTH,)}
-            shapes |= {branch + f"{part}_proj.weight": (WIDTH // 2, WIDTH) for part in "qkv"}
-            shapes |= {branch + "out_proj.weight": (WIDTH, WIDTH // 2)}
-    return {name: draw(name, shape) for name, shape in shapes.items()}
+            branch, narrow = f"model.blocks.{number}.prope_attn.", width // sizes["compress"]
+            found |= {branch + "norm.weight": (width,), branch + "norm.bias": (width,)}
+            found |= {branch + f"{part}_proj.weight": (narrow, width) for part in "qkv"}
+            found |= {branch + "out_proj.weight": (width, narrow)}
+    return found
+
+
+def tensors(kind: str) -> dict[str, torch.Tensor]:
+    """A tiny checkpoint."""
+    return {name: draw(name, shape) for name, shape in shapes(kind).items()}
 
 
 def save(folder: Path, kind: str) -> Path:

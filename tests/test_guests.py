@@ -101,6 +101,15 @@ def test_a_network_answers_as_the_modules_of_its_makers(kind, name, context, che
     assert (got - answers[name]).abs().max() <= 1e-4
 
 
+@pytest.mark.parametrize(("kind", "name", "context"), [("memorizon", "memorizon_bank", 4), ("echo", "echo_k3", 3)])
+def test_a_network_in_bf16_is_near(kind, name, context, checkpoints, answers):
+    model, given = network(kind, checkpoints).bfloat16(), published.inputs(kind, context)
+    noisy, pool, words = (given[part].bfloat16() for part in ("noisy", "context", "words"))
+    got = model.predict(noisy, given["timestep"], pool, chunk(given), words)
+    assert got.dtype == torch.bfloat16
+    assert (got.float() - answers[name]).norm() <= 0.03 * answers[name].norm()
+
+
 def test_memorizon_reads_its_context_with_the_words_of_the_targets(checkpoints, answers):
     """Whatever it was prepared with; and once for each text."""
     model, given = network("memorizon", checkpoints), published.inputs("memorizon", 4)
@@ -165,16 +174,22 @@ def test_original_names_compute_what_diffusers_computes(checkpoints):
     assert (network("wan", checkpoints)(x, t, words) - theirs(x, t, words).sample).abs().max() <= 1e-4
 
 
-@pytest.mark.parametrize(("width", "ffn", "channels"), [(1536, 8960, 16), (3072, 14336, 48)])
-def test_all_825_original_names_have_their_place_at_real_size(width, ffn, channels, tmp_path):
-    shapes = published.original_shapes(channels, width, ffn, 30, 4096, 256)
-    names = {translated(name): name for name in shapes}
-    assert names == {published.diffusers_name(name): name for name in shapes}
-    checkpoint = Checkpoint(tmp_path, names, Shards(dict.fromkeys(shapes, tmp_path), shapes), {}, {})
+@pytest.mark.parametrize(("kind", "count"), [("wan", 825), ("echo", 1185), ("memorizon", 1005)])
+def test_every_name_has_its_place_at_real_size(kind, count, tmp_path):
+    shapes = published.shapes(kind, published.REAL[kind])
+    names = {translated(name.removeprefix("model.")): name for name in shapes}
+    told = {"model_type": "memorizon"} if kind == "memorizon" else {}
+    checkpoint = Checkpoint(tmp_path, names, Shards(dict.fromkeys(shapes, tmp_path), shapes), {}, told)
+    found = guest(checkpoint)
     with torch.device("meta"):
-        ours = shapes_of(WorldTransformer(guest(checkpoint).config))
-    assert len(ours) == 825
+        ours = shapes_of(NETWORKS[found.class_name][0](found.config))
+    assert len(ours) == count
     assert checkpoint.shapes == ours
+
+
+def test_original_names_are_translated_one_by_one():
+    names = published.shapes("wan", published.REAL["wan"])
+    assert {name: translated(name) for name in names} == {name: published.diffusers_name(name) for name in names}
 
 
 @pytest.mark.parametrize("kind", published.CHANNELS)
