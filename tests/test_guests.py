@@ -11,6 +11,7 @@ weights of `published.tensors`.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,10 +24,10 @@ from context_as_memory.adapters.guests import guest
 from context_as_memory.adapters.original import Checkpoint, open_checkpoint, translated
 from context_as_memory.adapters.shards import Shards, shapes_of
 from context_as_memory.cli.adapt import Adapt, adapt
+from context_as_memory.engine.folded import why_not
 from context_as_memory.errors import UserError
 from context_as_memory.tokens import CameraTensors, ModelInputs
 from context_as_memory.training.folders import Adaptation, export_adapted, start_network
-from context_as_memory.transformer import WorldTransformer
 from context_as_memory.weights import NETWORKS, from_pretrained, read_settings
 from context_as_memory.world import World
 
@@ -59,10 +60,10 @@ def adapted(kind: str, pipelines, checkpoints, out: Path, **changes) -> Path:
     return out
 
 
-def network(kind: str, checkpoints) -> WorldTransformer:
+def network(kind: str, checkpoints) -> Any:
     checkpoint = open_checkpoint(checkpoints[kind])
     found = guest(checkpoint)
-    model = NETWORKS[found.class_name][0](found.config).eval()
+    model: Any = NETWORKS[found.class_name][0](found.config).eval()
     (state,) = checkpoint.parts()
     model.load_state_dict(state)
     return model
@@ -202,6 +203,7 @@ def test_a_checkpoint_becomes_a_model_that_is_walked_in(kind, checkpoints, pipel
     expected = network(kind, checkpoints).state_dict()
     assert all(torch.equal(own[name], value) for name, value in expected.items())
     world = World.from_pretrained(folder, device="cpu")
+    assert why_not(world.model.config) is not None
     width, height = world.config.width, world.config.height
     pictures = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
     cameras = tiny.walk(8).resized(width, height)

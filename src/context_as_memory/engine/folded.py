@@ -61,6 +61,8 @@ class TokenPlaces:
 
 def why_not(config: TransformerConfig) -> str | None:
     """What keeps these weights from being rewritten, in a few words; None if nothing does."""
+    if type(config) is not TransformerConfig:
+        return "a network of their makers"
     if config.camera != "rays":
         return f"cameras {config.camera!r}"
     if config.context_mode != "per_frame":
