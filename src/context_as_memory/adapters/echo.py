@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from context_as_memory.errors import UserError
 from context_as_memory.tokens import CameraTensors, ModelInputs
 from context_as_memory.transformer import Context, TransformerConfig, WorldTransformer
-from context_as_memory.transformer.model import Attention, Block, attend_all
+from context_as_memory.transformer.model import Attention, TransformerBlock, attend_all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class EchoConfig(TransformerConfig):
     pose_unit_m: float = 0.01  # the poses of its training data are in centimetres
 
 
-class EchoBlock(Block):
+class EchoBlock(TransformerBlock):
     """The attention along time, and a stock block after it."""
 
     def __init__(self, config: EchoConfig) -> None:
@@ -38,6 +38,7 @@ class EchoBlock(Block):
     def forward(
         self, x: Tensor, modulation: Tensor, layer: int, attend: Any, pose: Tensor | None, text: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """As a stock block: tokens [B, F, n, d]. pose: [B, F, 12], None without cameras."""
         if pose is not None:
             told = x + self.action_mlp(pose.to(x.dtype)).unsqueeze(2)
             along = told.transpose(1, 2).flatten(0, 1).unsqueeze(2)  # [B n, F, 1, d]
@@ -75,7 +76,10 @@ class EchoTransformer(WorldTransformer):
     def denoise(
         self, noisy: Tensor, timestep: Tensor, context: Context, inputs: ModelInputs, text: Tensor | None = None
     ) -> Tensor:
-        """Velocity of noisy targets; see `WorldTransformer.denoise`. `UserError` for empty context slots."""
+        """Velocity of noisy targets, [B, C, P, h, w]; see `WorldTransformer.denoise`.
+
+        `UserError` for empty context slots.
+        """
         if context.bias is not None:
             raise UserError("Echo-Memory's network has no empty context slots; give every chunk as many frames")
         assert context.latents is not None

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from context_as_memory.errors import UserError
 from context_as_memory.tokens import CameraTensors, ModelInputs
 from context_as_memory.transformer import Context, KeysValues, TransformerConfig, WorldTransformer
-from context_as_memory.transformer.model import Block, attend_all
+from context_as_memory.transformer.model import TransformerBlock, attend_all
 from context_as_memory.transformer.placement import Placement, projections
 
 
@@ -79,19 +79,22 @@ class BranchPlacement:
         return torch.cat(parts, dim=-1).type_as(x)
 
     def query(self, q: Tensor) -> Tensor:
+        """Queries [B, F, n, heads, hd], placed."""
         return self._apply(q, self.to_image.mT)
 
     def key(self, x: Tensor) -> Tensor:
-        """Keys and values alike."""
+        """Keys or values [B, F, n, heads, hd], placed."""
         return self._apply(x, self.to_world)
 
     def output(self, o: Tensor) -> Tensor:
+        """What was attended to, [B, F, n, heads, hd], as its queries see it."""
         return self._apply(o, self.to_image, back=True)
 
 
 @dataclass
 class Attend:
-    """How the tokens of one pass attend, to each other and to what was read before."""
+    """How the tokens of one pass attend, to each other and to what was read before: queries, keys and values
+    [B, F, n, heads, hd] of a layer -> what its queries attend to, [B, F, n, heads, hd]."""
 
     place: Placement
     branch: BranchPlacement
@@ -107,7 +110,7 @@ class Attend:
         return attend_all(self.place.query(q), k, v, self.bias)
 
     def along_cameras(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The same in the branch."""
+        """The same in the branch, with its own heads: [B, F, n, heads, hd]."""
         k, v = _joined(self.known_branch, self.kept_branch, layer, self.branch.key(k), self.branch.key(v))
         return self.branch.output(attend_all(self.branch.query(q), k, v, self.bias))
 
@@ -121,7 +124,7 @@ def _joined(known: KeysValues, kept: KeysValues, layer: int, k: Tensor, v: Tenso
     return k, v
 
 
-class MemorizonBlock(Block):
+class MemorizonBlock(TransformerBlock):
     """A stock block, and the branch after it."""
 
     prope_attn: CameraBranch
@@ -129,6 +132,7 @@ class MemorizonBlock(Block):
     def forward(
         self, x: Tensor, modulation: Tensor, layer: int, attend: Any, pose: Tensor | None, text: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """As a stock block: tokens [B, F, n, d]."""
         x, k, v = super().forward(x, modulation, layer, attend, pose, text)
         return x + self.prope_attn(x, layer, attend).type_as(x), k, v
 
@@ -156,19 +160,23 @@ class MemorizonTransformer(WorldTransformer):
             nn.init.zeros_(block.prope_attn.to_out.weight)
 
     def forward(self, *_: Any, **__: Any) -> Tensor:
+        """Nothing of any shape [...]: `UserError`."""
         raise UserError("Memorizon's network reads a context first: use prepare and denoise")
 
     def prepare(
         self, pool: Tensor, inputs: ModelInputs, text: Tensor | None = None, encoded: KeysValues | None = None
     ) -> Context:
-        """The context of S x G chunks, to be read when its text is known; see `WorldTransformer.prepare`."""
+        """The context of S x G chunks from a pool [S, C, M, h, w], to be read when its text is known.
+
+        See `WorldTransformer.prepare`.
+        """
         found = super().prepare(pool, inputs, None, None)
         return Reading(None, found.latents, found.bias)
 
     def denoise(
         self, noisy: Tensor, timestep: Tensor, context: Context, inputs: ModelInputs, text: Tensor | None = None
     ) -> Tensor:
-        """Velocity of noisy targets; see `WorldTransformer.denoise`."""
+        """Velocity of noisy targets, [B, C, P, h, w]; see `WorldTransformer.denoise`."""
         assert isinstance(context, Reading)
         slots, frames = inputs.context_mask.shape[-1], noisy.shape[2]
         read = next((read for said, read in context.read if _same(said, text)), None)

@@ -80,7 +80,7 @@ class Checkpoint:
         return {ours: self.files.shapes[theirs] for ours, theirs in self.names.items()}
 
     def parts(self) -> Iterator[dict[str, Tensor]]:
-        """The tensors under our names, as they are stored, some at a time."""
+        """The tensors under our names, as they are stored (shapes: [...]), some at a time."""
         ours = {theirs: name for name, theirs in self.names.items()}
         for part in [self.loaded] if self.files is None else self.files.parts():
             yield {ours[name]: value for name, value in part.items() if name in ours}

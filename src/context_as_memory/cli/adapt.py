@@ -102,8 +102,8 @@ def _whole(out: Path) -> Iterator[Path]:
 def _write(command: Adapt, base: Path, folder: Path) -> str | None:
     """Settings, and what the backbone's weights lack."""
     from context_as_memory.adapters.backbone import described
-    from context_as_memory.adapters.guests import guest
     from context_as_memory.adapters.original import open_checkpoint
+    from context_as_memory.adapters.published import recognise
     from context_as_memory.adapters.shards import check_shapes, open_shards
     from context_as_memory.adapters.text import FILE, open_words
     from context_as_memory.adapters.wan import from_diffusers_config, spatial_factor
@@ -120,7 +120,7 @@ def _write(command: Adapt, base: Path, folder: Path) -> str | None:
         )
     stock = from_diffusers_config(values)
     checkpoint = None if command.checkpoint is None else open_checkpoint(command.checkpoint)
-    found = None if checkpoint is None else guest(checkpoint)
+    found = None if checkpoint is None else recognise(checkpoint)
     vae = read_object(base / "vae" / "config.json", "backbone")
     if vae.get("_class_name") != "AutoencoderKLWan" or vae.get("z_dim", 16) != stock.in_channels:
         raise UserError(f"backbone: {base / 'vae'} holds no AutoencoderKLWan of {stock.in_channels} channels")

@@ -1,7 +1,8 @@
 """Networks that others trained: Wan in its original names, Memorizon and Echo-Memory beside their own modules.
 
 `published.npz` holds what the projects' modules answered, once, on a CPU in fp32: for `published.inputs` and the
-weights of `published.tensors`.
+weights of `published.tensors`. Their source was written out by hand for that, without what a pass does not use, and
+took the weights by their names; it was not run as it is published.
 
 - Memorizon 4f04e3a: memorizon/wan/transformer.py and memorizon/camera.py, in one pass without a cache, with torch's own
   attention in the place of flex attention; positions and mask are those of memorizon/layout.py.
@@ -20,8 +21,8 @@ from safetensors.torch import save_file
 
 import published
 import tiny
-from context_as_memory.adapters.guests import guest
 from context_as_memory.adapters.original import Checkpoint, open_checkpoint, translated
+from context_as_memory.adapters.published import recognise
 from context_as_memory.adapters.shards import Shards, shapes_of
 from context_as_memory.cli.adapt import Adapt, adapt
 from context_as_memory.engine.folded import why_not
@@ -62,7 +63,7 @@ def adapted(kind: str, pipelines, checkpoints, out: Path, **changes) -> Path:
 
 def network(kind: str, checkpoints) -> Any:
     checkpoint = open_checkpoint(checkpoints[kind])
-    found = guest(checkpoint)
+    found = recognise(checkpoint)
     model: Any = NETWORKS[found.class_name][0](found.config).eval()
     (state,) = checkpoint.parts()
     model.load_state_dict(state)
@@ -163,7 +164,7 @@ def test_original_names_and_names_of_diffusers_are_one_network(checkpoints, tmp_
 def test_original_names_compute_what_diffusers_computes(checkpoints):
     diffusers = pytest.importorskip("diffusers")
     checkpoint = open_checkpoint(checkpoints["wan"])
-    config = guest(checkpoint).config
+    config = recognise(checkpoint).config
     theirs = diffusers.WanTransformer3DModel(
         num_attention_heads=2, attention_head_dim=128, in_channels=16, out_channels=16, text_dim=published.TEXT,
         freq_dim=published.FREQ, ffn_dim=published.FFN, num_layers=2,
@@ -181,7 +182,7 @@ def test_every_name_has_its_place_at_real_size(kind, count, tmp_path):
     names = {translated(name.removeprefix("model.")): name for name in shapes}
     told = {"model_type": "memorizon"} if kind == "memorizon" else {}
     checkpoint = Checkpoint(tmp_path, names, Shards(dict.fromkeys(shapes, tmp_path), shapes), {}, told)
-    found = guest(checkpoint)
+    found = recognise(checkpoint)
     with torch.device("meta"):
         ours = shapes_of(NETWORKS[found.class_name][0](found.config))
     assert len(ours) == count
@@ -224,7 +225,7 @@ def test_settings_are_those_of_the_makers(checkpoints, pipelines, tmp_path):
     assert told["retrieval"]["max_context"] == 1
 
 
-def test_a_merged_guest_stands_alone_and_is_the_same_network(checkpoints, pipelines, tmp_path):
+def test_a_merged_network_stands_alone_and_is_the_same_network(checkpoints, pipelines, tmp_path):
     folder = adapted("memorizon", pipelines, checkpoints, tmp_path / "model")
     adapt(Adapt(backbone=str(folder), out=tmp_path / "alone", merge=True))
     assert "backbone" not in read_settings(tmp_path / "alone")
@@ -235,7 +236,7 @@ def test_a_merged_guest_stands_alone_and_is_the_same_network(checkpoints, pipeli
 
 
 @pytest.mark.parametrize("kind", ["memorizon", "echo"])
-def test_guests_can_be_trained_and_blocks_computed_again_give_the_same_gradients(kind, checkpoints):
+def test_published_networks_can_be_trained_and_blocks_computed_again_give_the_same_gradients(kind, checkpoints):
     model, given = network(kind, checkpoints), published.inputs(kind, 3)
     gradients = []
     for model.checkpointing in (False, True):
@@ -248,7 +249,7 @@ def test_guests_can_be_trained_and_blocks_computed_again_give_the_same_gradients
     assert all((gradients[1][name] - value).abs().max() <= 1e-6 for name, value in gradients[0].items())
 
 
-def test_matrices_beside_a_guest_need_it_to_stand_alone_and_leave_its_class(checkpoints, pipelines, tmp_path):
+def test_matrices_beside_a_published_network_need_it_whole_and_leave_its_class(checkpoints, pipelines, tmp_path):
     pytest.importorskip("peft")
     folder = adapted("memorizon", pipelines, checkpoints, tmp_path / "model")
     with pytest.raises(UserError, match="cam adapt --merge"):

@@ -14,7 +14,7 @@ _PLAIN = (None, "t2v", "ti2v")  # `model_type` of networks without a camera of t
 
 
 @dataclass(frozen=True)
-class Guest:
+class PublishedNetwork:
     """A network that somebody trained: its class here, its sizes, and settings that its makers use it with."""
 
     class_name: str
@@ -25,7 +25,7 @@ class Guest:
     told: str | None = None  # what its user must know
 
 
-def guest(checkpoint: Checkpoint) -> Guest:
+def recognise(checkpoint: Checkpoint) -> PublishedNetwork:
     """What a checkpoint holds: plain Wan, Memorizon, or Echo-Memory with frames as context. `UserError` for others."""
     kind, shapes = checkpoint.settings.get("model_type"), checkpoint.shapes
     has_branch = "blocks.0.prope_attn.to_q.weight" in shapes
@@ -41,10 +41,10 @@ def guest(checkpoint: Checkpoint) -> Guest:
         return _memorizon(checkpoint, sizes)
     if "blocks.0.action_mlp.weight" in shapes:
         return _echo(checkpoint, sizes)
-    return Guest("WorldTransformer", from_diffusers_config(sizes))
+    return PublishedNetwork("WorldTransformer", from_diffusers_config(sizes))
 
 
-def _memorizon(checkpoint: Checkpoint, sizes: dict[str, Any]) -> Guest:
+def _memorizon(checkpoint: Checkpoint, sizes: dict[str, Any]) -> PublishedNetwork:
     told = checkpoint.settings
     try:
         compress = int(told.get("camera_compress", 8))
@@ -70,7 +70,7 @@ def _memorizon(checkpoint: Checkpoint, sizes: dict[str, Any]) -> Guest:
     config = from_diffusers_config(sizes)
     own = {"branch_heads": heads, "branch_head_dim": inner // heads}
     own |= {"branch_freq_base": codes[0], "branch_freq_scale": codes[1]}
-    return Guest(
+    return PublishedNetwork(
         "MemorizonTransformer",
         MemorizonConfig(**_fields(config), **own),
         size,
@@ -80,7 +80,7 @@ def _memorizon(checkpoint: Checkpoint, sizes: dict[str, Any]) -> Guest:
     )
 
 
-def _echo(checkpoint: Checkpoint, sizes: dict[str, Any]) -> Guest:
+def _echo(checkpoint: Checkpoint, sizes: dict[str, Any]) -> PublishedNetwork:
     shape = checkpoint.shapes["blocks.0.action_mlp.weight"]
     if shape[1:] != (12,):
         raise UserError(
@@ -88,7 +88,7 @@ def _echo(checkpoint: Checkpoint, sizes: dict[str, Any]) -> Guest:
             "with camera poses is known"
         )
     settings = {"chunk_latents": 20, "num_steps": 50, "shift": 5.0, "guidance": 5.0, "multistep": False}
-    return Guest(
+    return PublishedNetwork(
         "EchoTransformer",
         EchoConfig(**_fields(from_diffusers_config(sizes))),
         "640x352",
