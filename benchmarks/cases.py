@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 KINDS: dict[str, tuple[str, str]] = {
     "lens, axes, units": ("test_formats.py test_formats_cameras.py", ""),
     "pictures and videos": ("test_formats_pictures.py test_formats_video.py", ""),
+    "pipes, devices, arrays of objects": ("test_formats_files.py", ""),
+    "commands given no plain file": ("test_cli.py", "no_plain_file or cannot_be_written"),
     "layouts of other systems": ("test_formats_importers.py", ""),
     "walks told by checksum": ("test_suite_videos.py", ""),
     "NaN becomes memory": ("test_weights_hostile.py", "finite"),

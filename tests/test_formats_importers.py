@@ -368,7 +368,7 @@ def _bad_json(folder: Path) -> None:
         (_no_rotation, "poses.npy", "camera 0"),
         (_lens_without_numbers, "intrinsics.npy", "not finite; give numbers"),
         (_lens_for_other_frames, "intrinsics.npy", r"\[5, 4\] for 37 poses; give"),
-        (_lens_of_words, "intrinsics.npy", "give numbers"),
+        (_lens_of_words, "intrinsics.npy", "not an array of real numbers; give one"),
         (_lens_of_an_unknown_size, "intrinsics.npy", "cx cy = 700.3 300.2 .* write the intrinsics"),
         (_too_few_cameras, "poses.npy", "37 frames.* 34 cameras; cut"),
         (_nameless_array, "walk.npz", "no array 'c2w' or 'poses', only extrinsics"),
