@@ -26,7 +26,7 @@ from context_as_memory.cli.explore import is_loopback
 from context_as_memory.errors import UserError
 from context_as_memory.formats.video import read_video
 from context_as_memory.server.app import LOOPBACK, PATH, create_app
-from context_as_memory.server.hub import Hub, JsonLines, log_event
+from context_as_memory.server.hub import Broadcast, Hub, JsonLines, log_event
 from context_as_memory.server.limits import Limits
 from context_as_memory.server.outbox import Viewer
 from context_as_memory.server.protocol import (
@@ -44,6 +44,7 @@ from context_as_memory.server.protocol import (
     encode,
 )
 from context_as_memory.server.record import record
+from context_as_memory.server.session import Session
 from context_as_memory.server.store import FolderStore
 from context_as_memory.storage import WorldFile, import_world
 from test_protocol import MESSAGES
@@ -154,6 +155,32 @@ def test_what_has_begun_is_finished_when_nobody_waits_any_more(store):
         assert done == [1]
 
     asyncio.run(scenario())
+
+
+def test_a_script_gives_way_to_held_keys(store):
+    """It asks first and is served second; where nobody holds keys, first."""
+
+    async def scenario(keys: str) -> list[str]:
+        hub, order = Hub(store, Limits()), []
+        script, walker = Broadcast(Session(store), 0), Broadcast(Session(store), 1)
+        hub.broadcasts = {script, walker}
+        for broadcast in (script, walker):
+            broadcast.session.receive(Init())
+        script.session.receive(Event(kind="camera_actions", event_id=1, payload=[["j"]] * 100))
+        walker.session.receive(hold(keys, 1))
+        await hub.step(script)
+
+        async def one(name: str, broadcast: Broadcast) -> None:
+            await hub.step(broadcast)
+            order.append(name)
+
+        await asyncio.gather(one("script", script), one("walker", walker))
+        script.session.close()
+        walker.session.close()
+        return order
+
+    assert asyncio.run(scenario("l")) == ["walker", "script"]
+    assert asyncio.run(scenario("")) == ["script", "walker"]
 
 
 def _turned_away(socket, code: int = 1008) -> None:

@@ -42,6 +42,7 @@ class Broadcast:
         self.closed = asyncio.Event()
         self.viewers: set[Viewer] = set()
         self.rests_until = 0.0  # by `time.perf_counter`: no message but events is answered before
+        self.gives_way_until = 0.0  # the same for chunks that nobody holds keys for
 
     def pack(self, outputs: Sequence[Output]) -> Packed:
         """Outputs of the session, in every format that somebody here wants."""
@@ -50,7 +51,7 @@ class Broadcast:
 
 
 class Hub:
-    """All walks of a server. Whoever waits longest for the model is served next."""
+    """All walks of a server. Whoever waits longest for the model is served next; scripts give way to held keys."""
 
     def __init__(self, store: WorldStore, limits: Limits) -> None:
         self.store, self.limits = store, limits
@@ -173,17 +174,27 @@ class Hub:
         return await self.uploads.frame(data, upload)
 
     async def step(self, broadcast: Broadcast) -> Packed:
-        """The next chunk of a walk along the keys that are held."""
-        return await self._made(broadcast.session.step, broadcast.pack)
+        """The next chunk of a walk along the keys that are held, or along a script."""
+        if not broadcast.session.holds_keys:
+            await self._give_way(broadcast)
+        return await self._made(broadcast, broadcast.session.step, broadcast.pack)
 
     async def step_along(
         self, broadcast: Broadcast, path: frozenset[str] | np.ndarray, answer: Callable[[Sequence[Output]], _Result]
     ) -> _Result:
         """The next chunk of a walk along given keys or poses [T, 4, 4], as what `answer` makes of it, beside the
         model."""
-        return await self._made(lambda: broadcast.session.step_along(path), answer)
+        await self._give_way(broadcast)
+        return await self._made(broadcast, lambda: broadcast.session.step_along(path), answer)
 
-    async def _made(self, make: Callable[[], list[Output]], answer: Callable[[Sequence[Output]], _Result]) -> _Result:
+    async def _give_way(self, broadcast: Broadcast) -> None:
+        """Scripts and programs leave two turns in three to those who hold keys: these see every picture come."""
+        if any(other.session.holds_keys for other in self.broadcasts if other is not broadcast):
+            await asyncio.sleep(max(0.0, broadcast.gives_way_until - time.perf_counter()))
+
+    async def _made(
+        self, broadcast: Broadcast, make: Callable[[], list[Output]], answer: Callable[[Sequence[Output]], _Result]
+    ) -> _Result:
         def timed() -> tuple[_Result, bool, float]:
             began = time.perf_counter()
             outputs = make()
@@ -195,6 +206,7 @@ class Hub:
         if walked:
             self.chunks += 1
             self.chunk_seconds += seconds
+            broadcast.gives_way_until = time.perf_counter() + 2 * seconds
         return found
 
     def metrics(self) -> str:

@@ -98,9 +98,13 @@ class Session:
 
     @property
     def share(self) -> str:
-        """The word with which others may watch. It stays the same when the visitor comes back to the world, and does
-        not tell the world's name, which opens it."""
+        """The word with which others may watch: the same when the visitor comes back, and not the world's name."""
         return hashlib.sha256(f"watch {self._name}".encode()).hexdigest()[:24]
+
+    @property
+    def holds_keys(self) -> bool:
+        """Whether it walks along held keys, not along a script."""
+        return bool(self._keys)
 
     def _rest(self) -> None:
         """No key is held and no event was received."""
@@ -427,8 +431,8 @@ class Session:
     def wants_to_move(self) -> bool:
         """Whether `step` would make a chunk."""
         behind = self._chunks - 1 - self._shown if self._says_what_is_shown else 0
-        walking = self.state is State.WALKING and self._world is not None
-        return walking and self._chunks_left != 0 and behind < self.limits.chunks_ahead
+        moves = self.state is State.WALKING and self._world is not None and self._chunks_left != 0
+        return moves and behind < self.limits.chunks_ahead
 
     @property
     def early_s(self) -> float:
@@ -445,8 +449,7 @@ class Session:
             return self._made(self._world, self._walked)
 
     def step_along(self, path: frozenset[str] | np.ndarray) -> list[Output]:
-        """Make one chunk with these keys held, or along a pose for each of its frames [n, 4, 4], whatever else is
-        held."""
+        """Make one chunk with these keys held, or along poses [n, 4, 4], one for each of its frames."""
         with self._alone:
             world = self._world
             if world is None:
