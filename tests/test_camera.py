@@ -142,6 +142,7 @@ def spoil(change) -> None:
     [
         (lambda c, k: c.__setitem__((slice(6, None), 1, 3), np.nan), "camera 6 has a pose that is not finite"),
         (lambda c, k: c.__setitem__((4, 0, 3), np.inf), "camera 4 has a pose that is not finite"),
+        (lambda c, k: c.__setitem__((4, 1, 3), -1e300), "camera 4 is further than 1e[+]09 m away"),
         (lambda c, k: c[7, :3, :3].__imul__(1.01), "camera 7 has a rotation that is not orthonormal"),
         (lambda c, k: c[3, :3, :3].__imul__(1e200), "camera 3 has a rotation that is not orthonormal"),
         (lambda c, k: c[2, :3, 0].__imul__(-1), "camera 2 has a rotation that mirrors"),

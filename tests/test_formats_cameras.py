@@ -171,6 +171,26 @@ def test_read_cameras_tells_formats_by_content(tmp_path):
         read_cameras(tmp_path, width=160)
 
 
+@pytest.mark.parametrize("name", ["k.txt", "K.txt", "intrinsics.txt"])
+def test_a_file_that_is_named_is_not_its_own_lens(tmp_path, name):
+    """Whatever it is called: who names a file means its poses."""
+    rows = [f"1 0 0 {0.1 * i} 0 1 0 0 0 0 1 0" for i in range(4)]
+    (tmp_path / name).write_text("\n".join(rows))
+    (tmp_path / "intrinsic_color.txt").write_text("90 90 80 48")
+    cameras = read_cameras(tmp_path / name, width=160, height=96)
+    assert cameras.K[0].tolist() == [90, 90, 80, 48]
+    np.testing.assert_allclose(cameras.position[:, 0], [0, 0.1, 0.2, 0.3])
+
+
+@pytest.mark.parametrize("name", ["k.txt", "K.txt", "Intrinsics.txt"])
+def test_a_lens_in_a_folder_is_no_second_pose_file(tmp_path, name):
+    rows = [f"1 0 0 {0.1 * i} 0 1 0 0 0 0 1 0" for i in range(4)]
+    (tmp_path / "walk.txt").write_text("\n".join(rows))
+    (tmp_path / name).write_text("90 90 80 48")
+    cameras = read_cameras(tmp_path, width=160, height=96)
+    np.testing.assert_allclose(cameras.K, np.tile([90, 90, 80, 48], (4, 1)))
+
+
 def test_read_cameras_finds_the_image_size_of_arrays(tmp_path):
     cameras = look(np.zeros((2, 3)), 0.2, K, 160, 96)
     write_poses(cameras, tmp_path)

@@ -6,6 +6,7 @@ from context_as_memory.errors import UserError
 from context_as_memory.shapes import Bool, Float
 
 ROTATION_TOLERANCE = 1e-4
+FARTHEST_M = 1e9  # that is believed: no product of such numbers overflows
 
 
 def floats(value: object, name: str) -> np.ndarray:
@@ -28,6 +29,7 @@ def refuse(bad: Bool[np.ndarray, " n"], complaint: str) -> None:
 def check_poses(c2w: Float[np.ndarray, "n 4 4"]) -> None:
     finite = np.isfinite(c2w).all((1, 2))
     refuse(~finite, "has a pose that is not finite; remove or repair it")
+    refuse(np.abs(c2w[:, :3, 3]).max(1) > FARTHEST_M, f"is further than {FARTHEST_M:.0e} m away; repair or scale it")
     R = c2w[:, :3, :3]
     skew = np.abs(R.transpose(0, 2, 1) @ R - np.eye(3)).max((1, 2))
     refuse(~(skew <= ROTATION_TOLERANCE), "has a rotation that is not orthonormal; give poses without scale or shear")

@@ -32,7 +32,7 @@ _IN_FOLDERS = (
 _MODELS = (".", "sparse/0", "sparse", "colmap/sparse/0", "dense/sparse")
 _MATRIX_FOLDERS = (".", "pose", "poses", "seq-01")
 _PHONE_FOLDERS = ("keyframes/corrected_cameras", "keyframes/cameras", "corrected_cameras", "cameras", ".")
-_LENSES = ("intrinsics.npy", "intrinsics.txt", "intrinsics.csv", "intrinsics.json", "K.txt", "intrinsic_color.txt")
+_LENSES = ("intrinsics.npy", "intrinsics.txt", "intrinsics.csv", "intrinsics.json", "k.txt", "intrinsic_color.txt")
 GAP = 5.0  # usual steps of time: a longer one is told
 _OTHERS = {
     b"\x89HDF": "an HDF5 file",
@@ -325,7 +325,7 @@ def _archive(path: Path) -> Found:
 def _with_lens(found: Found, source: Path, intrinsics: Path | None) -> Found:
     """The same with the lens from a file beside it, or from the one that was named."""
     folder = source if source.is_dir() else source.parent
-    beside = [place for name in _LENSES if (place := _any_case(folder / name)) is not None]
+    beside = [place for name in _LENSES if (place := _any_case(folder / name)) and place != source]
     own = _any_case(folder / f"{source.stem}_intrinsics.npy")
     beside = [own, *beside] if own is not None else beside
     if found.kind == "a KITTI file" and (calibration := _any_case(folder / "calib.txt")) is not None:

@@ -15,7 +15,7 @@ from context_as_memory.errors import UserError
 
 LARGE = 6_000_000  # bytes of the pictures of a chunk: about five of 832x480
 MOST_DEFLATE = 1040  # times smaller: the most that a PNG can pack its pixels
-FARTHEST_M, SHORTEST_PX, LONGEST_PX = 1e9, 1e-2, 1e9  # of poses and lenses that are believed
+SHORTEST_PX, LONGEST_PX = 1e-2, 1e9  # of lenses that are believed
 
 
 def encode_frames(frames_u8: np.ndarray) -> bytes:
@@ -55,9 +55,7 @@ def are_cameras(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> bool:
     try:
         for c2w, K in [[np.concatenate(arrays) for arrays in zip(*parts, strict=True)]] if parts else []:
             Cameras(c2w, K, 1, 1)
-            if np.abs(c2w).max(initial=0) > FARTHEST_M or np.abs(K).max(initial=0) > LONGEST_PX:
-                return False
-            if K[:, :2].min(initial=np.inf) < SHORTEST_PX:
+            if np.abs(K).max(initial=0) > LONGEST_PX or K[:, :2].min(initial=np.inf) < SHORTEST_PX:
                 return False
     except UserError:
         return False
