@@ -520,3 +520,16 @@ def test_a_world_is_made_continued_forked_and_sent_from_the_command_line(tmp_pat
     ):
         assert main(["generate", "--out", str(out), *(str(word) for word in words)]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_what_holds_no_world_is_told_by_what_it_is(tmp_path):
+    """And each advice can be followed: no world is made where something lies already."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.txt").touch()
+    for name, message in (
+        ("nowhere", "there is no such folder; make one with `cam generate --world"),
+        ("folder", "world.sqlite is missing; name the folder of a world"),
+        ("folder/a.txt", "it is a file; name the folder of a world"),
+    ):
+        with pytest.raises(UserError, match=message):
+            WorldFile.open(tmp_path / name)

@@ -73,7 +73,10 @@ def connect(folder: Path, *, write: bool) -> sqlite3.Connection:
     out of reach."""
     path = folder / DATABASE
     if not path.is_file():
-        raise UserError(f"no world in {folder}: {DATABASE} is missing; make one with `cam generate --world {folder}`")
+        if folder.exists():  # with something in it no world can be made there
+            what = f"{DATABASE} is missing" if folder.is_dir() else "it is a file"
+            raise UserError(f"no world in {folder}: {what}; name the folder of a world, `cam world list` shows some")
+        raise UserError(f"no world in {folder}: there is no such folder; make one with `cam generate --world {folder}`")
     refuse_links(folder)
     mode = "rw" if write else "ro"
     log, index = (folder / (DATABASE + end) for end in ("-wal", "-shm"))
