@@ -27,6 +27,8 @@ from context_as_memory.adapters.memorizon import MemorizonConfig, MemorizonTrans
 from context_as_memory.adapters.shards import WEIGHTS_FILE as WEIGHTS_FILE
 from context_as_memory.adapters.shards import Shards, check_shapes, fill, has_weights, open_file, open_shards, shapes_of
 from context_as_memory.adapters.text import open_words
+from context_as_memory.adapters.tiny_decoder import FOLDER as DECODER
+from context_as_memory.adapters.tiny_decoder import TinyDecoded, TinyDecoder, TinyDecoderConfig
 from context_as_memory.adapters.wan import from_diffusers_config
 from context_as_memory.codec import ImageAutoencoder, ImageAutoencoderConfig, VideoCodec
 from context_as_memory.compute import fast, fast_dtype
@@ -42,6 +44,7 @@ NETWORKS: dict[str, tuple[type[nn.Module], type]] = {  # by name: class, and cla
     "WorldTransformer": (WorldTransformer, TransformerConfig),
     "MemorizonTransformer": (MemorizonTransformer, MemorizonConfig),
     "EchoTransformer": (EchoTransformer, EchoConfig),
+    "TinyDecoder": (TinyDecoder, TinyDecoderConfig),
 }
 
 _SILENT = ("text_encoder", "tokenizer", "scheduler")  # components that no picture comes from
@@ -263,6 +266,8 @@ def open_model(name: str | Path, kind: type, device: torch.device) -> ModelFolde
     if model.config.text_dim is not None:
         model.words = open_words(folder, backbone_of(folder), model.config.text_dim)
     codec: Any = open_codec(folder / "vae")
+    if (folder / DECODER).is_dir():
+        codec = TinyDecoded(codec, from_pretrained(folder / DECODER, expect=TinyDecoder))
     return ModelFolder(model, fast(codec, device), settings, fingerprint(folder))
 
 

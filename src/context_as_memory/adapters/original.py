@@ -125,7 +125,7 @@ def open_checkpoint(name: str | Path) -> Checkpoint:
             found = Shards(found.files | part.files, found.shapes | part.shapes)
         stored = list(found.files)
     else:
-        found, loaded = None, _unpickled(files, path)
+        found, loaded = None, unpickled(files, path)
         stored = list(loaded)
     names = _without_prefix(stored, path)
     if image := sorted(name for name in names if name.startswith(("img_emb.", "condition_embedder.image_embedder."))):
@@ -156,8 +156,9 @@ def _weights_in(folder: Path) -> list[Path]:
     raise UserError(f"checkpoint: no weights in {folder}; give the file itself, or a folder that holds it")
 
 
-def _unpickled(files: list[Path], path: Path) -> dict[str, Tensor]:
-    """Tensors of pickles, which may hold nothing else that runs; what lies in dictionaries is named by them."""
+def unpickled(files: list[Path], path: Path) -> dict[str, Tensor]:
+    """Tensors [...] of pickles, which may hold nothing else that runs; what lies in dictionaries is named by them.
+    `UserError` for a file that is damaged or holds more."""
     tensors: dict[str, Tensor] = {}
 
     def collect(value: Any, name: str) -> None:

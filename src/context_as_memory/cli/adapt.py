@@ -59,6 +59,9 @@ class Adapt:
     """What guidance leads away from."""
     prompts: tuple[str, ...] = ()
     """Keep the rows of these prompts in the model, for machines without the text encoder."""
+    decoder: Path | None = None
+    """A tiny decoder for pictures at once, a .pth or .safetensors file: TAEHV's taew2_1 for Wan 2.1, its taew2_2 for
+    Wan 2.2 5B. It is copied. Memory is then made of its pictures."""
     merge: bool = False
     """Write a folder that stands alone: every weight is in it, changes by LoRA are added to them."""
 
@@ -79,6 +82,8 @@ def adapt(command: Adapt) -> str:
         raise UserError(f"adapt: {base} is a model already; use it as it is, or add --merge for one that stands alone")
     with _whole(command.out) as folder:
         told = None if is_model else _write(command, base, folder)
+        if command.decoder is not None:
+            _save_decoder(command.decoder, base, folder)
         if command.merge:
             _merge(base if is_model else folder, base, folder)
     return "\n".join(line for line in (f"model in {command.out}", told) if line)
@@ -224,8 +229,24 @@ def _save_added(folder: Path, name: str, config: "TransformerConfig", shards: "S
             save_file(tensors, partial)
 
 
+def _save_decoder(path: Path, base: Path, folder: Path) -> None:
+    """Copy a tiny decoder into a model, if it is made for latents of this backbone."""
+    from context_as_memory.adapters.tiny_decoder import FOLDER, check_fit, open_tiny_decoder
+    from context_as_memory.adapters.wan import spatial_factor
+    from context_as_memory.weights import component, read_object, save_pretrained
+
+    vae = read_object(component(base, "vae") / "config.json", "backbone")
+    if vae.get("_class_name") != "AutoencoderKLWan":
+        raise UserError(f"decoder: the codec of {base} is a {vae.get('_class_name')}; tiny decoders are for Wan's")
+    decoder = open_tiny_decoder(path)
+    frames = 2 ** sum(vae.get("temperal_downsample", (False, True, True)))  # (sic)
+    check_fit(decoder, int(vae.get("z_dim", 16)), spatial_factor(vae), frames)
+    save_pretrained(decoder, folder / FOLDER, dtype=None)
+
+
 def _merge(model: Path, base: Path, folder: Path) -> None:
     """A model with all that it refers to, in a folder."""
+    from context_as_memory.adapters.tiny_decoder import FOLDER as DECODER
     from context_as_memory.adapters.wan import to_diffusers_config
     from context_as_memory.formats.files import write_text
     from context_as_memory.transformer import WorldTransformer
@@ -251,8 +272,9 @@ def _merge(model: Path, base: Path, folder: Path) -> None:
             found = base / part
         if found.is_dir() and not (folder / part).exists():
             shutil.copytree(found, folder / part)
-    if (model / "text").is_dir() and model != folder:
-        shutil.copytree(model / "text", folder / "text")
+    for part in ("text", DECODER):
+        if (model / part).is_dir() and not (folder / part).exists():
+            shutil.copytree(model / part, folder / part)
     settings.pop("backbone", None)
     write_text(folder / MODEL_FILE, json.dumps(settings, indent=2) + "\n")
 

@@ -15,6 +15,7 @@ from context_as_memory.adapters import lora
 from context_as_memory.adapters.backbone import described
 from context_as_memory.adapters.shards import has_weights
 from context_as_memory.adapters.text import open_words
+from context_as_memory.adapters.tiny_decoder import FOLDER as DECODER
 from context_as_memory.compute import fast
 from context_as_memory.errors import UserError
 from context_as_memory.formats.files import atomic, write_text
@@ -112,8 +113,9 @@ def export_adapted(
         write_text(place / "config.json", json.dumps(config, indent=2) + "\n")
     else:
         save_pretrained(network, place, state=dict(state), dtype=torch.bfloat16)
-    if (start / "text").is_dir():
-        shutil.copytree(start / "text", folder / "text", dirs_exist_ok=True)
+    for part in ("text", DECODER):
+        if (start / part).is_dir():
+            shutil.copytree(start / part, folder / part, dirs_exist_ok=True)
     base = backbone_of(start) or start  # a model that stands alone is a backbone itself
     values = read_settings(start) | settings | {"backbone": described(base, base, folder)}
     write_text(folder / MODEL_FILE, json.dumps(values, indent=2) + "\n")
