@@ -109,7 +109,7 @@ class TinyDecoder(nn.Module):
     @property
     def spatial_factor(self) -> int:
         """How many times larger pictures are than latents, in either direction."""
-        return self.config.patch_size * 2 ** len(self.config.growth)
+        return int(self.config.patch_size * 2 ** len(self.config.growth))
 
     def decode_next(
         self, latents: Float[Tensor, "b c n h w"], cache: TinyDecodeCache | None = None
@@ -140,7 +140,7 @@ class TinyDecoder(nn.Module):
             if not isinstance(layer, MemoryBlock):
                 x = layer(x)
                 continue
-            frames = x.unflatten(0, (batch, -1))  # [B,t,c,h',w']
+            frames = rearrange(x, "(b t) c h w -> b t c h w", b=batch)
             earlier = torch.zeros_like(frames[:, 0]) if before is None else before[len(last)]
             last.append(frames[:, -1].clone())
             x = layer(x, torch.cat([earlier.unsqueeze(1), frames[:, :-1]], dim=1).flatten(0, 1))
