@@ -106,6 +106,7 @@ def test_generate_leaves_everything_it_promises(
     assert main([*arguments, "--threads", "1", "--fps", "12"]) == 0
     said = capsys.readouterr()
     assert "photo.png (130x70) is scaled and cropped" in said.err and f"{WIDTH}x{HEIGHT}" in said.err
+    assert "enlarged" not in said.err
     assert "memory on:" in said.out and str(out / "video.mp4") in said.out
     assert sorted(os.listdir(out)) == sorted(OUTPUTS)
 
@@ -130,6 +131,17 @@ def test_generate_leaves_everything_it_promises(
         assert report["timing"][run]["frames_per_second"] > 0
     assert report["world"]["retrieval"]["strategy"] == "coverage"
     assert report["peak_memory_mib"] > 10 and sorted(report["files"]) == sorted(OUTPUTS)
+
+
+def test_a_picture_that_is_much_enlarged_is_told(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "small.png", np.full((HEIGHT // 4, WIDTH // 4, 3), 99, np.uint8))
+    line = words(
+        "generate", "--image", tmp_path / "small.png", "--actions", "w-2", "--out", tmp_path, "--weights", model
+    )
+    assert main([*line, "--no-compare", "--threads", "1"]) == 0
+    assert f"the model's {WIDTH}x{HEIGHT}, enlarged 4 times, so that it is soft" in capsys.readouterr().err
 
 
 def test_generating_again_overwrites_and_leaves_nothing_stale(model: Path, photo: Path, tmp_path: Path) -> None:

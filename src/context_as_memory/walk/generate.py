@@ -68,7 +68,11 @@ def begin(request: Request, worlds: dict[str, "World"]) -> Cameras:
     frame, changed = fit_frame(start.frame, *size)
     if changed:
         before = f"{start.frame.shape[1]}x{start.frame.shape[0]}"
-        note(f"{start.name} ({before}) is scaled and cropped around its centre to the model's {size[0]}x{size[1]}")
+        larger = max(size[0] / start.frame.shape[1], size[1] / start.frame.shape[0])
+        soft = f", enlarged {larger:.0f} times, so that it is soft" if larger >= 2 else ""
+        note(
+            f"{start.name} ({before}) is scaled and cropped around its centre to the model's {size[0]}x{size[1]}{soft}"
+        )
     if not start.past:
         for world in worlds.values():
             world.reset(frame[None], start.camera.resized(*size))
