@@ -11,6 +11,7 @@ took the weights by their names; it was not run as it is published.
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -328,3 +329,19 @@ def test_pickles_are_never_run(pipelines, tmp_path, capsys):
     with pytest.raises(UserError, match="cannot be read as weights|more than tensors"):
         open_checkpoint(tmp_path / "noise.pt")
     assert "run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors", "config.json"])
+def test_a_pipe_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    if name == "config.json":
+        edit(tmp_path / "part", "wan").rename(tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match="no plain file"):
+        open_checkpoint(tmp_path / name if name != "config.json" else tmp_path)
+
+
+def test_a_config_that_is_no_json_is_named(tmp_path):
+    file = edit(tmp_path / "given", "wan")
+    (file.parent / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json"):
+        open_checkpoint(file)

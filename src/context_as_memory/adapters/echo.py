@@ -6,7 +6,7 @@ without a code of time. Context frames stand behind the targets in time, and sha
 clean. All frames see each other.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -51,12 +51,10 @@ class EchoTransformer(WorldTransformer):
     """The network under our context: the recent frame behind the targets, then the retrieved ones."""
 
     config: EchoConfig
+    block_class = EchoBlock
 
     def __init__(self, config: EchoConfig) -> None:
-        super().__init__(replace(config, num_layers=0))
-        self.config = config
-        self.blocks = nn.ModuleList(EchoBlock(config) for _ in range(config.num_layers))
-        self._initialise()
+        super().__init__(config)
         for block in self.blocks:  # begins as the stock network
             assert isinstance(block, EchoBlock)
             for layer in (block.action_attn.to_out[0], block.action_mlp):

@@ -9,7 +9,7 @@ How our context gets there: the chunk begins a video of its own at the recent fr
 the first chunk of a video of theirs; retrieved frames are the bank.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -149,12 +149,10 @@ class MemorizonTransformer(WorldTransformer):
     once per chunk and text."""
 
     config: MemorizonConfig
+    block_class = MemorizonBlock
 
     def __init__(self, config: MemorizonConfig) -> None:
-        super().__init__(replace(config, num_layers=0))
-        self.config = config
-        self.blocks = nn.ModuleList(MemorizonBlock(config) for _ in range(config.num_layers))
-        self._initialise()
+        super().__init__(config)
         for block in self.blocks:
             block.prope_attn = CameraBranch(config)
             nn.init.zeros_(block.prope_attn.to_out.weight)

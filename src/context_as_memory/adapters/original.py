@@ -20,7 +20,7 @@ from torch import Tensor
 from context_as_memory.adapters.hub import fetch, is_hub_name
 from context_as_memory.adapters.shards import INDEX_FILE, WEIGHTS_FILE, Shards, open_file
 from context_as_memory.errors import UserError
-from context_as_memory.formats.files import atomic, write_text
+from context_as_memory.formats.files import atomic, check_plain, read_json, write_text
 
 _ANCHOR = "patch_embedding.weight"  # every Wan network has this one; what stands before it is the prefix
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt")
@@ -135,12 +135,9 @@ def open_checkpoint(name: str | Path) -> Checkpoint:
 
 def _settings(folder: Path) -> dict[str, Any]:
     """`config.json` of a checkpoint's folder."""
-    try:
-        values = json.loads((folder / "config.json").read_text())
-    except FileNotFoundError:
+    if not (folder / "config.json").exists():
         return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"checkpoint: {folder / 'config.json'} cannot be read as JSON ({error})") from error
+    values = read_json(folder / "config.json")
     if not isinstance(values, dict):
         raise UserError(f"checkpoint: {folder / 'config.json'} holds no JSON object")
     return values
@@ -169,6 +166,7 @@ def unpickled(files: list[Path], path: Path) -> dict[str, Tensor]:
                 collect(inner, f"{name}.{key}" if name else str(key))
 
     for file in files:
+        check_plain(file)
         try:
             collect(torch.load(file, map_location="cpu", weights_only=True, mmap=True), "")
         except pickle.UnpicklingError as error:

@@ -180,6 +180,7 @@ class WorldTransformer(nn.Module):
     """The denoiser. `prepare` reads the context once per chunk, `denoise` predicts the velocity of noisy targets."""
 
     entry_points = ("predict",)  # what training calls instead of forward
+    block_class: type[TransformerBlock] = TransformerBlock
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -187,7 +188,7 @@ class WorldTransformer(nn.Module):
         self.words: Any = None  # what turns a prompt into rows [1, T, text_dim], for weights that read text
         self.patch_embedding = nn.Conv3d(config.in_channels, config.width, config.patch_size, config.patch_size)
         self.condition_embedder = ConditionEmbedder(config)
-        self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(self.block_class(config) for _ in range(config.num_layers))
         self.norm_out = nn.LayerNorm(config.width, config.eps, elementwise_affine=False)
         self.proj_out = nn.Linear(config.width, config.out_channels * math.prod(config.patch_size))
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, config.width) / config.width**0.5)
