@@ -23,6 +23,7 @@ from context_as_memory.data.dataset import DenoiserBatch, collate, pool_size, sa
 from context_as_memory.data.episode import write_episode
 from context_as_memory.diffusion import FlowMatching
 from context_as_memory.errors import UserError
+from context_as_memory.formats.video import to_video
 from context_as_memory.retrieval import Retrieval
 from context_as_memory.tokens import TokenLayout, build_model_inputs
 from context_as_memory.training import recipes
@@ -38,7 +39,7 @@ from context_as_memory.training.stream import Stream, plan_video
 from context_as_memory.training.trainer import TrainConfig, Trainer, learning_rate_factor
 from context_as_memory.transformer import model as transformer_model
 from context_as_memory.transformer import placement as transformer_placement
-from context_as_memory.weights import from_pretrained
+from context_as_memory.weights import fingerprint, from_pretrained
 from context_as_memory.world import World
 
 
@@ -124,6 +125,24 @@ def test_codec_training_starts_from_other_weights_and_weighs_a_perceptual_distan
     for name, value in start.items():
         if "latent" not in name:
             assert (mine[name] - value).abs().max() < 0.05, "one small step from where it started"
+
+
+def test_a_decoder_alone_learns_while_latents_and_denoiser_stay(data, codec_run, tmp_path):
+    recipe = replace(recipes.codec_tiny(), crop=16, as_start=True, decoder_only=True)
+    recipe = replace(recipe, loss=CodecLossConfig(rounds=1.0, earlier_rounds=2))
+    with pytest.raises(UserError, match="--init"):
+        train_codec(recipe, data, tmp_path / "none")
+    first = recipes.denoiser_tiny()
+    train_denoiser(replace(first, train=replace(first.train, steps=1)), data, codec_run, tmp_path / "cache", tmp_path)
+    train_codec(recipe, data, tmp_path / "run", tmp_path / "model")
+    before, after = tmp_path / "model", tmp_path / "run" / "model"
+    assert World.from_pretrained(after, device="cpu").config == World.from_pretrained(before, device="cpu").config
+    assert fingerprint(after / "transformer") == fingerprint(before / "transformer")
+    start, mine = (from_pretrained(model / "vae", expect=ImageAutoencoder) for model in (before, after))
+    frames = to_video(np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), np.uint8), "cpu")
+    latents = start.encode_frames(frames)
+    assert torch.equal(mine.encode_frames(frames), latents)
+    assert not torch.equal(mine.decode(latents), start.decode(latents))
 
 
 def test_recipes_without_an_architecture_take_that_of_the_start(data, codec_run, tmp_path):
@@ -323,6 +342,7 @@ import os, torch, tiny
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from context_as_memory.formats.video import to_video
 from context_as_memory.training import recipes
 from context_as_memory.training.rollout import Rollouts, Sampling, plan_rollout
 from context_as_memory.training.trainer import Trainer

@@ -10,7 +10,7 @@ import tiny
 from context_as_memory.codec import ImageAutoencoder
 from context_as_memory.errors import UserError
 from context_as_memory.training import recipes
-from context_as_memory.training.codec_loss import CodecLossConfig, _moved, codec_loss, eight_bit
+from context_as_memory.training.codec_loss import CodecLossConfig, _moved, codec_loss, eight_bit, went_round
 
 
 def test_codec_with_a_coarser_stem_and_shortcuts():
@@ -71,3 +71,19 @@ def test_the_second_round_is_measured_in_steps_of_eight_bits():
     once, _ = codec_loss(codec, images, replace(config, rounds=0.0), torch.Generator().manual_seed(0))
     extra = config.round_latent * figures["round_latent"] + config.round_picture * figures["round_picture"]
     assert loss.item() == pytest.approx(once.item() + extra, rel=1e-5)
+
+
+@torch.no_grad()
+def test_a_step_may_begin_with_a_picture_that_went_round_before():
+    codec, images = tiny.codec(), torch.rand(2, 3, 48, 48).mul(2).sub(1)
+    rounds = [went_round(codec, images, count) for count in range(4)]
+    assert torch.equal(rounds[0], images)
+    assert torch.equal(rounds[3], eight_bit(codec.decode_images(codec.encode_images(rounds[2]))))
+    config = CodecLossConfig(rounds=1.0, earlier_rounds=2, latent_noise=0.0)
+    outputs = [codec.decode_images(codec.encode_images(shown)).clamp(-1, 1) for shown in rounds[:3]]
+    expected = [float(10 * torch.log10(4 / (output - images).square().mean())) for output in outputs]
+    found = set()
+    for seed in range(8):
+        _, figures = codec_loss(codec, images, config, torch.Generator().manual_seed(seed))
+        found |= {count for count in range(3) if figures["psnr_db"] == pytest.approx(expected[count], abs=1e-4)}
+    assert found == {0, 1, 2}

@@ -42,7 +42,7 @@ class TrainCodec(_Training):
 
     data: Path
     """Folder of episodes made by `cam render`."""
-    recipe: Literal["light", "base", "onward", "tiny"] = "light"
+    recipe: Literal["light", "base", "onward", "decoder", "tiny"] = "light"
     """Complete named settings; the other flags change single ones. `light` is for a CPU, `base` for a GPU."""
 
 

@@ -1,5 +1,6 @@
 """Training of the image autoencoder (`cam train codec`)."""
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,10 +13,11 @@ from torch import Tensor, nn
 from context_as_memory.codec import ImageAutoencoder, ImageAutoencoderConfig
 from context_as_memory.data.episode import Episode, content_hash, list_episodes
 from context_as_memory.errors import UserError
+from context_as_memory.formats.files import atomic, read_text, write_text
 from context_as_memory.progress import tracked
-from context_as_memory.training.codec_loss import CodecLossConfig, codec_loss, eight_bit
+from context_as_memory.training.codec_loss import CodecLossConfig, codec_loss, went_round
 from context_as_memory.training.trainer import TrainConfig, Trainer
-from context_as_memory.weights import from_pretrained, load_weights, resolve, save_pretrained
+from context_as_memory.weights import MODEL_FILE, from_pretrained, load_weights, resolve, save_pretrained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,7 @@ class CodecRecipe:
     as_start: bool = False  # take the architecture of the start (`--init`), whatever `model` is
     loss: CodecLossConfig = field(default_factory=CodecLossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    decoder_only: bool = False  # the encoder stays as it is: its denoiser and stored latents stay valid
     crop: int = 64  # pixels; square random crops, mirrored at random
     frame_stride: int = 8  # every n-th frame of each video: neighbours are near-copies
 
@@ -75,9 +78,7 @@ class CodecTask:
             output = model.decode_images(model.encode_images(images)).clamp(-1, 1)
             mse = (output - images).square().mean(dim=(1, 2, 3))
             figures = {"validation_psnr_db": (10 * torch.log10(4 / mse)).mean().item()}
-            tenth = output
-            for _ in range(9):
-                tenth = model.decode_images(model.encode_images(eight_bit(tenth))).clamp(-1, 1)
+            tenth = went_round(model, images, 10)
             mse = (tenth - images).square().mean(dim=(1, 2, 3))
             figures["validation_10_rounds_psnr_db"] = (10 * torch.log10(4 / mse)).mean().item()
             if self.perceptual is not None:
@@ -115,8 +116,9 @@ def train_codec(
     """Train on the `train` split under `data`, keep pictures of the `val` split; weights end in `out/vae`.
 
     Calling it again resumes. A new run may start from the autoencoder of a model folder (`init`; "default": the
-    embedded one) of equal architecture. `perceptual` is the distance that `recipe.loss.perceptual` weighs: a frozen
-    network, two batches of images in [-1, 1] -> [N]. Returns the last logged figures.
+    embedded one) of equal architecture. A stage that trains the decoder alone leaves a complete model folder too,
+    `out/model`: that of `init` with its new decoder. `perceptual` is the distance that `recipe.loss.perceptual`
+    weighs: a frozen network, two batches of images in [-1, 1] -> [N]. Returns the last logged figures.
     """
     every = list_episodes(data)
     episodes = [episode for episode in every if episode.split == "train"]
@@ -134,6 +136,10 @@ def train_codec(
     model = ImageAutoencoder(recipe.model)
     if start is not None:
         load_weights(model, start.state_dict(), f"{init} (as --init)")
+    if recipe.decoder_only:
+        if start is None:
+            raise UserError("training: a decoder alone learns for an encoder that is there; name its model with --init")
+        model.encoder.requires_grad_(False)
     if recipe.loss.perceptual and perceptual is None:
         raise UserError("training: this recipe weighs a perceptual distance; give its network, or set the weight to 0")
     task = CodecTask(recipe, frames, validation, perceptual)
@@ -146,7 +152,21 @@ def train_codec(
     state: dict[str, Any] = trainer.averaged_state()
     if trainer.rank == 0:
         averaged = ImageAutoencoder(recipe.model).to(trainer.device)
-        averaged.load_state_dict(state)
-        measure_latents(averaged, frames[:: max(1, len(frames) // 512)])
+        kept = start.state_dict() if recipe.decoder_only and start is not None else {}
+        averaged.load_state_dict(kept | state)
+        if not recipe.decoder_only:  # the denoiser was trained with the deviations that were measured then
+            measure_latents(averaged, frames[:: max(1, len(frames) // 512)])
         save_pretrained(averaged, Path(out) / "vae")
+        if recipe.decoder_only and init is not None and (resolve(init) / MODEL_FILE).exists():
+            _save_model(resolve(init), averaged, Path(out) / "model")
     return figures
+
+
+def _save_model(start: Path, codec: ImageAutoencoder, folder: Path) -> None:
+    """Write the model of `start` with this codec; `model.json` comes last and makes it one."""
+    (folder / "transformer").mkdir(parents=True, exist_ok=True)
+    for path in sorted((start / "transformer").iterdir()):
+        with atomic(folder / "transformer" / path.name) as partial:
+            shutil.copyfile(path, partial)
+    save_pretrained(codec, folder / "vae")
+    write_text(folder / MODEL_FILE, read_text(start / MODEL_FILE))

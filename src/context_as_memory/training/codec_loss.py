@@ -1,8 +1,9 @@
 """What the image autoencoder is asked for, besides the picture itself.
 
 - *Again and again*: memory is made of pictures, so what a walk remembers is decoded and encoded once per chunk. A
-  codec that is only good once turns a still view into grain within forty frames. Half of the steps therefore encode
-  the decoded picture again: latents and picture of the second round have to be those of the first.
+  codec that is only good once turns a still view into grain within forty frames. A share of the steps therefore
+  encodes the decoded picture again: latents and picture of the second round have to be those of the first. The picture
+  may go round several times before that, without gradients: what ten rounds do is seen only after some of them.
 - *Moved and scaled* (EQ-VAE, arXiv 2502.09509): latents that are shifted by a part of a latent, or made smaller,
   have to decode to the picture shifted or made smaller. The denoiser then sees that a place two pixels further is
   the same place.
@@ -38,6 +39,8 @@ class CodecLossConfig:
     """Share of steps whose latents are shifted or scaled before they are decoded."""
     rounds: float = 0.0
     """Share of the other steps that encode and decode the result once more."""
+    earlier_rounds: int = 0
+    """Such a step begins with a picture that went round up to so many times, drawn anew; the goal stays the first."""
     round_picture: float = 0.5
     """Weight of the picture after the second round."""
     round_latent: float = 0.2
@@ -54,7 +57,7 @@ def codec_loss(
     """Loss on images [N, 3, H, W] in [-1, 1]; returns it and figures for the log (PSNR in dB)."""
     raw = codec.encode_images(images)
     spread = raw.detach().std(dim=(0, 2, 3), keepdim=True)
-    latents = raw + config.latent_noise * spread * torch.randn(raw.shape, generator=generator).to(raw)
+    noise = config.latent_noise * spread * torch.randn(raw.shape, generator=generator).to(raw)
     draw = torch.rand(2, generator=generator).tolist()
     figures = {"latent_rms": raw.detach().square().mean().sqrt().item()}
 
@@ -67,7 +70,7 @@ def codec_loss(
         return loss
 
     if draw[0] < config.moved:
-        moved, goal = _moved(latents, images, codec.spatial_factor, generator)
+        moved, goal = _moved(raw + noise, images, codec.spatial_factor, generator)
         output = codec.decode_images(moved)
         margin = codec.spatial_factor // 2  # what was shifted in from outside the picture
         inside = (..., slice(margin, -margin), slice(margin, -margin))
@@ -75,7 +78,11 @@ def codec_loss(
         figures["moved"] = loss.item()
         return loss + config.latent * raw.square().mean(), figures
 
-    output = codec.decode_images(latents)
+    shown = raw
+    if draw[1] < config.rounds and config.earlier_rounds:
+        count = int(torch.randint(config.earlier_rounds + 1, (), generator=generator))
+        shown = codec.encode_images(went_round(codec, images, count)) if count else raw
+    output = codec.decode_images(shown + noise)
     loss = picture_loss(output, images) + config.latent * raw.square().mean()
     mse = (output.detach().clamp(-1, 1) - images).square().mean().item()
     figures |= {"picture": loss.item(), "psnr_db": 10 * math.log10(4 / max(mse, 1e-10))}
@@ -86,6 +93,14 @@ def codec_loss(
         loss = loss + config.round_latent * latent_error + config.round_picture * second
         figures |= {"round_latent": latent_error.item(), "round_picture": second.item()}
     return loss, figures
+
+
+@torch.no_grad()
+def went_round(codec: ImageAutoencoder, images: Tensor, count: int) -> Tensor:
+    """Images [N, 3, H, W] in [-1, 1] after `count` times encoding and decoding, 8-bit in between."""
+    for _ in range(count):
+        images = eight_bit(codec.decode_images(codec.encode_images(images)))
+    return images
 
 
 def eight_bit(images: Tensor) -> Tensor:

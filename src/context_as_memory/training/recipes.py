@@ -60,6 +60,16 @@ def codec_onward() -> CodecRecipe:
     return replace(recipe, as_start=True, loss=loss, train=train)
 
 
+def codec_decoder() -> CodecRecipe:
+    """A stage after any autoencoder (`--init`), on a CPU: the decoder alone, so that ten rounds show what one shows.
+
+    Its denoiser goes on with it as it is, and so do stored latents.
+    """
+    recipe = codec_onward()
+    loss = replace(recipe.loss, moved=0.0, rounds=0.8, earlier_rounds=6, round_latent=0.3)
+    return replace(recipe, decoder_only=True, loss=loss, train=replace(recipe.train, budget_minutes=30, rates=()))
+
+
 def codec_tiny() -> CodecRecipe:
     """Seconds on a CPU; for tests."""
     model = ImageAutoencoderConfig(
@@ -293,6 +303,7 @@ CODEC_RECIPES: dict[str, Callable[[], CodecRecipe]] = {
     "light": codec_light,
     "base": codec_base,
     "onward": codec_onward,
+    "decoder": codec_decoder,
 }
 DENOISER_RECIPES: dict[str, Callable[[], DenoiserRecipe]] = {
     "tiny": denoiser_tiny,
