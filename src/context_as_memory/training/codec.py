@@ -1,6 +1,5 @@
 """Training of the image autoencoder (`cam train codec`)."""
 
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,9 +12,9 @@ from torch import Tensor, nn
 from context_as_memory.codec import ImageAutoencoder, ImageAutoencoderConfig
 from context_as_memory.data.episode import Episode, content_hash, list_episodes
 from context_as_memory.errors import UserError
-from context_as_memory.formats.files import atomic, read_text, write_text
 from context_as_memory.progress import tracked
 from context_as_memory.training.codec_loss import CodecLossConfig, codec_loss, went_round
+from context_as_memory.training.folders import export_with_codec, to_go_on_from
 from context_as_memory.training.trainer import TrainConfig, Trainer
 from context_as_memory.weights import MODEL_FILE, from_pretrained, load_weights, resolve, save_pretrained
 
@@ -128,18 +127,15 @@ def train_codec(
     frames = load_frames(episodes, recipe.frame_stride)
     validation = np.concatenate([episode.frames()[::400][:3] for episode in held_out[:8]])
     torch.manual_seed(recipe.train.seed)
-    start = None if init is None else from_pretrained(resolve(init) / "vae", expect=ImageAutoencoder)
-    if recipe.as_start:
-        if start is None:
-            raise UserError("training: this recipe goes on from weights that are there; name their model with --init")
+    needed = recipe.as_start or recipe.decoder_only
+    first = to_go_on_from(init) if needed else None if init is None else resolve(init)
+    start = None if first is None else from_pretrained(first / "vae", expect=ImageAutoencoder)
+    if recipe.as_start and start is not None:
         recipe = replace(recipe, model=start.config)
     model = ImageAutoencoder(recipe.model)
     if start is not None:
         load_weights(model, start.state_dict(), f"{init} (as --init)")
-    if recipe.decoder_only:
-        if start is None:
-            raise UserError("training: a decoder alone learns for an encoder that is there; name its model with --init")
-        model.encoder.requires_grad_(False)
+    model.encoder.requires_grad_(not recipe.decoder_only)
     if recipe.loss.perceptual and perceptual is None:
         raise UserError("training: this recipe weighs a perceptual distance; give its network, or set the weight to 0")
     task = CodecTask(recipe, frames, validation, perceptual)
@@ -157,16 +153,6 @@ def train_codec(
         if not recipe.decoder_only:  # the denoiser was trained with the deviations that were measured then
             measure_latents(averaged, frames[:: max(1, len(frames) // 512)])
         save_pretrained(averaged, Path(out) / "vae")
-        if recipe.decoder_only and init is not None and (resolve(init) / MODEL_FILE).exists():
-            _save_model(resolve(init), averaged, Path(out) / "model")
+        if recipe.decoder_only and first is not None and (first / MODEL_FILE).exists():
+            export_with_codec(first, averaged, Path(out) / "model")
     return figures
-
-
-def _save_model(start: Path, codec: ImageAutoencoder, folder: Path) -> None:
-    """Write the model of `start` with this codec; `model.json` comes last and makes it one."""
-    (folder / "transformer").mkdir(parents=True, exist_ok=True)
-    for path in sorted((start / "transformer").iterdir()):
-        with atomic(folder / "transformer" / path.name) as partial:
-            shutil.copyfile(path, partial)
-    save_pretrained(codec, folder / "vae")
-    write_text(folder / MODEL_FILE, read_text(start / MODEL_FILE))

@@ -25,7 +25,14 @@ from context_as_memory.tokens import TokenLayout
 from context_as_memory.training.compiled import CompiledDenoiser
 from context_as_memory.training.corrupt import corrupt
 from context_as_memory.training.distil import teacher_velocity
-from context_as_memory.training.folders import Adaptation, codec_folder, export_adapted, quick_codec, start_network
+from context_as_memory.training.folders import (
+    Adaptation,
+    codec_folder,
+    export_adapted,
+    quick_codec,
+    start_network,
+    to_go_on_from,
+)
 from context_as_memory.training.perceptual import Perceptual, perceptual_loss
 from context_as_memory.training.recorded import Drawing, RecordedVideos
 from context_as_memory.training.rollout import Sampling
@@ -364,11 +371,7 @@ def _network(recipe: DenoiserRecipe, init: str | Path | None) -> tuple[DenoiserR
     """With an adaptation, the network of the start; and the recipe for the architecture of the start, if it asks."""
     if recipe.adaptation is None:
         if recipe.as_start:
-            if init is None:
-                raise UserError(
-                    "training: this recipe goes on from weights that are there; name their model with --init"
-                )
-            recipe = replace(recipe, model=read_architecture(resolve(init) / "transformer", WorldTransformer))
+            recipe = replace(recipe, model=read_architecture(to_go_on_from(init) / "transformer", WorldTransformer))
         return recipe, None
     if init is None:
         raise UserError("training: this recipe adapts a model; give the folder that `cam adapt` made with --init")

@@ -16,9 +16,10 @@ from context_as_memory.adapters.backbone import described
 from context_as_memory.adapters.shards import has_weights
 from context_as_memory.adapters.text import open_words
 from context_as_memory.adapters.tiny_decoder import FOLDER as DECODER
+from context_as_memory.codec import ImageAutoencoder
 from context_as_memory.compute import fast
 from context_as_memory.errors import UserError
-from context_as_memory.formats.files import atomic, write_text
+from context_as_memory.formats.files import atomic, read_text, write_text
 from context_as_memory.transformer import WorldTransformer
 from context_as_memory.weights import (
     MEMORY_FILE,
@@ -53,6 +54,23 @@ def words_of_model(folder: Path) -> Callable[[str], Tensor] | None:
     if not config.exists() or (width := read_object(config, "weights").get("text_dim")) is None:
         return None
     return open_words(Path(folder), backbone_of(folder), int(width)).rows
+
+
+def to_go_on_from(init: str | Path | None) -> Path:
+    """Folder of the model that a stage goes on from; `UserError` if none is named."""
+    if init is None:
+        raise UserError("training: this recipe goes on from weights that are there; name their model with --init")
+    return resolve(init)
+
+
+def export_with_codec(start: Path, codec: ImageAutoencoder, folder: Path) -> None:
+    """Write the model of `start` with another codec into `folder`; `model.json` comes last and makes it a model."""
+    (folder / "transformer").mkdir(parents=True, exist_ok=True)
+    for path in sorted((start / "transformer").iterdir()):
+        with atomic(folder / "transformer" / path.name) as partial:
+            shutil.copyfile(path, partial)
+    save_pretrained(codec, folder / "vae")
+    write_text(folder / MODEL_FILE, read_text(start / MODEL_FILE))
 
 
 @dataclass(frozen=True, kw_only=True)
