@@ -27,7 +27,7 @@ class CodecRecipe:
     as_start: bool = False  # take the architecture of the start (`--init`), whatever `model` is
     loss: CodecLossConfig = field(default_factory=CodecLossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    decoder_only: bool = False  # the encoder stays as it is: its denoiser and stored latents stay valid
+    decoder_only: bool = False  # the encoder stays as it is, so that its denoiser goes on with it
     crop: int = 64  # pixels; square random crops, mirrored at random
     frame_stride: int = 8  # every n-th frame of each video: neighbours are near-copies
 

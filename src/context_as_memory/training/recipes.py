@@ -63,7 +63,7 @@ def codec_onward() -> CodecRecipe:
 def codec_decoder() -> CodecRecipe:
     """A stage after any autoencoder (`--init`), on a CPU: the decoder alone, so that ten rounds show what one shows.
 
-    Its denoiser goes on with it as it is, and so do stored latents.
+    Its denoiser goes on with it as it is.
     """
     recipe = codec_onward()
     loss = replace(recipe.loss, moved=0.0, rounds=0.8, earlier_rounds=6, round_latent=0.3)
