@@ -341,7 +341,6 @@ import os, torch, tiny
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from context_as_memory.formats.video import to_video
 from context_as_memory.training import recipes
 from context_as_memory.training.rollout import Rollouts, Sampling, plan_rollout
 from context_as_memory.training.trainer import Trainer
