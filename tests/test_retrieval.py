@@ -23,7 +23,6 @@ from context_as_memory.retrieval import (
     ViewIndex,
     explained,
     retrieve,
-    take,
     target_samples,
 )
 from context_as_memory.retrieval.cover import Offer, cover
@@ -177,8 +176,8 @@ def test_coverage_equals_plain_greedy(
     )
     answer = retrieve(Candidates(cameras, recorded=known), target, config, recent=recent)
     basis = ground_basis(cameras)
-    views, keys = planar(cameras, basis), take(planar(target, basis), key_rows(4))
-    share = fov_overlap(take(keys, ranking_rows(keys, FAR)), views, NEAR, FAR).mean(0)
+    views, keys = planar(cameras, basis), planar(target, basis)[key_rows(4)]
+    share = fov_overlap(keys[ranking_rows(keys, FAR)], views, NEAR, FAR).mean(0)
     passing = {i: float(share[i]) for i in range(80) if share[i] > MIN_OVERLAP and i != recent}
     picks, gains = reference.coverage(views, keys, passing, recent, size - with_recent, config, known.tolist())
     assert answer.frame_ids.tolist() == picks + ([79] if with_recent else [])
@@ -288,7 +287,7 @@ def test_all_key_poses_rank_when_the_chunk_turns_far() -> None:
     heading = np.stack([np.cos(yaw), np.sin(yaw)], 1)
     turning = PlanarViews(np.zeros((3, 2)), heading, np.full(3, 0.5))
     assert ranking_rows(turning, FAR).tolist() == [0, 1, 2]
-    assert ranking_rows(take(turning, np.array([1, 1, 1])), FAR).tolist() == [1]
+    assert ranking_rows(turning[np.array([1, 1, 1])], FAR).tolist() == [1]
 
 
 # --- the paper's rule -------------------------------------------------------------------------------------------------
@@ -360,7 +359,7 @@ def test_the_published_rule_finds_the_runs_that_published_labels_have(tmp_path) 
     bank = read_unreal_json(tmp_path / "walk_0.json")
     rule = rule_of(strategy="paper", paper_as_published=True)
     views, query = planar(bank, ground_basis(bank)), 760
-    goal = take(views, np.array([query]))
+    goal = views[np.array([query])]
     found = retrieve(bank, bank[[query]], rule, recent=None).candidates.tolist()
     plain = [i for i in range(len(bank)) if reference.paper_pair(goal, 0, views, i, rule)]
     assert found == plain

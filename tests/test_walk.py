@@ -77,7 +77,7 @@ def test_a_walk_holds_every_picture_once(weights: Path, tmp_path: Path) -> None:
     path = cameras_from_actions(start, ",".join(["j-20,l-20"] * 6))
     world.reset(paint_room(start), start)
     one_copy = (1 + len(path)) * WIDTH * HEIGHT * 3
-    with Recorder(tmp_path, {"with_memory": world}, Cameras.concat([start, path]), 15.0) as recorder:
+    with Recorder(tmp_path, {"with_memory": world}, path, 15.0) as recorder:
         chunks = world.rollout(path)
         recorder.add([next(chunks)])  # whatever is imported or set up on the way is there now
         tracemalloc.start()

@@ -153,9 +153,9 @@ class World(FrontDoor):
             )
         for start in range(0, len(frames_u8), 64):
             part = slice(start, start + 64)
-            latents = self.engine.pictures.encode(frames_u8[part])
-            depths = self._profiles_m(frames_u8[part], cameras[part]) if profiles_m is None else profiles_m[part]
-            self.bank.append(frames_u8[part], cameras[part], latents, profiles_m=depths)
+            pictures, seen_from = frames_u8[part], cameras[part]
+            depths = self._profiles_m(pictures, seen_from) if profiles_m is None else profiles_m[part]
+            self.bank.append(pictures, seen_from, self.engine.pictures.encode(pictures), profiles_m=depths)
 
     @torch.inference_mode()
     def step(

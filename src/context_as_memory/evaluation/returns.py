@@ -17,7 +17,7 @@ import numpy as np
 
 from context_as_memory.camera import Cameras, PlanarViews, ground_basis, planar
 from context_as_memory.errors import UserError
-from context_as_memory.retrieval import RetrievalConfig, explained, take, target_samples
+from context_as_memory.retrieval import RetrievalConfig, explained, target_samples
 
 RECENT_FRAMES = 4  # "the last frames": what a model without memory could still see
 LEFT_SHARE = 0.25  # a view is out of sight when these show less than this share of it
@@ -101,7 +101,7 @@ def _last_time_away(views: PlanarViews, i: int, since: int, config: RetrievalCon
         return None
     starts = np.unique(np.linspace(since + 1, last, min(last - since, MAX_WINDOWS)).round().astype(np.int64))
     frames = starts[:, None] + np.arange(RECENT_FRAMES)
-    seen = _seen(take(views, slice(i, i + 1)), take(views, frames.ravel()), config)
+    seen = _seen(views[i : i + 1], views[frames.ravel()], config)
     shares = seen.reshape(len(starts), RECENT_FRAMES, -1).any(1).mean(1)
     away = starts[shares < LEFT_SHARE]
     return int(away[-1]) if len(away) else None
@@ -125,7 +125,7 @@ def seen_share(past: Cameras, targets: Cameras, config: RetrievalConfig | None =
     config = config or RetrievalConfig()
     basis = ground_basis(past)
     views, goals = planar(past, basis), planar(targets, basis)
-    return np.array([_seen(take(goals, slice(i, i + 1)), views, config).any(0).mean() for i in range(len(targets))])
+    return np.array([_seen(goals[i : i + 1], views, config).any(0).mean() for i in range(len(targets))])
 
 
 def return_tasks(
@@ -154,8 +154,8 @@ def return_tasks(
         return np.empty((0, 2), np.int64)
     views = planar(cameras, ground_basis(cameras))
     for start in range(RECENT_FRAMES + stride, len(cameras) - chunk_frames + 1, stride):
-        past = take(views, slice(0, start))
-        ends = [take(views, slice(i, i + 1)) for i in sorted({start, start + chunk_frames - 1})]
+        past = views[:start]
+        ends = [views[i : i + 1] for i in sorted({start, start + chunk_frames - 1})]
         seen = [_seen(end, past, config) for end in ends]
         recent = np.max(
             [_window_share(mask, RECENT_FRAMES) for mask in seen], axis=0

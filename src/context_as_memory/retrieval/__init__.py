@@ -33,7 +33,6 @@ from context_as_memory.retrieval.rule import (
     Paper,
     Retrieval,
     RetrievalConfig,
-    take,
 )
 
 __all__ = [
@@ -50,6 +49,5 @@ __all__ = [
     "ViewIndex",
     "explained",
     "retrieve",
-    "take",
     "target_samples",
 ]

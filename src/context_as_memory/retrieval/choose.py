@@ -12,7 +12,7 @@ from context_as_memory.retrieval.ground import Geometry, Ground
 from context_as_memory.retrieval.index import AllViews, Index
 from context_as_memory.retrieval.overlap import MIN_OVERLAP
 from context_as_memory.retrieval.paper import paper_overlap, thin_runs
-from context_as_memory.retrieval.rule import Bools, Candidates, Floats, Indices, Retrieval, RetrievalConfig, take
+from context_as_memory.retrieval.rule import Bools, Candidates, Floats, Indices, Retrieval, RetrievalConfig
 from context_as_memory.retrieval.space import Space
 
 
@@ -111,13 +111,13 @@ def _paper(asked: _Slots) -> _Answer:
     rule, sight, pool, last = asked.config.paper, asked.sight, asked.pool, asked.last
     assert isinstance(sight, Ground)
     goals, views = sight.goals, sight.views
-    share = paper_overlap(goals, take(views, pool), rule).mean(0)
+    share = paper_overlap(goals, views[pool], rule).mean(0)
     candidates = pool[share > 0]
     recent = int(last[0]) if len(last) else None
     rng = np.random.default_rng(asked.seed)
     picks = thin_runs(candidates, views.origin, goals.origin.mean(0), recent, asked.budget, rule.far_share, rng)
     scores = share[np.searchsorted(pool, picks)]
-    last_passes = np.asarray(paper_overlap(goals, take(views, last), rule).any(0))
+    last_passes = np.asarray(paper_overlap(goals, views[last], rule).any(0))
     return _Answer(picks, scores, candidates, sight.overlap(last), last_passes)
 
 

@@ -13,7 +13,7 @@ from context_as_memory.camera import Cameras, PlanarViews, checked_profiles, pla
 from context_as_memory.retrieval.cover import ALIKE_LENS, SHORTLIST
 from context_as_memory.retrieval.index import Index
 from context_as_memory.retrieval.overlap import fov_overlap, touching_overlap
-from context_as_memory.retrieval.rule import Bools, Candidates, Indices, RetrievalConfig, Samples, take
+from context_as_memory.retrieval.rule import Bools, Candidates, Indices, RetrievalConfig, Samples
 from context_as_memory.retrieval.surfaces import foreseen_surfaces, in_sight
 from context_as_memory.shapes import Bool, Float, Int
 
@@ -56,9 +56,9 @@ class Ground:
         self.config, self.views = config, index.all_views()
         self.goals = planar(target, index.basis)
         key = key_rows(len(target))
-        self.keys = take(self.goals, key)
+        self.keys = self.goals[key]
         self.ranking = key[ranking_rows(self.keys, config.far_m)]
-        self.rank_goals = take(self.goals, self.ranking)
+        self.rank_goals = self.goals[self.ranking]
         self.recorded = np.zeros(number, bool) if stored.recorded is None else stored.recorded
         self.profiles_m: np.ndarray | None = None
         if config.strategy == "visible" and stored.profiles_m is not None:
@@ -67,7 +67,7 @@ class Ground:
 
     def overlap(self, entries: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Exact overlap with the target: the mean over the ranking poses."""
-        seen, near_m, far_m = take(self.views, entries), self.config.near_m, self.config.far_m
+        seen, near_m, far_m = self.views[entries], self.config.near_m, self.config.far_m
         if len(self.ranking) == 1:
             return touching_overlap(self.rank_goals, seen, near_m, far_m)
         return np.asarray(fov_overlap(self.rank_goals, seen, near_m, far_m).mean(0))
@@ -75,24 +75,24 @@ class Ground:
     def samples(self, entries: Int[np.ndarray, " n"]) -> Samples:
         if self.profiles_m is not None:
             known = entries[np.isfinite(self.profiles_m[entries]).any(axis=1)]
-            foreseen = foreseen_surfaces(self.keys, take(self.views, known), self.profiles_m[known], self.config.far_m)
+            foreseen = foreseen_surfaces(self.keys, self.views[known], self.profiles_m[known], self.config.far_m)
             if len(foreseen[0]):
                 return foreseen
         return target_samples(self.keys, self.config.near_m, self.config.far_m)
 
     def explains(self, samples: Samples, entries: Int[np.ndarray, " n"]) -> Bool[np.ndarray, "n samples"]:
-        seen = take(self.views, entries)
+        seen = self.views[entries]
         claims = explained(samples, seen, self.config)
         if self.profiles_m is not None:
             deep = np.isfinite(self.profiles_m[entries]).any(axis=1)
-            part, wide_rad = take(seen, deep), self.config.coverage.visible_parallax_rad
+            part, wide_rad = seen[deep], self.config.coverage.visible_parallax_rad
             shown = in_sight(samples[0], part, self.profiles_m[entries[deep]])
             claims[deep] = explained(samples, part, self.config, wide_rad) & shown
         return claims
 
     def places(self, entries: Int[np.ndarray, " n"]) -> Float[np.ndarray, "5 n"]:
         """`alike_m` of way, `alike_rad` of turn or a lens a fifth wider are 1 apart."""
-        views, rule = take(self.views, entries), self.config.coverage
+        views, rule = self.views[entries], self.config.coverage
         turn = views.heading.T / (2 * math.sin(rule.alike_rad / 2))
         return np.concatenate([views.origin.T / rule.alike_m, turn, np.log(views.half_width_tan)[None] / ALIKE_LENS])
 

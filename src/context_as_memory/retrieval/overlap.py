@@ -3,7 +3,7 @@
 import numpy as np
 
 from context_as_memory.camera import PlanarViews
-from context_as_memory.retrieval.rule import Floats, check_depths, take
+from context_as_memory.retrieval.rule import Floats, check_depths
 from context_as_memory.shapes import Float
 
 MIN_OVERLAP = 1e-6  # overlaps below this are rounding, not shared view
@@ -21,7 +21,7 @@ def fov_overlap(target: PlanarViews, candidates: PlanarViews, near_m: float, far
     Raises UserError unless 0 < near_m < far_m.
     """
     check_depths(near_m, far_m)
-    rows = (take(target, slice(row, row + 1)) for row in range(len(target.origin)))
+    rows = (target[row : row + 1] for row in range(len(target.origin)))
     return np.stack([touching_overlap(one, candidates, near_m, far_m) for one in rows])
 
 
@@ -32,7 +32,7 @@ def touching_overlap(
     found = np.empty(len(candidates.origin))
     for first in range(0, len(found), BLOCK):
         part = slice(first, first + BLOCK)
-        seen = take(candidates, part)
+        seen = candidates[part]
         x, z, sin, cos = relative_pose(target, seen)
         # Identical poses share all edges, and an edge on a boundary is neither inside nor outside. A shift far below
         # any tolerance, in a direction no real edge has, makes every such case generic.

@@ -4,7 +4,7 @@ import numpy as np
 
 from context_as_memory.camera import PlanarViews
 from context_as_memory.retrieval.overlap import relative_pose
-from context_as_memory.retrieval.rule import Indices, Paper, take
+from context_as_memory.retrieval.rule import Indices, Paper
 from context_as_memory.shapes import Bool, Float, Int
 
 MEET_EPS_M = 1e-6  # rays "meet" only beyond this distance: at the apex of coinciding cameras the sign is rounding noise
@@ -22,7 +22,7 @@ def paper_overlap(target: PlanarViews, candidates: PlanarViews, rule: Paper) -> 
     target_k = target.half_width_tan
     rows = []
     for i in range(len(target.origin)):
-        one = take(target, slice(i, i + 1))
+        one = target[i : i + 1]
         x, z, sin, cos = relative_pose(one, candidates)
         k_t, k_c = target_k[i], candidates.half_width_tan
         near, far = rule.near_m, np.inf if rule.far_m is None else rule.far_m

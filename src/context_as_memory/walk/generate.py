@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from context_as_memory.camera import Cameras
 from context_as_memory.evaluation.report import environment, peak_memory_mib, write_json
 from context_as_memory.formats.files import sha256_of
-from context_as_memory.formats.pictures import fit_frame
 from context_as_memory.progress import ProgressBar
 from context_as_memory.signals import StopOnSignal
 from context_as_memory.walk.config import GenerateConfig
@@ -38,11 +36,15 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
     with open_worlds(config, request) as worlds, StopOnSignal(say_stop) as stop:
         for name in OUTPUTS:  # a later failure must not leave old results that look like new ones
             (config.out / name).unlink(missing_ok=True)
-        path, memory = begin(request, worlds), worlds["with_memory"]
-        recorder = Recorder(config.out, worlds, Cameras.concat([memory.bank.cameras, path]), config.fps)
-        with recorder, ProgressBar("generating", len(path), unit="frames", rate="fps") as bar:
+        memory = worlds["with_memory"]
+        walk = request.fitted(memory.config.width, memory.config.height)
+        if not walk.start.past:
+            for world in worlds.values():
+                world.reset(walk.start.frame[None], walk.start.camera)
+        recorder = Recorder(config.out, worlds, walk.path, config.fps)
+        with recorder, ProgressBar("generating", len(walk.path), unit="frames", rate="fps") as bar:
             try:
-                for chunks in zip(*(world.rollout(path) for world in worlds.values()), strict=True):
+                for chunks in zip(*(world.rollout(walk.path) for world in worlds.values()), strict=True):
                     recorder.add(chunks)
                     bar.advance(len(chunks[0].frames_u8))
                     if stop.requested:
@@ -59,24 +61,6 @@ def generate(config: GenerateConfig) -> dict[str, Any]:
         report |= {"wall_seconds": round(time.perf_counter() - began, 2), "peak_memory_mib": peak_memory_mib()}
         write_json(config.out / "report.json", report)
     return report
-
-
-def begin(request: Request, worlds: dict[str, "World"]) -> Cameras:
-    """Give new worlds the start picture, in their own size; returns the path in that size."""
-    start, config = request.start, worlds["with_memory"].config
-    size = config.width, config.height
-    frame, changed = fit_frame(start.frame, *size)
-    if changed:
-        before = f"{start.frame.shape[1]}x{start.frame.shape[0]}"
-        larger = max(size[0] / start.frame.shape[1], size[1] / start.frame.shape[0])
-        soft = f", enlarged {larger:.0f} times, so that it is soft" if larger >= 2 else ""
-        note(
-            f"{start.name} ({before}) is scaled and cropped around its centre to the model's {size[0]}x{size[1]}{soft}"
-        )
-    if not start.past:
-        for world in worlds.values():
-            world.reset(frame[None], start.camera.resized(*size))
-    return request.path.resized(*size)
 
 
 @contextmanager

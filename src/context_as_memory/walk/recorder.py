@@ -64,13 +64,14 @@ class Recorder:
     """Records runs that advance in step, so that an interrupted comparison is complete up to its end.
 
     out: the folder of the files (`prepare_folder`). worlds: by name, the one with memory first, all at the start frame.
-    cameras: of the whole walk, frames of a world's past included. A `with` block closes the videos and writes poses.
+    path: the cameras of the walk that begins now. A `with` block closes the videos and writes poses.
     """
 
-    def __init__(self, out: Path, worlds: Mapping[str, "World"], cameras: Cameras, fps: float) -> None:
-        self.out, self.cameras, self.fps = out, cameras, fps
+    def __init__(self, out: Path, worlds: Mapping[str, "World"], path: Cameras, fps: float) -> None:
+        self.out, self.fps = out, fps
         self.runs = {name: Run(world) for name, world in worlds.items()}
         self.banks = [world.bank for world in worlds.values()]
+        self.cameras = Cameras.concat([self.banks[0].cameras, path])  # of the world's past, too
         self.before = self.length = len(self.banks[0])  # frames before the first chunk; and so far
         self.starts: list[int] = []  # first frame of every chunk
         self._files = ExitStack()

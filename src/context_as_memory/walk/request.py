@@ -1,6 +1,6 @@
 """What a walk is asked to be, as a value: where it starts, along which cameras. No model is needed to make one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +8,10 @@ import numpy as np
 
 from context_as_memory.camera import Cameras, look, pinhole
 from context_as_memory.errors import UserError
-from context_as_memory.formats.actions import cameras_from_actions, parse_actions
+from context_as_memory.formats.actions import cameras_from_actions
 from context_as_memory.formats.cameras import CameraTrack, read_track
 from context_as_memory.formats.options import ASSUMED_HFOV_DEG, PoseOptions
-from context_as_memory.formats.pictures import read_picture
+from context_as_memory.formats.pictures import fit_frame, read_picture
 from context_as_memory.formats.places import start_frame
 from context_as_memory.formats.vertical import measured_up
 from context_as_memory.storage import BranchStore, WorldFile
@@ -46,6 +46,21 @@ class Request:
     path: Cameras
     track: CameraTrack | None = None
 
+    def fitted(self, width: int, height: int) -> "Request":
+        """The same walk in pictures of another size: the start picture scaled and cropped around its centre. What that
+        changes is told."""
+        start = self.start
+        frame, changed = fit_frame(start.frame, width, height)
+        if changed:
+            before = f"{start.frame.shape[1]}x{start.frame.shape[0]}"
+            larger = max(width / start.frame.shape[1], height / start.frame.shape[0])
+            soft = f", enlarged {larger:.0f} times, so that it is soft" if larger >= 2 else ""
+            note(
+                f"{start.name} ({before}) is scaled and cropped around its centre to the model's {width}x{height}{soft}"
+            )
+        fitted = replace(start, frame=frame, camera=start.camera.resized(width, height))
+        return replace(self, start=fitted, path=self.path.resized(width, height))
+
 
 def read_request(config: GenerateConfig) -> Request:
     """The start and the path that the settings name. Raises `UserError` for what cannot be read or does not fit."""
@@ -65,10 +80,8 @@ def read_request(config: GenerateConfig) -> Request:
     if config.intrinsics is not None and config.trajectory is None:
         raise UserError("--intrinsics needs --trajectory; without one use --hfov-deg")
     actions = config.actions or (DEMO_ACTIONS if config.demo else "")
-    if config.trajectory is None:
-        if not actions:
-            raise UserError(f"{NO_PATH}, or --trajectory poses.npy")
-        parse_actions(actions)  # before a picture is read
+    if config.trajectory is None and not actions:
+        raise UserError(f"{NO_PATH}, or --trajectory poses.npy")
     start = _picture(config.image, config.hfov_deg) if config.image is not None else _shipped(config.start)
     if config.trajectory is not None:
         return _along(start, config.trajectory, config)
@@ -100,7 +113,6 @@ def _continued(config: GenerateConfig, world: Path) -> tuple[Start, Cameras]:
         raise UserError(f"the world in {world} goes on from its last frame; leave {given[0]} away")
     if config.actions is None:
         raise UserError(NO_PATH)
-    parse_actions(config.actions)
     with WorldFile.open(world, write=False) as file:
         store = BranchStore(file, config.branch)
         cameras, known_up = store.cameras(), file.up
