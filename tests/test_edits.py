@@ -16,7 +16,8 @@ import tiny
 from context_as_memory.camera import PROFILE, Cameras, horizon_profile, look, pinhole
 from context_as_memory.cli.main import main
 from context_as_memory.data.episode import Episode, write_episode
-from context_as_memory.edits import _depths, changed_pixels, edit, shares
+from context_as_memory.edits import changed_pixels, edit
+from context_as_memory.edits.surface import find_surface, shares
 from context_as_memory.errors import UserError
 from context_as_memory.evaluation.bench import edits as bench
 from context_as_memory.formats.pictures import write_image
@@ -96,14 +97,14 @@ def test_with_known_depths_a_view_behind_a_wall_keeps_its_place_and_without_them
 def test_depth_is_told_by_other_views_where_no_profile_knows_it():
     """The wall of the room at x = 13, seen from x = 6 and from around there: 7 m, but for the pattern's repeats."""
     cameras = views([(6, 0, 0), *[(6 - 0.3 * i, 0.37 * (i % 7 - 3), 2 * (i % 5 - 2)) for i in range(1, 15)]])
-    world = room(cameras)
-    rows, columns = np.mgrid[20:30:3, 26:40:3].reshape(2, -1)
-    depths, weights = _depths(world, 0, rows, columns)
-    np.testing.assert_allclose(weights.sum(axis=1), 1)
-    best = depths[np.arange(len(rows)), weights.argmax(axis=1)]
-    assert abs(np.median(best) - 7) < 1, best
+    changed = np.zeros((ROOM_HEIGHT, ROOM_WIDTH), bool)
+    changed[20:30:3, 26:40:3] = True
+    found = find_surface(room(cameras).bank, 0, changed, 15.0)
+    np.testing.assert_allclose(found.weights.sum(axis=1), 1)
+    best = found.depths[np.arange(len(found.rows)), found.weights.argmax(axis=1)]
+    assert len(best) == changed.sum() and abs(np.median(best) - 7) < 1, best
     alone = room(cameras[:1])  # nothing to compare with: all depths alike
-    assert np.ptp(_depths(alone, 0, rows, columns)[1]) == 0
+    assert np.ptp(find_surface(alone.bank, 0, changed, 15.0).weights) == 0
 
 
 def test_shares_are_those_of_a_slow_obvious_projection():
@@ -120,7 +121,8 @@ def test_shares_are_those_of_a_slow_obvious_projection():
             x, y, z, _ = np.linalg.inv(cameras.c2w[number]) @ point
             if z > 0 and 0 <= fx * x / z + cx < ROOM_WIDTH and 0 <= fy * y / z + cy < ROOM_HEIGHT and z <= 4.18:
                 expected[number] += 1 / 200
-    np.testing.assert_allclose(shares(world, 0, changed), expected, atol=1e-9)
+    surface = find_surface(world.bank, 0, changed, 15.0)
+    np.testing.assert_allclose(shares(world.bank, surface, 15.0), expected, atol=1e-9)
     assert 0 < expected[2] < 0.9 and expected[0] == pytest.approx(1)
 
 
@@ -161,8 +163,9 @@ def test_the_walk_goes_on_from_where_it_stands():
     again = room(cameras)
     done = edit(again, 1, repainted(again, 1))
     assert len(again.bank) == 3 and not done.still_seen, "the last frame itself was edited: nothing to repeat"
-    beside = room(views([(0, 0, 0), (0, 0, 10)]))
+    beside = room(views([(0, 0, 0), (1, 1, 10)]))  # one view alone does not tell how deep the surface is
     assert edit(beside, 0, repainted(beside, 0)).still_seen
+    np.testing.assert_array_equal(beside.bank.frames_u8(-1), beside.bank.frames_u8(1))
 
 
 def test_a_second_edit_withdraws_the_first():
@@ -232,7 +235,7 @@ def test_an_edit_lasts_in_the_file_rewind_undoes_it_and_a_fork_keeps_both(folder
     capsys.readouterr()
     assert edit_command(folder) == 0
     told = capsys.readouterr().out
-    assert "frame 0 is frame 6 now" in told and "1 of 6 frames showed what changed" in told
+    assert "frame 0 is frame 6 now" in told and "1 of 6 frames showed what changed" in told and "0 of them" in told
     assert "--branch main --at 2" in told
     edited, offered = walked(folder)
     assert offered is not None and np.flatnonzero(~offered).tolist() == [0, 7]

@@ -85,10 +85,11 @@ def test_a_painted_view_is_an_event_of_the_branch_as_the_command_would_make_it(c
         done = edit(twin, 0, painted)
         socket.send_bytes(encode(Edit(frame=0, picture=_png(painted))))
         after, told = _until(socket, Ready), _until(socket, Edited)
-        assert (told.frame, told.entry, told.before) == (0, done.entry, last) == (0, last + 1, last)
-        assert (told.withdrawn, told.of, told.still_seen) == (len(done.withdrawn), done.of, done.still_seen)
+        assert (told.frame, told.entry, told.before) == (0, done.entry, last) == (0, last + 1 + told.carried, last)
+        assert (told.withdrawn, told.carried) == (len(done.withdrawn), len(done.carried))
+        assert (told.of, told.still_seen) == (done.of, done.still_seen)
         assert after.edits == [last + 1] and ready.edits == []
-        numbers = f"{last + 1},0"
+        numbers = f"{told.entry},0"
         shown = _pixels(client.get(f"/v1/walks/{ready.share}/frames.png?numbers={numbers}"))
         assert np.array_equal(shown, np.concatenate([painted, before]))
         assert np.array_equal(twin.bank.frames_u8(slice(None)), _stored(real, ready.world))

@@ -51,6 +51,8 @@ def export(command: Export) -> int:
 
 def read_walk(path: Path, branch: str, fps: float) -> "tuple[WalkFrames, Callable[[], None]]":
     """Frames and cameras of whatever is there, and how to close it. `UserError` for anything else."""
+    import numpy as np
+
     from context_as_memory.data.episode import Episode
     from context_as_memory.evaluation.suite.videos import own_output
     from context_as_memory.formats.export import WalkFrames
@@ -69,7 +71,10 @@ def read_walk(path: Path, branch: str, fps: float) -> "tuple[WalkFrames, Callabl
         if cameras is None:
             file.close()
             raise UserError(f"branch {branch!r} of the world in {path} is empty; walk first")
-        return WalkFrames(lambda rows: store.frames_u8(rows.tolist()), cameras, fps), file.close
+        # An edit adds frames to the memory that nobody walked.
+        seen = np.concatenate([np.full(count, "edit" not in note) for count, note in store.notes()])
+        walked = np.flatnonzero(seen)
+        return WalkFrames(lambda rows: store.frames_u8(walked[rows].tolist()), cameras[walked], fps), file.close
     if (path / "episode.json").exists():
         episode = Episode.open(path)
         frames = episode.frames()

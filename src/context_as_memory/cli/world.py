@@ -248,7 +248,8 @@ def _edit(command: EditView) -> int:
     share = done.changed.mean()
     print(
         f"{command.world}: frame {done.frame} is frame {done.entry} now ({share:.1%} of its pixels changed); "
-        f"{len(done.withdrawn)} of {done.of} frames showed what changed and are not remembered any more"
+        f"{len(done.withdrawn)} of {done.of} frames showed what changed and are not remembered any more as they were; "
+        f"{len(done.carried)} of them are with the change in them"
     )
     if done.still_seen:
         print("the last frame of the branch shows it too, as it was: look away before you look again, or edit that one")

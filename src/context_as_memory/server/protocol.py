@@ -218,6 +218,7 @@ class Edited:
     frame: int  # the view that was edited
     entry: int  # the number of its edited version
     withdrawn: int  # views that showed the surface as it was and are not remembered any more
+    carried: int  # how many of them are remembered with the change painted into them
     of: int  # how many were remembered
     still_seen: bool  # whether the last frame shows it as it was: the next chunk goes on with that
     before: int  # the last frame before the edit: `rewind` to it undoes the edit

@@ -20,7 +20,7 @@ import numpy as np
 from context_as_memory import __version__
 from context_as_memory.adapters.text import Words
 from context_as_memory.camera import Cameras, cameras_from_keys
-from context_as_memory.edits import edit
+from context_as_memory.edits import MOST_CARRIED, edit
 from context_as_memory.engine.wanted import GivenUp, wanted_while
 from context_as_memory.errors import UserError
 from context_as_memory.formats.pictures import fit_frame
@@ -182,20 +182,14 @@ class Session:
         """Replace a remembered view by an edited one, and stand where one stood."""
         if self._store.truth is not None:
             raise UserError("the true world is drawn, not remembered; change a generated one (cam explore)")
-        self._check_length(world, 2)
+        self._check_length(world, MOST_CARRIED + 2)
         self._check_room()
         assert picture is not None, "whoever has the socket unpacks pictures"
         before = len(world.bank) - 1
         done = edit(world, message.frame, picture)
         self._move(State.STANDING)
-        told = Edited(
-            frame=done.frame,
-            entry=done.entry,
-            withdrawn=len(done.withdrawn),
-            of=done.of,
-            still_seen=done.still_seen,
-            before=before,
-        )
+        views = {"withdrawn": len(done.withdrawn), "carried": len(done.carried), "of": done.of}
+        told = Edited(frame=done.frame, entry=done.entry, still_seen=done.still_seen, before=before, **views)
         return [*self._standing(self._forgetful is not None), told]
 
     def _take(self, event: Event) -> None:

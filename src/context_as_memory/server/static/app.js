@@ -483,7 +483,8 @@ function offer(text, label, act) {
 function edited(message) {
   find("painting").close();
   const looks = message.still_seen ? " You still look at it as it was: turn away and come back." : "";
-  offer(`The view is changed; ${message.withdrawn} of ${message.of} frames showed it as it was and are not remembered any more.${looks}`,
+  const also = message.carried ? `${message.carried} of them are changed too, the others` : "they";
+  offer(`The view is changed. ${message.withdrawn} of ${message.of} frames showed it as it was: ${also} are not remembered any more.${looks}`,
     "Undo", () => send({ type: "rewind", frame: message.before }));
 }
 

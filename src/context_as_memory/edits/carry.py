@@ -1,0 +1,141 @@
+"""An edit carried over to other views: what was painted on one picture is painted where they show the same surface.
+
+Without this a place loses most of what it is remembered by, for a change in its middle. The surface is taken to be a
+plane. A view is painted only where this is safe: what is not known of the surface's depth may move the paint by a few
+pixels at most, and the picture as it was, moved in the same way, must agree with the view.
+"""
+
+import numpy as np
+
+from context_as_memory.camera import Cameras
+from context_as_memory.edits.surface import Surface, pixel_rays, project, smooth
+from context_as_memory.memory import MemoryBank
+from context_as_memory.shapes import Bool, Float
+
+MOST_CARRIED = 12  # views that a change is carried over to: see docs/log.md
+UNSURE = 12.0  # pixels of a picture 160 wide between likely depths, from which a view is not painted
+APART_M, APART_RAD = 0.3, float(np.radians(9.0))  # painted views differ from each other, and the edited one, by either
+ALIKE = 24.0  # difference of smoothed colours, of 255, up to which a pixel shows what it should
+AGREED = 0.8  # share of the painted pixels that must
+LEAST_PIXELS = 12
+ROUNDS = 10  # of the fit: points that do not lie on the plane count less in each
+LOOSE = 0.02  # 1 / metres off the plane at which a point counts half
+FLAT = 1e-4  # where depths tell nothing, the plane faces the camera
+
+
+class Paint:
+    """A change that can be carried over to the views of a memory."""
+
+    def __init__(
+        self, bank: MemoryBank, surface: Surface, before_u8: np.ndarray, after_u8: np.ndarray, changed: np.ndarray
+    ) -> None:
+        """surface: what the changed pixels, bool [H, W], show in the edited frame, which was `before_u8` and is now
+        `after_u8`, uint8 [H, W, 3] each."""
+        self._bank, self._surface, self._plane = bank, surface, fit_plane(surface)
+        # What is looked up in the edited frame for each pixel of a view: paint, how much of it, and what was there.
+        layers = after_u8, 255 * changed[..., None], smooth(before_u8.astype(np.float32))
+        self._layers = np.concatenate(layers, axis=-1, dtype=np.float32)
+
+    def over(self, views: np.ndarray) -> dict[int, np.ndarray]:
+        """Those of the views, frame numbers [V], that are painted, at most `MOST_CARRIED`, with their new pictures
+        uint8 [H, W, 3], ascending. The surest come first; near-duplicates of the edited view and of each other are
+        left out."""
+        doubt = self._doubt(views)
+        kept = self._surface.camera
+        found: dict[int, np.ndarray] = {}
+        for row in np.argsort(doubt, kind="stable"):
+            view = int(views[row])
+            if len(found) == MOST_CARRIED or not self._is_sure(doubt[row]):
+                break
+            here = self._bank.cameras[view]
+            if _is_apart(here, kept) and (picture := self._painted(view)) is not None:
+                found[view], kept = picture, Cameras.concat([kept, here])
+        return dict(sorted(found.items()))
+
+    def onto(self, view: int) -> np.ndarray | None:
+        """One view with the change in it, uint8 [H, W, 3]; None where this is not safe."""
+        return self._painted(view) if self._is_sure(self._doubt(np.array([view]))[0]) else None
+
+    def _is_sure(self, doubt: float) -> bool:
+        return doubt <= UNSURE * self._bank.cameras.width / 160
+
+    def _doubt(self, views: np.ndarray) -> Float[np.ndarray, " v"]:
+        """How far likely depths of the surface lie apart in views [V]: pixels [V], the median of its points; infinite
+        where they lie behind the view."""
+        mean, spread = _inverse_depths(self._surface)
+        near, far = (
+            project(self._surface.points(1 / np.maximum(inverse, 1e-3)), self._bank.cameras[views])
+            for inverse in (mean + spread, mean - spread)
+        )
+        length = np.hypot(near[0] - far[0], near[1] - far[1])
+        return np.median(np.where((near[2] > 0) & (far[2] > 0), length, np.inf), axis=1)
+
+    def _painted(self, view: int) -> np.ndarray | None:
+        """A view with the change in it, as far as the picture of before agrees with it; else None."""
+        picture = self._bank.frames_u8(view)[0].astype(np.float32)
+        moved, shown = moved_along(self._layers, self._surface.camera, self._bank.cameras[view], self._plane)
+        paint, opacity, was = moved[..., :3], moved[..., 3] / 255 * shown, moved[..., 4:]
+        painted = opacity > 0.5
+        agrees = np.abs(was - smooth(picture)).max(axis=-1) < ALIKE
+        if painted.sum() < LEAST_PIXELS or agrees[painted].mean() < AGREED:
+            return None
+        mixed = picture + opacity[..., None] * (paint - picture)
+        return np.asarray(mixed.round().clip(0, 255).astype(np.uint8))
+
+
+def _is_apart(view: Cameras, others: Cameras) -> bool:
+    """Whether a view [1] is no near-duplicate of any other."""
+    moved = np.linalg.norm(others.position - view.position[0], axis=1) >= APART_M
+    return bool((moved | (others.forward @ view.forward[0] < np.cos(APART_RAD))).all())
+
+
+def fit_plane(surface: Surface) -> Float[np.ndarray, "3"]:
+    """n [3] of the plane n X = 1 on which a surface lies, X in metres in the axes of its camera: x right, y down, z
+    forward. 1 / depth is then linear in the pixel. A weighted fit; points off the plane count less in each round."""
+    rays = pixel_rays(surface.camera, surface.rows, surface.columns)
+    inverse, spread = _inverse_depths(surface)
+    sure = 1 / np.sqrt(spread**2 + 1e-3)
+    weights, plane = sure, np.zeros(3)
+    for _ in range(ROUNDS):
+        weighted = rays * weights[:, None]
+        flat = np.diag([FLAT, FLAT, 0.0]) * weights.sum()
+        plane = np.linalg.solve(weighted.T @ rays + flat, weighted.T @ inverse)
+        weights = sure / (np.abs(rays @ plane - inverse) + LOOSE)
+    return plane
+
+
+def _inverse_depths(surface: Surface) -> tuple[Float[np.ndarray, " p"], Float[np.ndarray, " p"]]:
+    """Mean and deviation of 1 / depth at every point, 1 / metres [P] each."""
+    mean = (surface.weights / surface.depths).sum(axis=1)
+    squares = (surface.weights * (1 / surface.depths - mean[:, None]) ** 2).sum(axis=1)
+    return mean, np.sqrt(squares)
+
+
+def moved_along(
+    layers: Float[np.ndarray, "H W c"], camera: Cameras, view: Cameras, plane: Float[np.ndarray, "3"]
+) -> tuple[Float[np.ndarray, "H W c"], Bool[np.ndarray, "H W"]]:
+    """Layers [H, W, C] of a camera [1] as a view [1] of the same size shows them if all that is seen lies on a plane
+    (`fit_plane`), and where it does so at all, [H, W]."""
+    rows, columns = np.mgrid[: view.height, : view.width].reshape(2, -1)
+    across = camera.w2c[0] @ view.c2w[0]
+    rays, origin = pixel_rays(view, rows, columns) @ across[:3, :3].T, across[:3, 3]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        along = (1 - plane @ origin) / (rays @ plane)
+        x, y, z = (origin + along[:, None] * rays).T
+        fx, fy, cx, cy = camera.K[0]
+        u, v = fx * x / z + cx, fy * y / z + cy
+        shown = (along > 0) & (z > 0) & (u >= 0) & (u < camera.width) & (v >= 0) & (v < camera.height)
+    u, v = np.where(shown, u, 0), np.where(shown, v, 0)
+    size = view.height, view.width
+    return between_pixels(layers, u, v).reshape(*size, -1), shown.reshape(size)
+
+
+def between_pixels(layers: Float[np.ndarray, "H W c"], u: np.ndarray, v: np.ndarray) -> Float[np.ndarray, "p c"]:
+    """Layers [H, W, C] at image coordinates u, v [P] in pixels, each mixed of its four neighbours, [P, C]."""
+    height, width = layers.shape[:2]
+    x, y = np.clip(u - 0.5, 0, width - 1), np.clip(v - 0.5, 0, height - 1)
+    left, top = np.minimum(x.astype(np.int64), width - 2), np.minimum(y.astype(np.int64), height - 2)
+    right, below = (x - left)[:, None], (y - top)[:, None]
+    above = layers[top, left] * (1 - right) + layers[top, left + 1] * right
+    under = layers[top + 1, left] * (1 - right) + layers[top + 1, left + 1] * right
+    return np.asarray(above * (1 - below) + under * below)
