@@ -246,6 +246,15 @@ def test_an_edit_lasts_in_the_file_rewind_undoes_it_and_a_fork_keeps_both(folder
     np.testing.assert_array_equal(walked(folder)[0], before)
 
 
+def test_what_an_edit_adds_is_no_part_of_an_exported_walk(folder, tmp_path):
+    assert edit_command(folder) == 0
+    assert main(["world", "info", str(folder)]) == 0
+    assert main(["export", str(folder), "--to", "frames", "--out", str(tmp_path / "out")]) == 0
+    world = open_world(folder, device="cpu", write=False)
+    assert len(world.bank) == 8 and len(list((tmp_path / "out").rglob("*.png"))) == 6
+    world.close()
+
+
 def test_a_world_opened_again_goes_on_as_one_that_stayed_open(folder):
     picture = np.array(Image.open(folder.parent / "edited.png"))
     path = views([(0, 0, 90), (0, 0, 20), (0, 0, 0), (0, 0, 0)])
