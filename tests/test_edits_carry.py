@@ -142,5 +142,5 @@ def test_near_duplicates_are_painted_once_and_never_too_many():
     done = edit(world, 0, repainted(world, 0))
     assert 2 <= len(done.carried) <= MOST_CARRIED
     yaws = np.array([turns[view - 1][2] for view in done.carried])
-    assert np.diff(np.sort(np.append(yaws, 0))).min() >= 9 - 1e-6
+    assert np.diff(np.sort(np.append(yaws, 0))).min() >= 6 - 1e-6
     assert APART_M > 0 and world.bank.frames_u8(done.entry)[0].tolist() == repainted(world, 0).tolist()

@@ -14,7 +14,7 @@ from context_as_memory.shapes import Bool, Float
 
 MOST_CARRIED = 12  # views that a change is carried over to: see docs/log.md
 UNSURE = 12.0  # pixels of a picture 160 wide between likely depths, from which a view is not painted
-APART_M, APART_RAD = 0.3, float(np.radians(9.0))  # painted views differ from each other, and the edited one, by either
+APART_M, APART_RAD = 0.2, float(np.radians(6.0))  # painted views differ from each other, and the edited one, by either
 ALIKE = 24.0  # difference of smoothed colours, of 255, up to which a pixel shows what it should
 AGREED = 0.8  # share of the painted pixels that must
 LEAST_PIXELS = 12
