@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from context_as_memory.camera import Cameras, look, pinhole
 from context_as_memory.edits import MOST_CARRIED, edit
-from context_as_memory.edits.carry import APART_M, between_pixels, fit_plane, moved_along
+from context_as_memory.edits.carry import APART_M, between_pixels, fit_plane, moved_along, registered
 from context_as_memory.edits.surface import find_surface
 from context_as_memory.retrieval import RetrievalConfig
 from test_edits import PATCH, repainted, room, views, wall_profile
@@ -122,6 +122,21 @@ def test_a_view_that_shows_something_else_there_is_only_withdrawn():
     world.reset(frames, cameras)
     done = edit(world, 0, repainted(world, 0))
     assert done.withdrawn == (0, 1) and done.carried == ()
+
+
+@settings(max_examples=20, deadline=None)
+@given(down=st.integers(-6, 6), across=st.integers(-6, 6), wide=st.sampled_from([160, 320]))
+def test_paint_that_is_off_by_a_shift_is_found(down, across, wide):
+    rng, stride = np.random.default_rng(1), wide // 160
+    picture = np.kron(rng.uniform(0, 255, (6, 10, 3)), np.ones((wide // 10, wide // 10, 1)))
+    layers = np.concatenate([np.zeros((*picture.shape[:2], 4)), picture], axis=-1)
+    layers[30 * stride : 60 * stride, 50 * stride : 100 * stride, 3] = 255
+    off = np.roll(layers, (-down * stride, -across * stride), axis=(0, 1))
+    found, cost = registered(off, picture)
+    np.testing.assert_array_equal(found[..., 3], layers[..., 3])
+    assert cost < 2, "what the shift costs"
+    layers[..., 3] = 0
+    assert registered(layers, picture)[1] == np.inf
 
 
 def test_the_last_frame_is_changed_too_where_it_can_be():

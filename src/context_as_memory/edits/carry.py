@@ -1,14 +1,17 @@
 """An edit carried over to other views: what was painted on one picture is painted where they show the same surface.
 
 Without this a place loses most of what it is remembered by, for a change in its middle. The surface is taken to be a
-plane. A view is painted only where this is safe: what is not known of the surface's depth may move the paint by a few
-pixels at most, and the picture as it was, moved in the same way, must agree with the view.
+plane. The picture as it was, moved along the plane, tells where in the view the paint belongs: it is shifted to where
+that agrees best. A view is painted only where this is safe: likely depths must not lie far apart in it, and the picture
+as it was must agree with it in the end.
 """
+
+from itertools import product
 
 import numpy as np
 
 from context_as_memory.camera import Cameras
-from context_as_memory.edits.surface import Surface, pixel_rays, project, smooth
+from context_as_memory.edits.surface import NEIGHBOURS, UNLIKE, Surface, pixel_rays, project, smooth
 from context_as_memory.memory import MemoryBank
 from context_as_memory.shapes import Bool, Float
 
@@ -18,9 +21,11 @@ APART_M, APART_RAD = 0.2, float(np.radians(6.0))  # painted views differ from ea
 ALIKE = 24.0  # difference of smoothed colours, of 255, up to which a pixel shows what it should
 AGREED = 0.8  # share of the painted pixels that must
 LEAST_PIXELS = 12
+SHIFT = 6  # pixels of a picture 160 wide, rows and columns, that the paint may be off by
+SHIFT_COST = 0.1  # difference of colour, of 255, that each of them must be worth
 ROUNDS = 10  # of the fit: points that do not lie on the plane count less in each
-LOOSE = 0.02  # 1 / metres off the plane at which a point counts half
-FLAT = 1e-4  # where depths tell nothing, the plane faces the camera
+SURE = 0.02  # 1 / metres: no depth is known better
+LEAN = 1.0  # tangent of the angle by which planes commonly lean away from the camera, where depths do not say more
 
 
 class Paint:
@@ -31,7 +36,11 @@ class Paint:
     ) -> None:
         """surface: what the changed pixels, bool [H, W], show in the edited frame, which was `before_u8` and is now
         `after_u8`, uint8 [H, W, 3] each."""
-        self._bank, self._surface, self._plane = bank, surface, fit_plane(surface)
+        self._bank, self._surface = bank, surface
+        plane = fit_plane(surface)
+        # Where depths are unsure the plane may lean though the wall does not: one that faces the camera is tried too.
+        middle = pixel_rays(surface.camera, surface.rows, surface.columns).mean(axis=0)
+        self._planes = plane, np.array([0.0, 0.0, plane @ middle])
         # What is looked up in the edited frame for each pixel of a view: paint, how much of it, and what was there.
         layers = after_u8, 255 * changed[..., None], smooth(before_u8.astype(np.float32))
         self._layers = np.concatenate(layers, axis=-1, dtype=np.float32)
@@ -73,14 +82,49 @@ class Paint:
     def _painted(self, view: int) -> np.ndarray | None:
         """A view with the change in it, as far as the picture of before agrees with it; else None."""
         picture = self._bank.frames_u8(view)[0].astype(np.float32)
-        moved, shown = moved_along(self._layers, self._surface.camera, self._bank.cameras[view], self._plane)
-        paint, opacity, was = moved[..., :3], moved[..., 3] / 255 * shown, moved[..., 4:]
+        seen = smooth(picture)
+        both = (registered(self._moved(view, plane), seen) for plane in self._planes)
+        moved, _ = min(both, key=lambda found: found[1])
+        paint, opacity, was = moved[..., :3], moved[..., 3] / 255, moved[..., 4:]
         painted = opacity > 0.5
-        agrees = np.abs(was - smooth(picture)).max(axis=-1) < ALIKE
+        agrees = np.abs(was - seen).max(axis=-1) < ALIKE
         if painted.sum() < LEAST_PIXELS or agrees[painted].mean() < AGREED:
             return None
         mixed = picture + opacity[..., None] * (paint - picture)
         return np.asarray(mixed.round().clip(0, 255).astype(np.uint8))
+
+    def _moved(self, view: int, plane: Float[np.ndarray, "3"]) -> Float[np.ndarray, "H W c"]:
+        layers, shown = moved_along(self._layers, self._surface.camera, self._bank.cameras[view], plane)
+        layers[..., 3] *= shown
+        return layers
+
+
+def registered(
+    layers: Float[np.ndarray, "H W c"], picture: Float[np.ndarray, "H W 3"]
+) -> tuple[Float[np.ndarray, "H W c"], float]:
+    """Layers [H, W, C] shifted to where those from 4 on agree best with a picture, in and around what layer 3 covers:
+    what a wrong depth does to a small part of a picture is mostly that. And how much they differ there, of 255;
+    infinite where nothing is covered."""
+    height, width = picture.shape[:2]
+    stride = max(1, width // 160)
+    most = SHIFT * stride
+    rows, columns = np.nonzero(layers[..., 3] > 127)
+    if not len(rows):
+        return layers, np.inf
+    part = (
+        slice(max(rows.min() - most, 0), rows.max() + most + 1, stride),
+        slice(max(columns.min() - most, 0), columns.max() + most + 1, stride),
+    )
+    wide = np.pad(layers, [(most, most), (most, most), (0, 0)], mode="edge")
+    here, best = layers, np.inf
+    for down, across in product(range(-SHIFT, SHIFT + 1), repeat=2):
+        top, left = most - stride * down, most - stride * across
+        shifted = wide[top : top + height, left : left + width]
+        error = np.abs(shifted[*part, 4:] - picture[part]).max(axis=-1)
+        cost = np.minimum(error, UNLIKE).mean() + SHIFT_COST * np.hypot(down, across)
+        if cost < best:
+            here, best = shifted, cost
+    return here, float(best)
 
 
 def _is_apart(view: Cameras, others: Cameras) -> bool:
@@ -94,13 +138,15 @@ def fit_plane(surface: Surface) -> Float[np.ndarray, "3"]:
     forward. 1 / depth is then linear in the pixel. A weighted fit; points off the plane count less in each round."""
     rays = pixel_rays(surface.camera, surface.rows, surface.columns)
     inverse, spread = _inverse_depths(surface)
-    sure = 1 / np.sqrt(spread**2 + 1e-3)
+    noise = np.hypot(spread, SURE)
+    sure = 1 / noise**2 / NEIGHBOURS  # neighbours were judged together
     weights, plane = sure, np.zeros(3)
     for _ in range(ROUNDS):
+        middle = (weights @ inverse) / weights.sum()
         weighted = rays * weights[:, None]
-        flat = np.diag([FLAT, FLAT, 0.0]) * weights.sum()
-        plane = np.linalg.solve(weighted.T @ rays + flat, weighted.T @ inverse)
-        weights = sure / (np.abs(rays @ plane - inverse) + LOOSE)
+        level = np.diag([1.0, 1.0, 0.0]) / (LEAN * middle) ** 2
+        plane = np.linalg.solve(weighted.T @ rays + level, weighted.T @ inverse)
+        weights = sure / (1 + ((rays @ plane - inverse) / noise) ** 2)
     return plane
 
 
