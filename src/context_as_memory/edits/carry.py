@@ -16,6 +16,7 @@ from context_as_memory.memory import MemoryBank
 from context_as_memory.shapes import Bool, Float
 
 MOST_CARRIED = 12  # views that a change is carried over to: see docs/log.md
+TRIED = 200  # views that are looked at for it, so that an edit costs the same however many there are
 UNSURE = 12.0  # pixels of a picture 160 wide between likely depths, from which a view is not painted
 APART_M, APART_RAD = 0.2, float(np.radians(6.0))  # painted views differ from each other, and the edited one, by either
 ALIKE = 24.0  # difference of smoothed colours, of 255, up to which a pixel shows what it should
@@ -52,7 +53,7 @@ class Paint:
         doubt = self._doubt(views)
         kept = self._surface.camera
         found: dict[int, np.ndarray] = {}
-        for row in np.argsort(doubt, kind="stable"):
+        for row in np.argsort(doubt, kind="stable")[:TRIED]:
             view = int(views[row])
             if len(found) == MOST_CARRIED or not self._is_sure(doubt[row]):
                 break
