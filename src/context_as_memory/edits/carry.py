@@ -73,12 +73,14 @@ class Paint:
         """How far likely depths of the surface lie apart in views [V]: pixels [V], the median of its points; infinite
         where they lie behind the view."""
         mean, spread = _inverse_depths(self._surface)
-        near, far = (
-            project(self._surface.points(1 / np.maximum(inverse, 1e-3)), self._bank.cameras[views])
-            for inverse in (mean + spread, mean - spread)
-        )
-        length = np.hypot(near[0] - far[0], near[1] - far[1])
-        return np.median(np.where((near[2] > 0) & (far[2] > 0), length, np.inf), axis=1)
+        ends = [self._surface.points(1 / np.maximum(inverse, 1e-3)) for inverse in (mean + spread, mean - spread)]
+        found = np.empty(len(views))
+        for first in range(0, len(views), 128):
+            part = slice(first, first + 128)
+            near, far = (project(points, self._bank.cameras[views[part]]) for points in ends)
+            length = np.hypot(near[0] - far[0], near[1] - far[1])
+            found[part] = np.median(np.where((near[2] > 0) & (far[2] > 0), length, np.inf), axis=1)
+        return found
 
     def _painted(self, view: int) -> np.ndarray | None:
         """A view with the change in it, as far as the picture of before agrees with it; else None."""
