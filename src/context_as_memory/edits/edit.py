@@ -71,16 +71,17 @@ def edit(world: World, frame: int, picture_u8: np.ndarray) -> EditResult:
     paint = Paint(bank, surface, before, picture_u8, changed)
     painted = paint.over(np.array([view for view in withdrawn if view not in (frame, last)], np.int64))
     rows, pictures = [*painted, frame], [*painted.values(), picture_u8]
-    entry, copies, seen = len(bank) + len(painted), [], False
+    entry, seen = len(bank) + len(painted), last != frame and bool(shown[last] >= SHOWN)
+    now = paint.onto(last) if seen else None
     if last != frame:
-        now = paint.onto(last) if shown[last] >= SHOWN else None
         rows.append(last)
         pictures.append(bank.frames_u8(last)[0] if now is None else now)
-        if now is None:  # the repeated frame is there to be the most recent one; memory has its first copy
-            copies, seen = [entry + 1], bool(shown[last] >= SHOWN)
+    # The repeated frame is there to be the most recent one; as it was, memory has its first copy.
+    copies = [entry + 1] if last != frame and now is None else []
     note: dict[str, Any] = {"edit": {"frame": frame, "views": len(withdrawn), "carried": list(painted)}}
     note["withdrawn"] = withdrawn + copies
     frames, known = np.stack(pictures), bank.profiles_m[rows]
     profiles_m = known if np.isfinite(known).any() else None
     bank.append(frames, bank.cameras[rows], world.engine.pictures.encode(frames), note, profiles_m)
-    return EditResult(frame, entry, tuple(withdrawn), tuple(painted), int(offered.sum()), changed, seen)
+    still_seen = seen and now is None
+    return EditResult(frame, entry, tuple(withdrawn), tuple(painted), int(offered.sum()), changed, still_seen)
